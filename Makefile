@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a fresh machine wants only make and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CATALOG ?= $(CURDIR)/wbc-catalog
+IMAGES ?= 320
+
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: wbc test test-all lint bench clean
+
+wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
+	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
+
+test: $(VENV)/installed ## the default tests
+	$(BIN)/python -m pytest -q
+
+test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
+	$(BIN)/python -m pytest -q -m "not gpu and not s3"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed ## ratios, each measured within one run
+	$(BIN)/python -m tests.bench
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## remove the environment and caches, never a catalog
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

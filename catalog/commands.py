@@ -1,0 +1,206 @@
+"""`factory catalog ...`: look into a catalog from the shell; mirrors the library."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from factory.atomic import write_bytes, writing
+from factory.errors import CatalogError
+
+if TYPE_CHECKING:  # pyarrow and deltalake cost 0.3 s, which `factory --help` need not pay
+    import pyarrow as pa
+
+    from catalog.table import Catalog
+
+Command = Callable[..., Any]
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def catalog_option(command: Command) -> Command:
+    """Add --catalog URI."""
+    return click.option(
+        "--catalog",
+        "uri",
+        metavar="URI",
+        envvar="FACTORY_CATALOG",
+        default="wbc-catalog",
+        show_default=True,
+        show_envvar=True,
+        help="Folder or object store URI of the catalog.",
+    )(command)
+
+
+def storage_option(command: Command) -> Command:
+    """Add --storage-option KEY=VALUE; `parse_storage` reads what it collects."""
+    return click.option(
+        "--storage-option",
+        "storage",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Option of the object store, such as AWS_ENDPOINT_URL=http://host:9000.",
+    )(command)
+
+
+def view_options(command: Command) -> Command:
+    """Add --catalog, --version, --as-of and --storage-option: which view is read."""
+    for option in (
+        storage_option,
+        click.option("--as-of", metavar="TIME", help="Read as of this ISO 8601 time (UTC)."),
+        click.option("--version", type=click.IntRange(min=0), help="Read this version of samples."),
+        catalog_option,
+    ):
+        command = option(command)
+    return command
+
+
+def format_options(command: Command) -> Command:
+    """Add --table (default on a terminal or not), --json and --csv."""
+    for name, what in (("csv", "CSV"), ("json", "JSON"), ("table", "a drawn table (default)")):
+        command = click.option(
+            f"--{name}", "form", flag_value=name, default=None, help=f"Print {what}."
+        )(command)
+    return command
+
+
+@click.group()
+def catalog() -> None:
+    """Query a catalog of synthetic images.
+
+    \b
+    factory catalog sql "SELECT class_name, count(*) AS n FROM samples GROUP BY 1"
+    factory catalog history
+    factory catalog sheet --where "gate_status = 'accepted'" --out sheet.png
+    """  # noqa: D301 -- \b is click's mark
+
+
+@catalog.command("sql")
+@click.argument("query")
+@view_options
+@format_options
+@click.option("--limit", type=click.IntRange(min=0), help="Print at most so many rows.")
+def sql_command(query: str, form: str | None, limit: int | None, **view: Any) -> None:
+    """Run one SELECT over the tables samples, runs and models (read-only DuckDB).
+
+    \b
+    Examples:
+      factory catalog sql "SELECT class_name, gate_status, count(*) AS n
+                           FROM samples GROUP BY ALL ORDER BY ALL"
+      factory catalog sql "SELECT image_id, blur_score FROM samples
+                           WHERE class_name = 'eosinophil' AND guidance_scale > 2" --csv
+      factory catalog sql "SELECT run_id, status, images_per_second FROM runs" --json
+      factory catalog sql "DESCRIBE samples"
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.query import sql
+
+    _print(sql(_open(**view), query, limit), form)
+
+
+@catalog.command()
+@view_options
+@format_options
+@click.option("--limit", type=click.IntRange(min=1), help="Show the newest so many versions.")
+def history(form: str | None, limit: int | None, **view: Any) -> None:
+    """List the versions of the samples table, newest first.
+
+    \b
+    Example:
+      factory catalog history --limit 10
+    """  # noqa: D301 -- \b is click's mark
+    import pyarrow as pa
+
+    catalog = _open(**view)
+    commits = catalog.history(limit)
+    if not commits:
+        click.echo(f"{catalog.named}: nothing was published yet", err=True)
+    columns = ("version", "time", "operation", "run_id", "batches", "num_rows")
+    _print(pa.table({name: [c.get(name) for c in commits] for name in columns}), form)
+
+
+@catalog.command()
+@click.argument("image_id")
+@view_options
+@click.option("--out", type=_FILE, help="PNG to write. [IMAGE_ID.png]")
+@click.option("--json", "as_object", is_flag=True, help="Print the row as JSON.")
+def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
+    """Write one image as PNG and print its row.
+
+    \b
+    Example:
+      factory catalog show 0cc7c09635a126476a7645b45605f45a --out cell.png
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.output import plain, text
+
+    row = _open(**view).rows([image_id]).to_pylist()[0]
+    path = out or Path(f"{image_id}.png")
+    written = {path: row["image"]}
+    if row["mask"] is not None:
+        written[path.parent / f"{path.stem}-mask.png"] = row["mask"]
+    for place, png in written.items():
+        with writing(place):
+            write_bytes(place, png["bytes"])
+    if as_object:
+        click.echo(json.dumps(plain(row), ensure_ascii=False, indent=1))
+        return
+    for name, value in row.items():
+        click.echo(f"{name:22} {'' if value is None else text(value)}")
+    click.echo(f"{'written to':22} {', '.join(map(str, written))}")
+
+
+@catalog.command()
+@view_options
+@click.option("--where", metavar="SQL", help="Condition on samples.")
+@click.option("--out", type=_FILE, default=Path("sheet.png"), show_default=True)
+@click.option("--per-class", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--columns", type=click.IntRange(min=1), default=8, show_default=True)
+def sheet(where: str | None, out: Path, per_class: int, columns: int, **view: Any) -> None:
+    """Draw a contact sheet: a block of images per class, rejected ones framed in red.
+
+    \b
+    Example:
+      factory catalog sheet --where "run_id = 'run-3f2a' AND blur_score > 0.2" --out sheet.png
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.sheet import sheet_of
+
+    shown = sheet_of(_open(**view), out, where=where, per_class=per_class, columns=columns)
+    click.echo(f"{out}: {shown} images")
+
+
+def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, ...]) -> "Catalog":
+    from catalog.table import Catalog
+
+    return Catalog(uri, parse_storage(storage), version=version, as_of=as_of)
+
+
+def _print(table: "pa.Table", form: str | None) -> None:
+    """Print in the chosen form; a drawn table is as wide as the terminal, or 200 columns."""
+    from rich.console import Console
+
+    from catalog.output import as_csv, as_json, as_rich
+
+    if form in ("json", "csv"):
+        click.echo(as_json(table) if form == "json" else as_csv(table))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with console.capture() as drawn:
+        console.print(as_rich(table, width=console.width))
+    click.echo(drawn.get().rstrip())
+    click.echo(f"{len(table)} row{'' if len(table) == 1 else 's'}")
+
+
+def parse_storage(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    """Return the collected KEY=VALUE pairs as storage options; None without any.
+
+    Raises:
+        CatalogError: a pair without '='. Its value is not shown: it may be a secret.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise CatalogError(
+                f"storage option {pair.split('=')[0]!r} has no value",
+                remedy="Write --storage-option KEY=VALUE",
+            )
+    return dict(pair.split("=", 1) for pair in pairs) or None

@@ -1,0 +1,76 @@
+"""Which place a catalog's URI means: a folder of this machine or an object store."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from factory.errors import CatalogError
+
+StorageOptions = Mapping[str, str]
+"""Options of delta-rs' object stores (AWS_ENDPOINT_URL, ...); never written to rows or logs."""
+
+STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+"""Schemes of object stores that delta-rs commits to safely."""
+
+
+def table_uri(uri: str | Path, name: str) -> str:
+    """Return the URI of table `name` (a key of `TABLES`) in the catalog at `uri`.
+
+    A local one is absolute: delta-rs and Python read '~' and a relative 'x:y' differently.
+
+    Raises:
+        CatalogError: see `local_path`.
+    """
+    local = local_path(uri)
+    return f"{str(uri).rstrip('/')}/{name}" if local is None else str(local.absolute() / name)
+
+
+def local_path(uri: str | Path) -> Path | None:
+    """Return the folder of a local URI ('~' is the home folder), or None for an object store.
+
+    Raises:
+        CatalogError: an empty URI, an unknown scheme, or a store without a bucket.
+    """
+    text = str(uri)
+    scheme, colon, rest = text.partition(":")
+    if not colon or (scheme not in (*STORES, "file") and not rest.startswith("//")):
+        if not text.strip():
+            raise CatalogError("the catalog's URI is empty", remedy=_GIVE)
+        return Path(os.path.expanduser(text))
+    parts = urlsplit(text)
+    if rest.startswith("//") and scheme in STORES and parts.netloc:
+        return None
+    if rest.startswith("///") and scheme == "file":
+        return Path(unquote(parts.path))
+    raise CatalogError(f"{text!r} names no place for a catalog", remedy=_GIVE)
+
+
+def check_options(uri: str | Path, storage_options: StorageOptions | None) -> None:
+    """Refuse options under which two writers can both win one version.
+
+    Raises:
+        CatalogError: an allow-unsafe-rename option, given or in the environment.
+    """
+    given = {str(key).lower(): str(value) for key, value in (storage_options or {}).items()}
+    if local_path(uri) is None:
+        given |= {k.lower(): v for k, v in os.environ.items() if k.upper().startswith("AWS_")}
+    for key, value in given.items():
+        if key.endswith("allow_unsafe_rename") and value.lower() not in ("", "0", "false", "no"):
+            raise CatalogError(
+                f"storage option {key.upper()}={value} lets two writers overwrite each other",
+                remedy="Remove it: S3 and compatible stores offer conditional puts",
+            )
+
+
+def what_to_check(uri: str | Path) -> str:
+    """Return what a person should check when the place at `uri` does not answer as it should."""
+    if local_path(uri) is not None:
+        return "Check the path, its permissions and the storage options"
+    return (
+        "Check the URI and the credentials: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION"
+        " (or the store's own) in the environment or as --storage-option KEY=VALUE"
+    )
+
+
+_GIVE = f"Give a folder, file:///FOLDER, or {', '.join(f'{s}://' for s in STORES)} and a bucket"

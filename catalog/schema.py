@@ -1,0 +1,124 @@
+"""The three tables of a catalog: literal Arrow schemas, a comment per column.
+
+Order matters in `SAMPLES`. deltalake 1.6.6 applies file statistics to a dataset only for listed
+columns that precede the first unlisted nested one, and takes a listed column without statistics
+for one that holds nothing but null: a filter on it would silently drop every row. So the columns
+with statistics stand first, are never null, and `STATISTICS` names exactly these.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised with every change that an older factory cannot read or append to."""
+SCHEMA_VERSION_KEY = "factory.schemaVersion"
+"""Key of the version in a table's Delta configuration."""
+
+ACCEPTED = "accepted"
+REJECTED = "rejected"
+STATUSES = ("started", "complete", "failed")
+
+_WHEN = pa.timestamp("us", tz="UTC")
+_TEXTS = pa.list_(pa.field("element", pa.string()))
+_WEIGHTS = pa.list_(pa.field("element", pa.float32()))
+_PNG = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+
+SAMPLES = pa.schema(
+    [
+        # --- where the row lies
+        pa.field("run_id", pa.string(), nullable=False),  # the run that drew it; partition column
+        # --- columns with file statistics: what users filter on
+        pa.field("image_id", pa.string(), nullable=False),  # digest([recipe_digest, recipe_index])
+        pa.field("class_name", pa.string(), nullable=False),  # the class asked for
+        pa.field("class_id", pa.int32(), nullable=False),  # its index in class_names
+        pa.field("guidance_scale", pa.float64(), nullable=False),  # 1 = no second forward pass
+        pa.field("num_inference_steps", pa.int32(), nullable=False),  # solver steps
+        pa.field("scheduler", pa.string(), nullable=False),  # ddpm, ddim, dpmsolver++, unipc, ...
+        pa.field("gate_status", pa.string(), nullable=False),  # 'accepted' or 'rejected'
+        pa.field("blank_score", pa.float64(), nullable=False),  # blank gate's score
+        pa.field("range_score", pa.float64(), nullable=False),  # range gate's score
+        pa.field("blur_score", pa.float64(), nullable=False),  # blur gate's score
+        pa.field("seed", pa.int64(), nullable=False),  # 63-bit seed of this image's noise
+        pa.field("recipe_digest", pa.string(), nullable=False),  # digest of the recipe
+        pa.field("recipe_index", pa.int64(), nullable=False),  # number of the image in its recipe
+        pa.field("batch_index", pa.int32(), nullable=False),  # number of the batch in its run
+        pa.field("created_at", _WHEN, nullable=False),  # start of the RUN: bytes ignore the clock
+        # --- the place in its batch: a redraw needs the same shape
+        pa.field("batch_slot", pa.int16(), nullable=False),  # place in the batch, from 0
+        pa.field("batch_size", pa.int16(), nullable=False),  # fixed batch shape, padding included
+        # --- pixels
+        pa.field("image", _PNG, nullable=False),  # PNG; path = '<image_id>.png'
+        pa.field("mask", _PNG),  # PNG of class indices, lossless; null = no mask
+        pa.field("height_px", pa.int32(), nullable=False),  # height
+        pa.field("width_px", pa.int32(), nullable=False),  # width
+        pa.field("channels", pa.int16(), nullable=False),  # 1 grey, 3 RGB
+        pa.field("pixel_sha256", pa.string(), nullable=False),  # hex SHA-256 of the raw pixels
+        # --- label
+        pa.field("class_names", _TEXTS, nullable=False),  # all classes, in the order of soft_label
+        pa.field("soft_label", _WEIGHTS, nullable=False),  # a weight per class; sums to 1
+        pa.field("is_synthetic", pa.bool_(), nullable=False),  # true: drawn, not photographed
+        # --- lineage
+        pa.field("model_id", pa.string(), nullable=False),  # generator; leads to `models`
+        pa.field("base_model_id", pa.string()),  # what the generator was fine-tuned from
+        pa.field("adapter_id", pa.string()),  # LoRA adapter, if any
+        pa.field("split_digest", pa.string()),  # split of the real images it was trained on
+        pa.field("dataset_fingerprint", pa.string()),  # the real dataset
+        # --- recipe
+        pa.field("recipe", pa.string(), nullable=False),  # JSON, enough to redraw the image
+        pa.field("method", pa.string(), nullable=False),  # text, class_conditional, inpaint, ...
+        pa.field("prompt", pa.string(), nullable=False),  # conditioning text; may be empty
+        pa.field("negative_prompt", pa.string(), nullable=False),  # text steered away from
+        pa.field("reference_ids", _TEXTS, nullable=False),  # real images shown to the method
+        pa.field("guidance_terms", pa.string()),  # JSON: other guidance than classifier-free
+        pa.field("bridge_depth", pa.float64()),  # 0 source .. 1 target, methods with a bridge
+        pa.field("cluster_id", pa.int32()),  # cluster of the reference, cluster methods
+        # --- verdict and trust
+        pa.field("gate_reasons", _TEXTS, nullable=False),  # 'gate: why' each; empty = accepted
+        pa.field("engine", pa.string(), nullable=False),  # JSON: device, versions, dtype, kernels
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("tier_verified", pa.string()),  # what a redraw showed; null = not redrawn
+    ]
+)
+
+STATISTICS = tuple(SAMPLES.names[1 : SAMPLES.names.index("created_at") + 1])
+"""Columns with minimum, maximum and null count per file: filters on them skip whole files."""
+
+RUNS = pa.schema(  # append-only: one row per event; the SQL name `runs` shows the latest per run
+    [
+        pa.field("run_id", pa.string(), nullable=False),  # the run
+        pa.field("event", pa.int32(), nullable=False),  # 0 = started, then rising
+        pa.field("status", pa.string(), nullable=False),  # 'started', 'complete' or 'failed'
+        pa.field("config", pa.string(), nullable=False),  # the whole job, YAML or JSON
+        pa.field("config_digest", pa.string(), nullable=False),  # its digest
+        pa.field("catalog_version_before", pa.int64()),  # version of `samples` before the run
+        pa.field("num_requested", pa.int64(), nullable=False),  # images asked for
+        pa.field("num_accepted", pa.int64(), nullable=False),  # published and accepted so far
+        pa.field("num_rejected", pa.int64(), nullable=False),  # published and rejected so far
+        pa.field("rejected_by_gate", pa.string(), nullable=False),  # JSON {gate: images}
+        pa.field("environment", pa.string(), nullable=False),  # JSON: versions, device; no secret
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("started_at", _WHEN, nullable=False),  # start of the run (first attempt)
+        pa.field("updated_at", _WHEN, nullable=False),  # when this event happened
+        pa.field("seconds_sampling", pa.float64()),  # wall time between first and last image
+        pa.field("seconds_commit", pa.float64()),  # of it, spent committing
+        pa.field("images_per_second", pa.float64()),  # published images / seconds_sampling
+        pa.field("message", pa.string()),  # what went wrong, or a note
+    ]
+)
+
+MODELS = pa.schema(
+    [
+        pa.field("model_id", pa.string(), nullable=False),  # digest of the model folder's files
+        pa.field("name", pa.string(), nullable=False),  # short name, 'wbc-base'
+        pa.field("method", pa.string(), nullable=False),  # how it was trained and is sampled
+        pa.field("base_model_id", pa.string()),  # what it was fine-tuned from
+        pa.field("split_digest", pa.string()),  # split whose train part it saw
+        pa.field("dataset_fingerprint", pa.string()),  # the real dataset
+        pa.field("config", pa.string(), nullable=False),  # JSON: training configuration
+        pa.field("licence", pa.string(), nullable=False),  # SPDX name or text
+        pa.field("card", pa.string(), nullable=False),  # model card, markdown
+        pa.field("added_at", _WHEN, nullable=False),  # when it was registered
+    ]
+)
+
+TABLES = {"samples": SAMPLES, "runs": RUNS, "models": MODELS}
+"""Table name -> schema. The same names in the folder and in SQL."""

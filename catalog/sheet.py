@@ -1,0 +1,186 @@
+"""A contact sheet: a labelled block of images per class, to look at before trusting a figure."""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
+
+from catalog.query import sql
+from catalog.schema import ACCEPTED
+from catalog.table import Catalog
+from factory.atomic import write_bytes, writing
+from factory.errors import CatalogError
+
+CELL_PX = 96
+"""Images smaller than this are enlarged by a whole factor; larger ones are shrunk to it."""
+GAP_PX = 4
+CAPTION_PX = 22
+PAPER = (250, 250, 248)
+INK = (30, 30, 30)
+REFUSED = (200, 40, 40)
+
+
+def sheet_of(
+    catalog: Catalog,
+    path: str | Path,
+    *,
+    where: str | None = None,
+    per_class: int = 16,
+    columns: int = 8,
+) -> int:
+    """Draw the samples that satisfy the SQL condition `where`; return how many are shown.
+
+    Which are shown is arbitrary and repeatable: the first by image_id, a digest. Only they are
+    read, so a catalog of any size will do.
+
+    Raises:
+        CatalogError: a bad condition, or nothing satisfies it.
+    """
+    condition = f"WHERE ({where}\n)" if where else ""
+    # grouping by id: an image that two runs published is one image
+    chosen = sql(
+        catalog,
+        "SELECT image_id, row_number() OVER (PARTITION BY class_name ORDER BY image_id) AS place "
+        f"FROM (SELECT DISTINCT image_id, class_name FROM samples {condition}) "
+        f"QUALIFY place <= {per_class} ORDER BY image_id",
+    )
+    if len(chosen) == 0:
+        raise CatalogError(
+            f"no sample in {catalog.named}" + (f" satisfies {where!r}" if where else ""),
+            remedy='Look with `factory catalog sql "SELECT class_name, count(*) ..."`',
+        )
+    counted = sql(
+        catalog,
+        f"SELECT class_name, gate_status = '{ACCEPTED}' AS good, count(*) AS n "
+        f"FROM samples {condition} GROUP BY ALL",
+    )
+    counts: defaultdict[str, dict[bool, int]] = defaultdict(lambda: {True: 0, False: 0})
+    for row in counted.to_pylist():
+        counts[row["class_name"]][row["good"]] = row["n"]
+    rows = catalog.rows(
+        chosen["image_id"].to_pylist(), columns=["class_name", "gate_status", "image"]
+    )
+    contact_sheet(rows, path, per_class=per_class, columns=columns, counts=counts)
+    return len(rows)
+
+
+def contact_sheet(
+    rows: pa.Table,
+    path: str | Path,
+    *,
+    per_class: int = 16,
+    columns: int = 8,
+    counts: Mapping[str, Mapping[bool, int]] | None = None,
+) -> Path:
+    """Write a PNG with up to `per_class` images of every class, `columns` in a line.
+
+    Args:
+        rows: samples with at least the columns class_name and image; with gate_status too, counts
+            are split and rejected images get a red frame. Images are taken in the order of rows.
+        path: where to write.
+        per_class: images shown of each class.
+        columns: images in a line.
+        counts: class -> {True: accepted, False: rejected} for the captions, where `rows` are a
+            choice of more.
+
+    Returns:
+        The path.
+
+    Raises:
+        CatalogError: no rows, columns missing, or an image that is no PNG.
+        OutputError: `path` cannot be written.
+    """
+    if len(rows) == 0 or not {"class_name", "image"} <= set(rows.column_names):
+        raise CatalogError(
+            f"no contact sheet of {len(rows)} rows with the columns {rows.column_names}",
+            remedy="Select image, class_name and gate_status of at least one sample",
+        )
+    blocks = _blocks(rows, per_class, counts)
+    cell_px = max(_cell_px(image) for _, shown in blocks for image, _ in shown)
+    columns = max(1, min(columns, max(len(shown) for _, shown in blocks)))
+    step = cell_px + GAP_PX
+    lines = [-(-len(shown) // columns) for _, shown in blocks]
+    height = sum(CAPTION_PX + count * step for count in lines) + GAP_PX
+    captions = [_font().getlength(caption) for caption, _ in blocks]
+    width = max(columns * step, int(max(captions)) + GAP_PX) + GAP_PX
+    sheet = Image.new("RGB", (width, height), PAPER)
+    top = GAP_PX
+    for (caption, shown), count in zip(blocks, lines, strict=True):
+        ImageDraw.Draw(sheet).text((GAP_PX, top), caption, INK, _font())
+        _paste(sheet, shown, top + CAPTION_PX - GAP_PX, columns, cell_px)
+        top += CAPTION_PX + count * step
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    with writing(Path(path)):
+        write_bytes(Path(path), buffer.getvalue())
+    return Path(path)
+
+
+def _blocks(
+    rows: pa.Table, per_class: int, counts: Mapping[str, Mapping[bool, int]] | None
+) -> list[tuple[str, list[tuple[Image.Image, bool]]]]:
+    """Return (caption, [(image, accepted)]) per class, classes in order of their names."""
+    judged = "gate_status" in rows.column_names
+    good = (
+        [s == ACCEPTED for s in rows["gate_status"].to_pylist()] if judged else [True] * len(rows)
+    )
+    places = defaultdict(list)
+    for place, name in enumerate(rows["class_name"].to_pylist()):
+        places[name].append(place)
+    blocks = []
+    for name in sorted(places):
+        found = Counter(good[place] for place in places[name])
+        number = counts[name] if counts else {True: found[True], False: found[False]}
+        caption = f"{number[True]} accepted, {number[False]} rejected"
+        shown = [
+            (_decoded(rows["image"][place].as_py(), name), good[place])
+            for place in places[name][:per_class]
+        ]
+        blocks.append((f"{name}: {caption if judged else f'{number[True]} images'}", shown))
+    return blocks
+
+
+def _decoded(image: dict[str, bytes], name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
+    except (OSError, TypeError, Image.DecompressionBombError) as error:
+        raise CatalogError(
+            f"image {image.get('path')!r} of class {name!r} is no readable PNG ({error})",
+            remedy="Draw it again with `factory regenerate`, or leave it out with --where",
+        ) from error
+
+
+def _cell_px(image: Image.Image) -> int:
+    """Return the side of the cell that shows `image`: a whole multiple of it where it is small."""
+    longest = max(image.size)
+    return longest * (-(-CELL_PX // longest)) if longest < CELL_PX else min(longest, 2 * CELL_PX)
+
+
+def _paste(
+    sheet: Image.Image,
+    shown: Sequence[tuple[Image.Image, bool]],
+    top: int,
+    columns: int,
+    cell_px: int,
+) -> None:
+    """Paste images in lines from `top` down, each enlarged by its nearest whole pixels."""
+    for number, (image, accepted) in enumerate(shown):
+        x = GAP_PX + number % columns * (cell_px + GAP_PX)
+        y = top + number // columns * (cell_px + GAP_PX)
+        factor = max(1, cell_px // max(image.size))
+        if max(image.size) > cell_px:
+            image.thumbnail((cell_px, cell_px), Image.Resampling.LANCZOS)
+        else:
+            size = (image.width * factor, image.height * factor)
+            image = image.resize(size, Image.Resampling.NEAREST)
+        sheet.paste(image, (x, y))
+        if not accepted:
+            box = (x - 2, y - 2, x + image.width + 1, y + image.height + 1)
+            ImageDraw.Draw(sheet).rectangle(box, outline=REFUSED, width=2)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(14)

@@ -1,0 +1,296 @@
+"""The exactly-once heart: publishes written batches, and records runs and models.
+
+Promises (tests/laws/test_sink_machine.py holds them against replay, reorder, stale snapshots,
+crashes and rival writers):
+
+- a batch of a run is in every version of the table at most once, however often it is drawn,
+  written or committed, and by whomever;
+- a row is visible only when its whole file is; a crash leaves at most files nobody refers to,
+  which vacuum removes after retention;
+- a published file is never changed.
+
+Two belts: what a run has published is read from the file names of ONE snapshot and the rest is
+committed through that snapshot under the run's application transaction (catalog/transaction.py);
+and a file's name holds its batch and the digest of its bytes, so the same file added twice is one.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction
+
+from catalog.batch import (
+    BatchFile,
+    batch_index_of,
+    cast_rows,
+    check_run_id,
+    file_statistics,
+    parquet_bytes,
+    write_batch,
+)
+from catalog.place import StorageOptions
+from catalog.schema import STATUSES, TABLES
+from catalog.store import ensure_table, open_table, put, sizes
+from catalog.transaction import Addition, OnStep, Retry, commit_missing
+from factory.digest import digest_bytes
+from factory.errors import CatalogError
+
+__all__ = ["BatchFile", "SampleSink", "record_model", "record_run", "write_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSink:
+    """Publishes the batches of one run. Any number of sinks may serve one run at a time.
+
+    Args:
+        uri: catalog, created when there is none.
+        run_id: letters, digits, '._-'.
+        storage_options: of the object store.
+        retry: attempts and back-off when other writers win.
+        on_step: hook of the fault tests.
+
+    Raises:
+        CatalogError: bad run id, the place cannot be written, or the catalog is of a newer factory.
+    """
+
+    uri: str | Path
+    run_id: str
+    storage_options: StorageOptions | None = field(default=None, repr=False)  # may hold secrets
+    retry: Retry = field(default_factory=Retry, kw_only=True, repr=False)
+    on_step: OnStep | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        check_run_id(self.run_id)
+        ensure_table(self.uri, "samples", storage_options=self.storage_options)
+
+    def published(self) -> frozenset[int]:
+        """Return the batch indices of this run in the newest version.
+
+        Costs the list of the run's files, not its rows.
+        """
+        snapshot = open_table(self.uri, "samples", storage_options=self.storage_options)
+        return published_batches(snapshot, self.run_id)
+
+    def commit(self, files: Sequence[BatchFile]) -> int:
+        """Publish those of `files` whose batch is not published yet, in one Delta commit.
+
+        Returns the table's version, in which all of these batches are visible. The first of two
+        files of one batch wins, in the call and in the table.
+
+        Raises:
+            CatalogError: a file of another run, missing or of another size; rivals won every
+                attempt; the storage failed. Published is then all of this call or nothing.
+        """
+        first = {file.batch_index: file for file in reversed(files)}
+        self._check(list(first.values()))
+
+        def missing(snapshot: DeltaTable) -> Addition | None:
+            held = published_batches(snapshot, self.run_id)
+            fresh = [first[index] for index in sorted(first.keys() - held)]
+            if not fresh:
+                return None
+            return Addition(
+                actions=[_add_action(file) for file in fresh],
+                app_id=self.run_id,
+                app_version=(snapshot.transaction_version(self.run_id) or 0) + 1,
+                note={
+                    "run_id": self.run_id,
+                    "batches": _ranges([file.batch_index for file in fresh]),
+                    "num_rows": sum(file.num_rows for file in fresh),
+                },
+            )
+
+        return commit_missing(
+            self.uri,
+            "samples",
+            missing,
+            storage_options=self.storage_options,
+            retry=self.retry,
+            on_step=self.on_step,
+        )
+
+    def _check(self, files: Sequence[BatchFile]) -> None:
+        """Refuse files that are not whole batches of this run, before anything points to them."""
+        for file in files:
+            if file.run_id != self.run_id or batch_index_of(file.path) != file.batch_index:
+                raise CatalogError(
+                    f"{file.path} is not batch {file.batch_index} of {self.run_id}",
+                    remedy="Commit what `write_batch` returned for this run",
+                )
+        paths = [file.path for file in files]
+        found = sizes(self.uri, "samples", paths, storage_options=self.storage_options)
+        for file in files:
+            if found[file.path] != file.size_bytes:
+                raise CatalogError(
+                    f"{file.path} has {found[file.path]} bytes, {file.size_bytes} were written",
+                    remedy="Write the batch again: `write_batch` with the same rows",
+                )
+
+
+def published_batches(snapshot: DeltaTable, run_id: str) -> frozenset[int]:
+    """Return the batch indices of `run_id` that `snapshot` holds.
+
+    Read from file names; only files that another tool rewrote (compaction) are looked into.
+    """
+    pruned = f"run_id = '{run_id}'"
+    batches = {
+        uri: batch_index_of(uri) for uri in snapshot.file_uris(file_pruning_predicate=pruned)
+    }
+    known = frozenset(index for index in batches.values() if index is not None)
+    if None not in batches.values():
+        return known
+    rewritten = snapshot.to_pyarrow_dataset(file_pruning_predicate=pruned).to_table(
+        columns=["batch_index"], filter=ds.field("run_id") == run_id
+    )
+    return known | frozenset(rewritten["batch_index"].unique().to_pylist())
+
+
+def record_run(
+    uri: str | Path,
+    row: Mapping[str, object],
+    *,
+    storage_options: StorageOptions | None = None,
+    retry: Retry | None = None,
+) -> int:
+    """Append an event of a run to `runs`, exactly once; return the table's version.
+
+    `row` has the columns of `RUNS`. An event that is recorded already is left as it is.
+
+    Raises:
+        CatalogError: wrong columns or status, or an event older than the last one recorded.
+    """
+    run_id, event = str(row.get("run_id")), row.get("event")
+    check_run_id(run_id)
+    if row.get("status") not in STATUSES or not isinstance(event, int) or event < 0:
+        raise CatalogError(
+            f"run {run_id}: status {row.get('status')!r}, event {event!r}",
+            remedy=f"Give a status of {STATUSES} and an event number from 0",
+        )
+    return _record(
+        uri,
+        "runs",
+        row,
+        key={"run_id": run_id, "event": event},
+        app_id=run_id,
+        app_version=event,
+        storage_options=storage_options,
+        retry=retry,
+    )
+
+
+def record_model(
+    uri: str | Path,
+    row: Mapping[str, object],
+    *,
+    storage_options: StorageOptions | None = None,
+    retry: Retry | None = None,
+) -> int:
+    """Add a model to `models`, exactly once; return the table's version.
+
+    `row` has the columns of `MODELS`. A model that is there already is left as it is.
+
+    Raises:
+        CatalogError: wrong columns.
+    """
+    model_id = str(row.get("model_id") or "")
+    check_run_id(model_id)
+    return _record(
+        uri,
+        "models",
+        row,
+        key={"model_id": model_id},
+        app_id=model_id,
+        app_version=1,
+        storage_options=storage_options,
+        retry=retry,
+    )
+
+
+def _record(
+    uri: str | Path,
+    name: str,
+    row: Mapping[str, object],
+    *,
+    key: Mapping[str, str | int],
+    app_id: str,
+    app_version: int,
+    storage_options: StorageOptions | None,
+    retry: Retry | None,
+) -> int:
+    """Append one row with the application transaction (app_id, app_version) unless it is there."""
+    table = _one_row(row, name)
+    ensure_table(uri, name, storage_options=storage_options)
+    data = parquet_bytes(table)
+    stem = "-".join(
+        f"{value:06d}" if isinstance(value, int) else str(value) for value in key.values()
+    )
+    path = f"{name[:-1]}-{stem}-{digest_bytes(data)[:16]}.parquet"
+    stats = file_statistics(table, tuple(key))
+
+    def missing(snapshot: DeltaTable) -> Addition | None:
+        last = snapshot.transaction_version(app_id)
+        if last is not None and last >= app_version:
+            _check_recorded(snapshot, key, last)
+            return None
+        put(uri, name, path, data, storage_options=storage_options)
+        action = AddAction(path, len(data), {}, _now_ms(), True, stats)
+        return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
+
+    return commit_missing(uri, name, missing, storage_options=storage_options, retry=retry)
+
+
+def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: int) -> None:
+    """Refuse a row whose place is passed: a transaction's version only rises."""
+    match = pa.compute.scalar(True)
+    for column, value in key.items():
+        match &= ds.field(column) == value
+    if snapshot.to_pyarrow_dataset().count_rows(filter=match) == 0:
+        raise CatalogError(
+            f"{dict(key)} comes after {last}, which is recorded already",
+            remedy=f"Use the number {last + 1} or a later one",
+        )
+
+
+def _one_row(row: Mapping[str, object], name: str) -> pa.Table:
+    schema = TABLES[name]
+    unknown = sorted(set(row) - set(schema.names))
+    if unknown:
+        raise CatalogError(
+            f"table {name!r} has no columns {unknown}", remedy=f"Its columns are {schema.names}"
+        )
+    try:
+        table = pa.table(
+            {key: pa.array([value], schema.field(key).type) for key, value in row.items()}
+        )
+    except (pa.ArrowException, TypeError) as error:
+        raise CatalogError(
+            f"a row of {name!r} has a value of the wrong type ({error})",
+            remedy="See the types in catalog/schema.py",
+        ) from error
+    return cast_rows(table, schema, where=f"a row of {name!r}")
+
+
+def _add_action(file: BatchFile) -> AddAction:
+    return AddAction(
+        file.path, file.size_bytes, {"run_id": file.run_id}, _now_ms(), True, file.stats
+    )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return sorted `numbers` as text: '0-3,7,9-10'."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)

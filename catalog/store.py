@@ -1,0 +1,254 @@
+"""Where the tables of a catalog lie, and how they are opened, created and written to."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow import fs
+
+from catalog.place import (
+    StorageOptions,
+    check_options,
+    local_path,
+    table_uri,
+    what_to_check,
+)
+from catalog.schema import SCHEMA_VERSION, SCHEMA_VERSION_KEY, STATISTICS, TABLES
+from factory.atomic import write_bytes
+from factory.errors import CatalogError
+
+_PARTITIONS = {"samples": ["run_id"], "runs": [], "models": []}
+_STATISTICS = {"samples": STATISTICS, "runs": ("run_id", "event"), "models": ("model_id",)}
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_table(
+    uri: str | Path,
+    name: str,
+    *,
+    storage_options: StorageOptions | None = None,
+    version: int | None = None,
+) -> DeltaTable:
+    """Open a snapshot of table `name`: the newest, or the one of `version`.
+
+    Raises:
+        CatalogError: no such table or version, not readable, or of a newer factory.
+    """
+    check_options(uri, storage_options)
+    options = dict(storage_options) if storage_options else None
+    try:
+        table = DeltaTable(table_uri(uri, name), version=version, storage_options=options)
+    except TableNotFoundError as error:
+        raise CatalogError(
+            f"there is no catalog at {str(uri)!r} (no table {name!r})",
+            remedy="Check the --catalog URI, or publish a first run into it",
+        ) from error
+    except (DeltaError, OSError, OverflowError) as error:
+        raise CatalogError(
+            f"table {name!r} of {str(uri)!r} cannot be opened"
+            + ("" if version is None else f" at version {version}")
+            + f" ({_in_short(error)})",
+            remedy=f"{what_to_check(uri)}; see the versions with `factory catalog history`",
+        ) from error
+    check_version(table, uri)
+    return table
+
+
+def ensure_table(
+    uri: str | Path, name: str, *, storage_options: StorageOptions | None = None
+) -> DeltaTable:
+    """Open table `name`, creating it where there is none. Any number of processes may race.
+
+    Raises:
+        CatalogError: the place cannot be written, or the table is of a newer factory.
+    """
+    check_options(uri, storage_options)
+    options = dict(storage_options) if storage_options else None
+    with storage_errors(uri):
+        if not DeltaTable.is_deltatable(table_uri(uri, name), options):
+            _create(uri, name, options)
+    return open_table(uri, name, storage_options=storage_options)
+
+
+def _create(uri: str | Path, name: str, options: dict[str, str] | None) -> None:
+    """Commit version 0, unless another process does so first.
+
+    Without retries: deltalake 1.6.6 with retries, or mode 'ignore', commits a second CREATE TABLE
+    as version 1, with new metadata under the feet of those who already append.
+    """
+    try:
+        DeltaTable.create(
+            table_uri(uri, name),
+            TABLES[name],
+            mode="error",
+            name=name,
+            partition_by=_PARTITIONS[name],
+            configuration={
+                SCHEMA_VERSION_KEY: str(SCHEMA_VERSION),
+                "delta.dataSkippingStatsColumns": ",".join(_STATISTICS[name]),
+                "delta.enableExpiredLogCleanup": "false",  # every version stays readable
+                "delta.checkpointInterval": "50",
+            },
+            storage_options=options,
+            raise_if_key_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    except (CommitFailedError, DeltaError):
+        if not DeltaTable.is_deltatable(table_uri(uri, name), options):
+            raise
+
+
+def check_place(uri: str | Path, storage_options: StorageOptions | None = None) -> None:
+    """Find out, without writing anything, whether a catalog can be read or made at `uri`.
+
+    For a store this asks once, so that a missing bucket or credential shows; whether it may be
+    written shows the first write.
+
+    Raises:
+        CatalogError: no known place, not reachable, or a folder that may not be written.
+    """
+    check_options(uri, storage_options)
+    for name in TABLES:
+        root = table_uri(uri, name)
+        local = local_path(root)
+        if local is None:
+            with storage_errors(uri):
+                DeltaTable.is_deltatable(root, dict(storage_options or {}) or None)
+            return
+        log = local / "_delta_log"
+        nearest = next(place for place in (log, *log.parents) if os.path.exists(place))
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+            raise CatalogError(
+                f"the catalog at {str(uri)!r} cannot be written ({nearest} is no writable folder)",
+                remedy=what_to_check(uri),
+            )
+
+
+def put(
+    uri: str | Path,
+    name: str,
+    path: str,
+    data: bytes,
+    *,
+    storage_options: StorageOptions | None = None,
+) -> None:
+    """Write `data` to `path` below table `name`, whole or not at all.
+
+    Raises:
+        CatalogError: not writable, or no space left; nothing is visible then.
+    """
+    check_options(uri, storage_options)
+    root = table_uri(uri, name)
+    local = local_path(root)
+    with storage_errors(uri):
+        if local is not None:
+            write_bytes(local / path, data)
+        else:  # an object appears with the end of its upload
+            store = filesystem(uri, name, storage_options)
+            # larger than the data: else deltalake 1.6.6 is handed an Arrow buffer, not bytes
+            with store.open_output_stream(path, buffer_size=len(data) + 1) as stream:
+                stream.write(data)
+
+
+def sizes(
+    uri: str | Path,
+    name: str,
+    paths: list[str],
+    *,
+    storage_options: StorageOptions | None = None,
+) -> dict[str, int | None]:
+    """Return the size in bytes of files below table `name`; None where there is no file."""
+    with storage_errors(uri):
+        infos = filesystem(uri, name, storage_options).get_file_info(paths)
+    return {
+        path: info.size if info.type == fs.FileType.File else None
+        for path, info in zip(paths, infos, strict=True)
+    }
+
+
+def filesystem(
+    uri: str | Path,
+    name: str,
+    storage_options: StorageOptions | None = None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+) -> fs.FileSystem:
+    """Return an Arrow file system rooted at table `name`.
+
+    `sizes` (path -> bytes) spares an object store a request per file.
+    """
+    root = table_uri(uri, name)
+    local = local_path(root)
+    if local is not None:
+        return fs.SubTreeFileSystem(str(local.absolute()), fs.LocalFileSystem())
+    return fs.PyFileSystem(
+        DeltaStorageHandler(root, dict(storage_options or {}), dict(sizes or {}))
+    )
+
+
+def check_version(table: DeltaTable, uri: str | Path) -> None:
+    """Refuse a table whose schema is newer than this code.
+
+    Raises:
+        CatalogError: newer, or not a table of a catalog at all.
+    """
+    stored = table.metadata().configuration.get(SCHEMA_VERSION_KEY, "")
+    if not stored.isdecimal():
+        raise CatalogError(
+            f"{table.table_uri} is a Delta table but no table of a catalog",
+            remedy="Give the folder of a catalog, or an empty folder",
+        )
+    if int(stored) > SCHEMA_VERSION:
+        raise CatalogError(
+            f"the catalog at {str(uri)!r} was written by a newer factory "
+            f"(schema {stored}, this one knows {SCHEMA_VERSION})",
+            remedy="Upgrade medimage-factory",
+        )
+
+
+@contextmanager
+def storage_errors(uri: str | Path) -> Iterator[None]:
+    """Turn errors of disks and object stores into a `CatalogError` with a remedy."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, DeltaError) as error:
+        reason = _in_short(error)
+        full = isinstance(error, OSError) and error.errno in _FULL_DISK
+        if full or any(f"os error {code})" in str(error) for code in _FULL_DISK):
+            raise CatalogError(
+                f"no space left while writing to {str(uri)!r} ({reason})",
+                remedy="Free some space and resume the run: what was published stays published",
+            ) from error
+        raise CatalogError(
+            f"the catalog at {str(uri)!r} cannot be read or written ({reason})",
+            remedy=f"{what_to_check(uri)}, then resume the run",
+        ) from error
+
+
+@contextmanager
+def reading(uri: str | Path) -> Iterator[None]:
+    """Turn the loss of a data file into a `CatalogError` with a remedy."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(uri, error) from error
+
+
+def unreadable(uri: str | Path, error: Exception) -> CatalogError:
+    """Return the error that says which file of the catalog cannot be read."""
+    return CatalogError(
+        f"a file of the catalog at {str(uri)!r} cannot be read ({_in_short(error)})",
+        remedy="Restore it, or read a version before it (--version, --as-of)",
+    )
+
+
+def _in_short(error: Exception) -> str:
+    plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))  # delta-rs colours its messages
+    return " ".join(plain.split())[:300] or type(error).__name__

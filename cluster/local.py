@@ -1,0 +1,164 @@
+"""A Ray head on this machine for the length of one job: start, submit, follow, stop.
+
+    python cluster/local.py python jobs/generate_wbc.py --num-images 320
+
+Only what was started here is stopped. The dashboard listens on loopback only; Ray's own ports do
+not, which is why the head asks everyone for a token that is made for it alone.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+HOST = "127.0.0.1"
+START_SECONDS = 90
+EXCLUDES = ["tests", "runs", "*-catalog"]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` TCP ports that nothing listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A running head: where jobs are submitted, where drivers connect, its first process.
+
+    `token` are the environment variables that whoever talks to it must have.
+    """
+
+    dashboard: str
+    address: str
+    pid: int
+    token: Mapping[str, str] = field(repr=False)
+
+
+@contextmanager
+def ray_head() -> Iterator[Head]:
+    """Start a head in its own process group, yield it, stop it again."""
+    port, dashboard, client, agent = free_ports(4)
+    # A token of this head's own: other users of the machine cannot submit to it.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # A folder of its own: a trace in the usual one would make later `ray.init()` calls wait for us.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="ray") as folder:
+        head = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "ray"),
+                "start",
+                "--head",
+                "--block",
+                f"--node-ip-address={HOST}",
+                f"--port={port}",
+                f"--dashboard-host={HOST}",
+                f"--dashboard-port={dashboard}",
+                f"--temp-dir={folder}",
+                f"--ray-client-server-port={client}",  # cannot be left out
+                f"--dashboard-agent-listen-port={agent}",  # the usual one may serve another head
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"},
+        )
+        try:
+            _wait_for(dashboard, head, log)
+            yield Head(
+                dashboard=f"http://{HOST}:{dashboard}",
+                address=f"{HOST}:{port}",
+                pid=head.pid,
+                token=token,
+            )
+        finally:
+            _stop(head)
+
+
+def _wait_for(port: int, head: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and head.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.3)
+    log.seek(0)
+    sys.exit(f"error: Ray did not start.\n{log.read().decode(errors='replace')[-2000:]}")
+
+
+def _stop(head: subprocess.Popen[bytes]) -> None:
+    """End the head and every process it started: they share its process group."""
+    head.terminate()  # with --block, Ray ends its own children on SIGTERM
+    with suppress(subprocess.TimeoutExpired):
+        head.wait(timeout=20)
+    with suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+
+
+def _submit(client: "JobSubmissionClient", entrypoint: str) -> str:
+    """Submit as soon as the head's job agent is there: it comes up after the dashboard does."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=entrypoint,
+                runtime_env={
+                    "working_dir": str(Path.cwd()),
+                    "excludes": EXCLUDES,
+                    "env_vars": {"PYTHONUNBUFFERED": "1"},
+                },
+            )
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+async def _follow(address: str, command: list[str]) -> bool:
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    logging.disable(logging.WARNING)  # Ray lists every file it does not upload
+    client = JobSubmissionClient(address)
+    command = [sys.executable, *command[1:]] if command[0] == "python" else command
+    job = _submit(client, shlex.join(command))
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
+    while not (status := client.get_job_status(job)).is_terminal():
+        await asyncio.sleep(0.2)
+    return status == JobStatus.SUCCEEDED
+
+
+def main() -> None:
+    """Run the command of the command line as a job on a fresh local head."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the head is stopped too
+    print("starting a local Ray head ...", flush=True)
+    with ray_head() as head:
+        os.environ.update(head.token)
+        done = asyncio.run(_follow(head.dashboard, sys.argv[1:]))
+    sys.exit(0 if done else 1)
+
+
+if __name__ == "__main__":
+    main()

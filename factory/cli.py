@@ -1,0 +1,48 @@
+"""`factory`: one command per verb, a mirror of the library. Heavy imports wait inside commands."""
+
+import os
+import sys
+
+import click
+
+from catalog.commands import catalog
+from factory import __version__
+from factory.errors import FactoryError
+from factory.finetune.commands import finetune
+from factory.real.commands import real
+from factory.sample.commands import generate, regenerate
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="factory")
+def cli() -> None:
+    """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
+
+
+for command in (real, finetune, generate, catalog, regenerate):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the CLI."""
+    run(cli)
+
+
+def run(command: click.Command) -> None:
+    """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1."""
+    os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
+    try:
+        command.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except FactoryError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,231 @@
+"""Job configuration: frozen models of a whole job, read from YAML, overridden with key=value."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from factory.digest import digest
+from factory.errors import ConfigError
+from factory.gate.pixel import PixelGates
+
+Prompts = Annotated[str | tuple[str, ...], Field(min_length=1)]
+
+
+class Frozen(BaseModel):
+    """Base of all configuration: immutable; unknown keys, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StreamConfig(Frozen):
+    """How the work is spread and how often it is published. Never changes a pixel."""
+
+    actors: int | None = Field(None, ge=1)
+    """Sampling actors; null: one per GPU, or one per CPU core where there is no GPU."""
+    commit_batches: int = Field(32, ge=1)
+    """Publish at the latest after this many batches ..."""
+    commit_seconds: float = Field(30.0, gt=0)
+    """... or this long after the last publication."""
+
+
+class GenerateConfig(Frozen):
+    """One generation run: what to draw, how, and what to let through."""
+
+    model: str = "wbc-base"
+    revision: str | None = None
+    method: Literal["text", "class_conditional"] | None = None
+    """null: that of the generator."""
+    num_images: int = Field(gt=0, le=10**9)
+    classes: Mapping[str, Prompts] = Field(default_factory=dict)
+    """Class -> prompt, or several prompts that share the class's images evenly. Empty: every class
+    that the generator knows, each under its own prompt."""
+    negative_prompt: str = ""
+    guidance_scale: float = Field(2.0, ge=0)
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    scheduler: str = "dpmpp_2m"
+    size_px: int | None = Field(None, ge=8, le=8192, multiple_of=8)
+    """Side of the images; null: what the generator was trained on."""
+    batch_size: int = Field(32, ge=1, le=2**15 - 1)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """null: a fresh one for every run, recorded in it."""
+    gates: PixelGates = PixelGates()
+    stream: StreamConfig = StreamConfig()
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, name: str) -> str:
+        from factory.sample.schedulers import SCHEDULERS
+
+        if name not in SCHEDULERS:
+            raise ValueError(f"choose one of {', '.join(SCHEDULERS)}")
+        return name
+
+    @property
+    def digest(self) -> str:
+        """Names the configuration."""
+        return digest(self.model_dump(mode="json"))
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(kind: type[Config], source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `source` (a file, or the name of a preset) and apply `key=value` overrides.
+
+    Keys of nested models are joined with dots: `gates.min_contrast=0.05`. Values are YAML.
+
+    Raises:
+        ConfigError: missing file, broken YAML, unknown key, wrong type, value out of range.
+    """
+    stored = _read_yaml(_find(source))
+    for text in overrides:
+        _override(stored, text)
+    return parse_config(kind, stored, where=str(source))
+
+
+def parse_config(kind: type[Config], stored: Mapping[str, Any], *, where: str) -> Config:
+    """Return `kind` from plain data; types are not guessed: neither `"12"` nor `true` is a number.
+
+    Raises:
+        ConfigError: naming the first key that is wrong, its value, and what was expected.
+    """
+    exact = _exact(stored)
+    try:
+        return kind.model_validate(exact, strict=True)
+    except ValidationError as error:
+        raise _explain(kind, error, exact, where) from error
+
+
+def to_yaml(config: BaseModel) -> str:
+    """Return the configuration as YAML that `load_config` reads back to an equal one."""
+    plain = config.model_dump(mode="json")
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def preset_names() -> list[str]:
+    """Return the presets that ship with the factory."""
+    return sorted(p.name for p in files("factory.presets").iterdir() if p.name.endswith(".yaml"))
+
+
+def _exact(value: Any) -> Any:
+    """Return plain data as strict validation takes it: tuples for lists, 2 for 2.0 (one number)."""
+    if isinstance(value, Mapping):
+        return {key: _exact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_exact(item) for item in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: a key twice is an error, and 1e-3 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {twice[0]!r} is written twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as the text it is."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"),
+        list("-+0123456789"),
+    )
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(os.path.expanduser(source))
+    if path.is_file():
+        return path
+    preset = Path(str(files("factory.presets"))) / path.name
+    if preset.with_suffix(".yaml").is_file():
+        return preset.with_suffix(".yaml")
+    raise ConfigError(
+        f"no configuration at {str(source)!r}",
+        remedy=f"Give a YAML file or one of the presets {', '.join(preset_names())}",
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        stored = _load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} is not readable YAML ({' '.join(str(error).split())})",
+            remedy="Correct the file; `key: value` lines, indented with spaces",
+        ) from error
+    if not isinstance(stored, dict):
+        raise ConfigError(f"{path} holds no keys", remedy="Write `key: value` lines")
+    return stored
+
+
+def _override(stored: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r} is not key=value", remedy="Write --set num_images=512")
+    *path, last = key.split(".")
+    for name in path:
+        inner = stored.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(
+                f"--set {text!r}: {name!r} is a value, not a section",
+                remedy="Name a key that the configuration has",
+            )
+        stored = inner
+    try:
+        stored[last] = _load(value)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(
+            f"--set {text!r}: the value is not YAML ({reason})", remedy="Correct or quote it"
+        ) from error
+
+
+def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: str) -> ConfigError:
+    first = error.errors()[0]
+    absent = first["type"] == "missing"
+    parts = [*_written(first["loc"], stored), *(first["loc"][-1:] if absent else ())]
+    key = ".".join(map(str, parts))
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_section(kind, parts[:-1]).model_fields)
+        return ConfigError(f"{where}: unknown key {key!r}", remedy=f"Known keys: {known}")
+    value = "" if absent else f" is {first['input']!r}"
+    return ConfigError(
+        f"{where}: {key}{value}: {first['msg']}", remedy="Correct this value and run again"
+    )
+
+
+def _written(loc: Sequence[int | str], stored: Any) -> Iterator[int | str]:
+    """Yield the keys of an error that stand in `stored`: pydantic adds 'str', '[key]' and such."""
+    for part in loc:
+        listed = isinstance(stored, tuple) and isinstance(part, int) and part < len(stored)
+        if listed or (isinstance(stored, Mapping) and part in stored):
+            stored = stored[part]
+            yield part
+
+
+def _section(kind: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """Return the model at `path`, or the last one on the way there."""
+    for part in path:
+        inner = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            kind = inner
+    return kind

@@ -1,0 +1,58 @@
+"""Digests of values and files: the names under which everything is found again."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+DIGEST_CHARS = 32
+"""Hex characters kept of a SHA-256 (128 bits: a collision among 10^12 ids has p < 2e-15)."""
+
+
+def canonical_json(value: object) -> str:
+    """Return one JSON text per value: sorted keys, no spaces, UTF-8, no NaN.
+
+    Floats that are whole numbers are written as integers, so that `2` and `2.0` from a YAML file
+    mean the same recipe.
+
+    Raises:
+        TypeError: a value that JSON does not know.
+        ValueError: NaN or infinity.
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of `canonical_json(value)`, cut to `DIGEST_CHARS` hex characters."""
+    return digest_bytes(canonical_json(value).encode())
+
+
+def digest_bytes(*chunks: bytes) -> str:
+    """Return the SHA-256 of the chunks' concatenation, cut to `DIGEST_CHARS` hex characters."""
+    sha = hashlib.sha256()
+    for chunk in chunks:
+        sha.update(chunk)
+    return sha.hexdigest()[:DIGEST_CHARS]
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the whole SHA-256 of `data` in hex: for bytes that strangers verify."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_files(root: Path, names: Iterable[str]) -> str:
+    """Return a digest of the named files below `root`: names and contents, in sorted order."""
+    return digest({name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names})

@@ -1,0 +1,1 @@
+"""Evaluation: whether what a generator draws looks like the real thing, and is new."""

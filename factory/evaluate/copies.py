@@ -1,0 +1,95 @@
+"""Copies: drawn images that are nearer to a training image than unseen real images ever are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from factory.evaluate.features import TURNS, Features, Images, turned
+from factory.evaluate.intervals import Estimate, proportion
+
+THUMBNAIL_PX = 32
+PERCENTILE = 1.0
+"""Of the held-out images, this many in a hundred lie below the threshold by construction."""
+_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nearest:
+    """The nearest stored image of every query: Euclidean distance (N,) and its position (N,)."""
+
+    distance: NDArray[np.float64]
+    position: NDArray[np.int64]
+
+
+def nearest(turns: Features, stored: Features) -> Nearest:
+    """Return the nearest of `stored` (M, D) to any of the T views of each query (T, N, D)."""
+    views, queries, width = turns.shape
+    found = [_nearest_block(block, stored) for block in _blocks(turns.reshape(-1, width))]
+    distance = np.concatenate([part.distance for part in found]).reshape(views, queries)
+    position = np.concatenate([part.position for part in found]).reshape(views, queries)
+    view = distance.argmin(axis=0)
+    every = np.arange(queries)
+    return Nearest(distance=distance[view, every], position=position[view, every])
+
+
+def _blocks(rows: Features) -> list[Features]:
+    return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+
+
+def _nearest_block(queries: Features, stored: Features) -> Nearest:
+    """Propose by |s|^2 - 2 q.s in float32; measure the winner anew: the sum loses small digits."""
+    squares = np.einsum("md,md->m", stored, stored)
+    position = (squares - 2 * (queries @ stored.T)).argmin(axis=1)
+    gap = queries.astype(np.float64) - stored[position]
+    return Nearest(distance=np.sqrt((gap**2).sum(axis=1)), position=position)
+
+
+def thumbnails(images: Images) -> Features:
+    """Return images (N, H, W, 3) as vectors (N, 3072): means of 32x32 areas.
+
+    Scaled so that a distance of two vectors is the root mean square difference of the thumbnails'
+    values in [0, 1].
+    """
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    small = F.interpolate(channels_first, (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")
+    flat: Features = small.flatten(1).numpy()
+    return flat / np.float32(np.sqrt(flat.shape[1]))
+
+
+def turned_thumbnails(images: Images) -> Features:
+    """Return the thumbnails of all eight turns, (8, N, 3072)."""
+    return np.stack([thumbnails(turned(images, number)) for number in range(TURNS)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyCheck:
+    """How many drawn images lie nearer to training than the threshold, in one space."""
+
+    space: str
+    threshold: float
+    share: Estimate
+    median_drawn: float
+    median_held_out: float
+    num_held_out: int
+
+
+def check_copies(
+    space: str, drawn: NDArray[np.float64], held_out: NDArray[np.float64]
+) -> CopyCheck:
+    """Compare distances to training of drawn images (N,) and of unseen real images (M,).
+
+    The threshold is the 1st percentile of the real ones. A low share is no proof: blurred images
+    come near to everything in pixels, so look at the closest pairs as well.
+    """
+    threshold = float(np.percentile(held_out, PERCENTILE))
+    return CopyCheck(
+        space=space,
+        threshold=threshold,
+        share=proportion(int((drawn < threshold).sum()), len(drawn)),
+        median_drawn=float(np.median(drawn)),
+        median_held_out=float(np.median(held_out)),
+        num_held_out=len(held_out),
+    )

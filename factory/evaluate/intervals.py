@@ -1,0 +1,58 @@
+"""95 % intervals: a figure without one says little about a few hundred images."""
+
+import math
+from dataclasses import dataclass
+
+Z95 = 1.959964
+"""97.5 % quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval and the number of images behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """Return successes / n with its Wilson score interval (E. Wilson, JASA 1927).
+
+    Raises:
+        ValueError: n < 1 or successes outside 0..n.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}")
+    share, z2 = successes / n, Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # Clamped: at 0 or n successes the bound is exact, but for rounding.
+    return Estimate(
+        value=share, low=max(0.0, min(share, centre - half)), high=min(1.0, centre + half), n=n
+    )
+
+
+def mean_of_proportions(parts: list[Estimate]) -> Estimate:
+    """Return the unweighted mean of independent proportions, e.g. recalls: balanced accuracy.
+
+    The interval is normal, from the summed binomial variances; Agresti-Coull's two successes and
+    two failures keep a part with 0 or n successes from counting as certain (A. Agresti and B.
+    Coull, The American Statistician 1998).
+    """
+    value = sum(part.value for part in parts) / len(parts)
+    variance = 0.0
+    for part in parts:
+        share = (part.value * part.n + 2) / (part.n + 4)
+        variance += share * (1 - share) / (part.n + 4)
+    half = Z95 * math.sqrt(variance) / len(parts)
+    return Estimate(
+        value=value,
+        low=max(0.0, value - half),
+        high=min(1.0, value + half),
+        n=sum(part.n for part in parts),
+    )

@@ -1,0 +1,52 @@
+"""Contact sheets of images in memory: labelled rows, enlarged so that a pixel can be seen."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from factory.atomic import write_bytes
+from factory.evaluate.features import Images
+
+GAP_PX = 2
+CAPTION_PX = 18
+
+
+def write_sheet(path: Path, rows: Mapping[str, Images], *, zoom: int = 2) -> None:
+    """Write a PNG with one captioned row of images (n, S, S, 3) per entry, nearest neighbour.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    blocks = [_row(caption, images, zoom) for caption, images in rows.items()]
+    width = max(block.width for block in blocks)
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def _row(caption: str, images: Images, zoom: int) -> Image.Image:
+    side = images.shape[1] * zoom + GAP_PX
+    row = Image.new("RGB", (len(images) * side, side + CAPTION_PX), "white")
+    ImageDraw.Draw(row).text((2, 2), caption, fill="black", font=ImageFont.load_default(13))
+    for number, image in enumerate(images):
+        enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        row.paste(Image.fromarray(enlarged), (number * side, CAPTION_PX))
+    return row
+
+
+def beside(left: Images, right: Images) -> Images:
+    """Return both rows of images with a white one between them."""
+    return np.concatenate([left, np.full_like(left[:1], 255), right])
+
+
+def pairs(first: Images, second: Images) -> Images:
+    """Return a row of images in which every first one stands beside its second."""
+    return np.stack([first, second], axis=1).reshape(-1, *first.shape[1:])

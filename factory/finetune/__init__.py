@@ -1,0 +1,1 @@
+"""Training: pure steps (losses, loop), resumable checkpoints, thin Ray Train shells."""

@@ -1,0 +1,224 @@
+"""Adapting a text-conditioned base to new images: LoRA or all weights, aligned or not.
+
+The module that is trained, its loss on a part of a step, and what is exported in the end. Nothing
+here knows of Ray or of files.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from factory.errors import ConfigError
+from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.losses import Noised, add_noise, denoising_loss
+from factory.finetune.material import Material
+from factory.finetune.order import Part, step_indices, step_random
+from factory.finetune.pretrain import TextConditioned
+from factory.finetune.workers import Workers, inner, place
+from factory.models.experts import Expert
+from factory.models.lora import attach_lora, lora_tensors
+
+VALIDATION_SEED = 1_000_003
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptation:
+    """A base in training: `model` is what the loop steps, `network` the same without a wrapper."""
+
+    model: nn.Module
+    network: TextConditioned
+    scheduler: DDPMScheduler
+    tokens: dict[str, Tensor]
+    """Token ids (1, length) of every prompt, '' among them."""
+    scaling_factor: float
+    alignment: Alignment | None
+    config: FinetuneConfig
+    workers: Workers
+
+    def loss(self, material: Material, part: Part) -> dict[str, Tensor]:
+        """Return the named losses of a part of a step; 'loss' is minimised."""
+        training, seed = self.config.training, self.config.seed
+        indices = step_indices(
+            part.step, batch_size=training.batch_size, num_images=len(material.ids), seed=seed
+        )
+        places = range(training.batch_size)[part.number :: part.of]
+        rngs = [step_random(part.step, seed=seed, place=place) for place in places]
+        mine = [int(indices[place]) for place in places]
+        turns = [rng.randrange(material.latents.shape[1]) for rng in rngs]
+        prompts = [
+            "" if rng.random() < training.condition_dropout else self._prompt(material.labels[i])
+            for rng, i in zip(rngs, mine, strict=True)
+        ]
+        noised = self._noised(material.latents[mine, turns], part, training.batch_size, seed)
+        return self._losses(noised, prompts)
+
+    @torch.no_grad()
+    def validate(self, material: Material, *, max_images: int) -> dict[str, float]:
+        """Return the losses on the first images of `material`, always with the same noise.
+
+        Every worker computes all of it: a sharded model needs them all.
+        """
+        count = min(max_images, len(material.ids))
+        part = Part(step=0)
+        noised = self._noised(material.latents[:count, 0], part, count, VALIDATION_SEED)
+        prompts = [self._prompt(label) for label in material.labels[:count]]
+        losses = self._losses(noised, prompts)
+        return {f"val_{name}": float(value) for name, value in losses.items()}
+
+    def _prompt(self, class_name: str) -> str:
+        return self.config.prompt_of(class_name)
+
+    def _noised(self, latents: Tensor, part: Part, batch_size: int, seed: int) -> Noised:
+        clean = latents.float().to(self.workers.device) * self.scaling_factor
+        return add_noise(self.scheduler, clean, part, batch_size=batch_size, seed=seed)
+
+    def _losses(self, noised: Noised, prompts: list[str]) -> dict[str, Tensor]:
+        tokens = torch.cat([self.tokens[prompt] for prompt in prompts]).to(self.workers.device)
+        return aligned_losses(
+            self.alignment,
+            self.network.unet,
+            noised,
+            predict=lambda: self.model(noised.noisy, noised.timesteps, tokens),
+            loss_of=lambda prediction: denoising_loss(
+                self.scheduler, noised, prediction, snr_gamma=self.config.training.snr_gamma
+            ),
+        )
+
+
+def adapt(
+    pipeline: Any,
+    config: FinetuneConfig,
+    class_names: tuple[str, ...],
+    *,
+    expert: Expert | None = None,
+    workers: Workers | None = None,
+) -> Adaptation:
+    """Return the base in `pipeline` made ready for training, on the worker's device.
+
+    Args:
+        pipeline: a `StableDiffusionPipeline` in float32; its networks are changed in place.
+        config: how it is trained.
+        class_names: whose prompts will be asked for.
+        expert: for the alignment; None where its weight is 0.
+        workers: this worker among its peers.
+
+    Raises:
+        ConfigError: LoRA targets or alignment layers that the base has not; a tokenizer that does
+            not belong to the text encoder.
+    """
+    workers = workers or Workers()
+    _check_tokenizer(pipeline)
+    network: Any = TextConditioned(pipeline.unet, pipeline.text_encoder)
+    if config.train == "lora":
+        attach_lora(network.unet, network.text_encoder, config.lora, seed=config.seed)
+    if config.training.gradient_checkpointing:
+        network.unet.enable_gradient_checkpointing()
+    scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    factor = float(pipeline.vae.config.scaling_factor)
+    vae = pipeline.vae.requires_grad_(False)
+    alignment = build_alignment(
+        config.alignment,
+        network.unet,
+        expert,
+        scheduler,
+        seed=config.seed,
+        decode=lambda latents: vae.to(latents.device).decode(latents / factor).sample,
+    )
+    if alignment is not None:
+        network.projection = alignment.projection  # trained and checkpointed with the rest
+    prompts = ["", *(config.prompt_of(name) for name in class_names)]
+    return Adaptation(
+        model=place(network, workers),
+        network=network,
+        scheduler=scheduler,
+        tokens={prompt: _tokens(pipeline.tokenizer, prompt) for prompt in prompts},
+        scaling_factor=factor,
+        alignment=alignment,
+        config=config,
+        workers=workers,
+    )
+
+
+def adaptation_loop(
+    adaptation: Adaptation, material: Material, *, base_model_id: str, checkpoints: Path | None
+) -> Loop:
+    """Return the resumable loop that trains `adaptation` on `material`."""
+    config, training = adaptation.config, adaptation.config.training
+    decay = training.steps - training.warmup_steps
+    resumable = config.model_dump(mode="json", exclude={"cluster", "validation", "name"})
+    return Loop(
+        adaptation.model,
+        lambda _module, part: adaptation.loss(material, part),
+        LoopConfig(
+            steps=training.steps,
+            batch_size=training.batch_size,
+            accumulate=training.accumulate,
+            learning_rate=training.learning_rate,
+            warmup_steps=training.warmup_steps,
+            decay_steps=decay if training.decay_steps is None else training.decay_steps,
+            final_fraction=training.final_fraction,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            ema_decay=training.ema_decay,
+            precision=training.precision,
+            resumable=resumable
+            | {
+                "base_model_id": base_model_id,
+                "split_digest": material.split_digest,
+                "ids_digest": material.ids_digest,
+            },
+            checkpoint_dir=checkpoints,
+            best_by="val_loss",
+        ),
+        adaptation.workers,
+    )
+
+
+def trained_tensors(adaptation: Adaptation, loop: Loop) -> dict[str, Tensor]:
+    """Return what is exported, on the CPU: the LoRA, or all weights of U-Net and text encoder.
+
+    The average, where one is kept. With shards every worker must call it.
+    """
+    module = inner(adaptation.model)
+    kept = loop.ema.applied(module) if adaptation.config.training.ema_decay else nullcontext()
+    network = adaptation.network
+    with kept:
+        if adaptation.config.train == "lora":
+            return lora_tensors(network.unet, network.text_encoder)
+        return {
+            name: (value.full_tensor() if isinstance(value, DTensor) else value)
+            .detach()
+            .cpu()
+            .clone()
+            for name, value in network.state_dict().items()
+            if name.startswith(("unet.", "text_encoder."))
+        }
+
+
+def _check_tokenizer(pipeline: Any) -> None:
+    known = pipeline.text_encoder.config.vocab_size
+    if len(pipeline.tokenizer) > known:
+        raise ConfigError(
+            f"the base's tokenizer has {len(pipeline.tokenizer)} tokens,"
+            f" its text encoder knows {known}",
+            remedy="Use tokenizer and text encoder of the same base",
+        )
+
+
+def _tokens(tokenizer: Any, prompt: str) -> Tensor:
+    found: Tensor = tokenizer(
+        prompt,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids
+    return found

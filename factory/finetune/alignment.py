@@ -1,0 +1,208 @@
+"""Alignment: a term that pulls a layer of any denoiser towards a frozen expert's features.
+
+Source: Feature-Aligned Diffusion. Beside the denoising loss it minimises
+
+    w * mean(1 - cos(W e, h)),
+
+h: the pooled output of one layer of the denoiser; e: the expert's features of the same image; W:
+a linear map that is trained along and thrown away. Sampling needs neither W nor the expert.
+
+Gradient: e is a constant, whatever image the expert is shown. Also where that is the predicted
+one, no gradient runs back through the expert into the prediction: a denoiser could otherwise learn
+to please the expert with patterns that nobody sees. So it reaches the denoiser (through h) and W.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from pydantic import Field
+from torch import Tensor, nn
+
+from factory.config import Frozen
+from factory.errors import ConfigError
+from factory.finetune.losses import Noised
+from factory.models.experts import Expert, seeded
+from factory.models.layers import default_layer, layer_width, pooled, tap
+
+
+class AlignmentSettings(Frozen):
+    """What is aligned with what, and how strongly."""
+
+    weight: float = Field(1.0, ge=0)
+    """w; 0 switches alignment off: no expert, no W, no hook."""
+    layer: str | None = None
+    """Name of a module of the denoiser; null: see `default_layer`."""
+    pooling: Literal["mean", "max"] = "mean"
+    """Over places or tokens, of the denoiser's layer and of `expert_layer`."""
+    expert_input: Literal["noisy", "clean", "predicted"] = "clean"
+    """x_t, as the original; x_0; or the x_0 that the prediction amounts to in one step."""
+    expert_layer: str | None = None
+    """Name of a module of the expert's network; null: what its classifying layer sees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alignment:
+    """The term. `projection` is W: it belongs into the module that is trained and checkpointed."""
+
+    settings: AlignmentSettings
+    layer: str
+    expert: Expert
+    projection: nn.Linear
+    scheduler: DDPMScheduler
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    def loss(self, outputs: list[object], noised: Noised, prediction: Tensor) -> Tensor:
+        """Return mean(1 - cos(W e, h)), without the weight.
+
+        Args:
+            outputs: of the layer, as `tap` gathered them during one prediction.
+            noised: what was denoised.
+            prediction: what the denoiser said of it.
+
+        Raises:
+            ConfigError: a layer without gradient, or with another kind of output than expected;
+                latents where the expert needs images.
+        """
+        hidden = pooled(outputs, self.layer, self.settings.pooling)
+        if torch.is_grad_enabled() and not hidden.requires_grad:
+            raise ConfigError(
+                f"layer {self.layer!r} has no gradient: nothing before it is trained",
+                remedy="Align a later layer",
+            )
+        projected = self.projection(self._features(noised, prediction))
+        if projected.shape != hidden.shape:
+            raise ConfigError(
+                f"layer {self.layer!r} gives features {tuple(hidden.shape)},"
+                f" the expert's become {tuple(projected.shape)}",
+                remedy="Align a layer whose output has its channels second",
+            )
+        return cosine_loss(projected, hidden)
+
+    @torch.no_grad()
+    def _features(self, noised: Noised, prediction: Tensor) -> Tensor:
+        """Return the expert's features (B, F) of what it is shown."""
+        images = self._images(noised, prediction)
+        if self.expert.mean.device != images.device:
+            self.expert.to(images.device)
+        if self.settings.expert_layer is None:
+            return self.expert.features(images)
+        with tap(self.expert.network, self.settings.expert_layer) as outputs:
+            self.expert(images)
+        return pooled(outputs, self.settings.expert_layer, self.settings.pooling)
+
+    def _images(self, noised: Noised, prediction: Tensor) -> Tensor:
+        decode = self.decode or (lambda images: images)
+        match self.settings.expert_input:
+            case "noisy":
+                return decode(noised.noisy)
+            case "clean":
+                return decode(noised.clean).clamp(-1, 1)
+            case "predicted":
+                clean = predicted_clean(self.scheduler, noised, prediction)
+                return decode(clean).clamp(-1, 1)
+
+
+def build_alignment(
+    settings: AlignmentSettings,
+    denoiser: nn.Module,
+    expert: Expert | None,
+    scheduler: DDPMScheduler,
+    *,
+    seed: int,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> Alignment | None:
+    """Return the term for `denoiser`, or None for weight 0: then there is nothing to compute.
+
+    Args:
+        settings: layer, weight, what the expert sees.
+        denoiser: the network that predicts, not wrapped.
+        expert: is frozen for good; may be None for weight 0.
+        scheduler: of the training; says how a prediction becomes an image.
+        seed: of the initial W.
+        decode: maps what the denoiser denoises to images (B, 3, H, W) in [-1, 1]: for latents the
+            autoencoder's decoder with their scaling undone. None: these are images.
+
+    Raises:
+        ConfigError: no expert, an unknown layer, or one whose width cannot be told.
+    """
+    if settings.weight == 0:
+        return None
+    if expert is None:
+        raise ConfigError(
+            f"alignment with weight {settings.weight} needs an expert",
+            remedy="Train one and name its folder, or set the weight to 0",
+        )
+    layer = settings.layer or default_layer(denoiser)
+    source = expert.width
+    if settings.expert_layer is not None:
+        source = layer_width(expert.network, settings.expert_layer)
+    with seeded(seed):
+        projection = nn.Linear(source, layer_width(denoiser, layer))
+    return Alignment(
+        settings=settings,
+        layer=layer,
+        expert=expert.freeze(),
+        projection=projection,
+        scheduler=scheduler,
+        decode=decode,
+    )
+
+
+def aligned_losses(
+    alignment: Alignment | None,
+    denoiser: nn.Module,
+    noised: Noised,
+    *,
+    predict: Callable[[], Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Return 'loss' of a step and, if it is aligned, its terms 'denoising' and 'alignment'.
+
+    The hook exists during `predict` only: averaged, exported and sampled networks never have it.
+
+    Args:
+        alignment: from `build_alignment`; None is plain training, bit for bit.
+        denoiser: the network in which `alignment.layer` is found.
+        noised: what `predict` denoises.
+        predict: calls the model once.
+        loss_of: the denoising loss of a prediction.
+    """
+    if alignment is None:
+        return {"loss": loss_of(predict())}
+    with tap(denoiser, alignment.layer) as outputs:
+        prediction = predict()
+    denoising, term = loss_of(prediction), alignment.loss(outputs, noised, prediction)
+    loss = denoising + alignment.settings.weight * term
+    return {"loss": loss, "denoising": denoising, "alignment": term}
+
+
+def cosine_loss(projected: Tensor, hidden: Tensor) -> Tensor:
+    """Return mean(1 - cos) of (B, F) and (B, F): 0 where all are aligned, 2 where opposed."""
+    return (1 - F.cosine_similarity(projected.float(), hidden.float(), dim=1)).mean()
+
+
+def predicted_clean(scheduler: DDPMScheduler, noised: Noised, prediction: Tensor) -> Tensor:
+    """Return the x_0 (B, C, h, w) that a prediction amounts to in one step.
+
+    Source: Ho et al. 2020, equation 15 (noise); Salimans and Ho 2022, appendix D (velocity).
+
+    Raises:
+        ConfigError: another prediction type.
+    """
+    alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(noised.noisy.device)
+    alpha = alphas_cumprod[noised.timesteps][:, None, None, None]
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (noised.noisy - (1 - alpha).sqrt() * prediction.float()) / alpha.sqrt()
+        case "v_prediction":
+            return alpha.sqrt() * noised.noisy - (1 - alpha).sqrt() * prediction.float()
+        case "sample":
+            return prediction.float()
+    raise ConfigError(
+        f"unknown prediction type {scheduler.config.prediction_type!r}",
+        remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
+    )

@@ -1,0 +1,77 @@
+"""Configuration of a fine-tuning: which base, which images, how, on how many workers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from factory.config import Frozen
+from factory.finetune.alignment import AlignmentSettings
+from factory.finetune.train import ClusterConfig
+from factory.models.lora import LoraSettings
+
+
+class TrainingConfig(Frozen):
+    """Length and rates; the defaults are CytoDiff's for 16 images a class."""
+
+    steps: int = Field(600, ge=1)
+    batch_size: int = Field(8, ge=1)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    decay_steps: int | None = Field(None, ge=0)
+    """Of a half cosine at the end; null: from the warm-up on."""
+    final_fraction: float = Field(0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-2, ge=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """0: no average, the last weights count."""
+    snr_gamma: float | None = Field(None, gt=0)
+    """null: every noise level weighs the same."""
+    condition_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of images trained under the empty prompt, which guidance needs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+
+
+class ValidationConfig(Frozen):
+    """Loss on the val part, outside the steps."""
+
+    every_steps: int = Field(100, ge=1)
+    max_images: int = Field(64, ge=1)
+
+
+class FinetuneConfig(Frozen):
+    """One fine-tuning of a base; with `separate`, one for every class."""
+
+    name: str = Field(min_length=1)
+    base: str = "wbc-base"
+    revision: str | None = None
+    train: Literal["lora", "full"] = "lora"
+    separate: bool = False
+    """A LoRA for every class, trained side by side; else one for all classes."""
+    classes: Mapping[str, str] = Field(default_factory=dict)
+    """Class -> prompt; a class that is not named gets `prompt`."""
+    prompt: str = "a {class_name}"
+    only: tuple[str, ...] = ()
+    """Train these classes; none named: every class of the train part."""
+    n_shot: int | None = Field(None, ge=1)
+    """Images of each class, drawn by `seed` from the train part; null: all of it."""
+    size_px: int | None = Field(None, ge=8, multiple_of=8)
+    """Side of the images; null: what the base was trained on."""
+    turns: bool = True
+    """Show images under flips and quarter turns; only where up and down mean nothing."""
+    seed: int = Field(0, ge=0)
+    lora: LoraSettings = LoraSettings()
+    alignment: AlignmentSettings = AlignmentSettings(weight=0)
+    expert: Path | None = None
+    """Folder of the expert of `alignment`."""
+    training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig = ValidationConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def prompt_of(self, class_name: str) -> str:
+        """Return the prompt under which images of a class are trained and drawn."""
+        words = class_name.replace("_", " ")
+        return self.classes.get(class_name, self.prompt.format(class_name=words))

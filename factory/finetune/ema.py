@@ -1,0 +1,57 @@
+"""An exponential moving average of what is trained, sharded as the weights are."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+class Ema:
+    """The average of the trainable parameters of a module; everything else it never changes."""
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        """Start from the present weights. `decay` 0 keeps no average: the weights themselves."""
+        self.decay, self.updates = decay, 0
+        self.values = {name: p.detach().clone() for name, p in trainable(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the weights of `model`: fast at first, then by 1 - `decay`.
+
+        Without that warm-up the random initial weights stay visible for 1 / (1 - decay) updates.
+        """
+        now = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = [local(p) for p in trainable(model).values()]
+        torch._foreach_lerp_([local(v) for v in self.values.values()], current, 1 - now)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Give `model` the average weights for a while, to validate or to export it."""
+        kept = {name: p.detach().clone() for name, p in trainable(model).items()}
+        _assign(model, self.values)
+        try:
+            yield model
+        finally:
+            _assign(model, kept)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that gradients reach, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this worker's shard of a sharded tensor, or the tensor itself."""
+    if isinstance(tensor, DTensor):
+        shard: Tensor = tensor.to_local()
+        return shard
+    return tensor
+
+
+@torch.no_grad()
+def _assign(model: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, parameter in trainable(model).items():
+        local(parameter).copy_(local(values[name]))

@@ -1,0 +1,269 @@
+"""The training loop: one step after another, resumable, the same with and without Ray."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from factory.errors import ConfigError, ModelError
+from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint
+from factory.finetune.ema import Ema, local, trainable
+from factory.finetune.meter import Progress, count_flops, matmul_rate
+from factory.finetune.order import Part, parts
+from factory.finetune.schedule import warmup_hold_decay
+from factory.finetune.workers import Workers, gradients_kept, inner, mean_over_workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Lengths, rates and places of one training run."""
+
+    steps: int
+    batch_size: int
+    """Of all workers together."""
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    weight_decay: float
+    ema_decay: float
+    final_fraction: float = 0.02
+    accumulate: int = 1
+    """Parts in which each worker computes its share of a batch, to save memory."""
+    resumable: Mapping[str, Any] = field(default_factory=dict)
+    """All that the weights depend on; a checkpoint of another one is refused."""
+    checkpoint_dir: Path | None = None
+    checkpoint_seconds: float = 180.0
+    keep_checkpoints: int = 2
+    best_by: str | None = None
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    betas: tuple[float, float] = (0.9, 0.99)
+    measure_utilisation: bool = False
+
+
+LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
+"""(model, part) -> named terms, of which 'loss' is minimised. Draws its own images."""
+
+
+class Loop:
+    """AdamW with gradient clipping, warm-up/hold/decay, EMA weights and exact resume."""
+
+    def __init__(
+        self, model: nn.Module, loss_of: LossOf, config: LoopConfig, workers: Workers | None = None
+    ) -> None:
+        """`model` as `workers.place` returned it; the average follows its trainable weights.
+
+        Raises:
+            ConfigError: a batch that cannot be shared out equally.
+        """
+        self.model, self.loss_of, self.config = model, loss_of, config
+        self.workers = workers or Workers()
+        shares = self.workers.world_size * config.accumulate
+        if config.batch_size % shares:
+            raise ConfigError(
+                f"batch_size {config.batch_size} cannot be shared out over"
+                f" {self.workers.world_size} workers x accumulate {config.accumulate}",
+                remedy=f"Choose a multiple of {shares}",
+            )
+        self.ema = Ema(inner(model), decay=config.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            trainable(model).values(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.metrics: dict[str, float] = {}
+        """Of the newest validation; they are noted in the next checkpoint."""
+        self._saved = time.monotonic()
+        self._due = False
+        self._checkpoints = (
+            Checkpoints(config.checkpoint_dir, keep=config.keep_checkpoints, best_by=config.best_by)
+            if config.checkpoint_dir
+            else None
+        )
+
+    def resume(self) -> int:
+        """Restore the newest checkpoint; return the next step (0 without one)."""
+        path = self._checkpoints.newest() if self._checkpoints else None
+        return self.restore(path) if path else 0
+
+    def restore(self, path: Path) -> int:
+        """Restore the checkpoint `path`; return the next step.
+
+        Raises:
+            ModelError: it is damaged, or of another configuration.
+        """
+        self._prepare_moments()
+        self.step = load_checkpoint(path, self._tensors(), config=self.config.resumable)
+        self.ema.updates = self.step
+        for state in self.optimizer.state.values():
+            state["step"].fill_(float(self.step))
+        return self.step
+
+    def save(self) -> None:
+        """Begin to write a checkpoint that continues with the present step.
+
+        Raises:
+            ModelError: the run has no checkpoint folder, or the last one could not be written.
+        """
+        if self._checkpoints is None:
+            raise ModelError("this run has no checkpoint folder", remedy="Set checkpoint_dir")
+        self._prepare_moments()
+        notes = Notes(step=self.step, config=self.config.resumable, metrics=self.metrics)
+        self._checkpoints.save(self._tensors(), notes)
+
+    def run(
+        self,
+        *,
+        save_now: Callable[[], bool] = lambda: False,
+        validate: Callable[[], dict[str, float]] | None = None,
+        validate_every: int = 100,
+    ) -> Iterator[Progress]:
+        """Train to the end, yielding after every step.
+
+        Args:
+            save_now: asked after every step on every worker; where any says yes, all save.
+            validate: returns metrics of the present weights; called by all workers together.
+            validate_every: steps between two of these calls; the last step is always one.
+
+        Raises:
+            ModelError: the loss is not finite; the newest checkpoint holds the last good weights.
+        """
+        first = self.resume()
+        step_flops = self._step_flops() if self.config.measure_utilisation else None
+        started = self._saved = time.monotonic()
+        while self.step < self.config.steps:
+            progress = self._step(save_now)
+            last = self.step == self.config.steps
+            if validate and (last or self.step % validate_every == 0):
+                self.metrics = validate()
+                progress = replace(progress, losses=progress.losses | self.metrics)
+            seconds = time.monotonic() - started
+            yield replace(
+                progress,
+                first_step=first,
+                seconds=seconds,
+                utilisation=step_flops and step_flops * (self.step - first) / seconds,
+            )
+            if self._checkpoints and (self._due or last):
+                self.save()
+                self._saved = time.monotonic()
+        self.wait()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on disk."""
+        if self._checkpoints:
+            self._checkpoints.wait()
+
+    def _step(self, save_now: Callable[[], bool]) -> Progress:
+        config = self.config
+        rate = config.learning_rate * warmup_hold_decay(
+            self.step,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay_steps=config.decay_steps,
+            final_fraction=config.final_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self._accumulate(save_now)
+        norm = _number(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0))
+        if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
+            raise ModelError(
+                f"step {self.step}: loss {losses['loss']}, gradient norm {norm}; training stopped"
+                " before these changed the weights",
+                remedy="Lower learning_rate, or look at the images of this step; a new start goes"
+                " on from the last checkpoint",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(inner(self.model))
+        self.step += 1
+        return Progress(
+            step=self.step,
+            steps=config.steps,
+            losses=losses,
+            gradient_norm=norm,
+            learning_rate=rate,
+            batch_size=config.batch_size,
+        )
+
+    def _accumulate(self, save_now: Callable[[], bool]) -> dict[str, float]:
+        """Compute all parts of this worker; return the losses' means over all workers.
+
+        Whether to save is decided in the same message: all workers must do it together.
+        """
+        config, workers = self.config, self.workers
+        todo = list(
+            parts(
+                self.step,
+                rank=workers.rank,
+                world_size=workers.world_size,
+                accumulate=config.accumulate,
+            )
+        )
+        found = [self._backward(part, last=part is todo[-1]) for part in todo]
+        means = {name: torch.stack([own[name] for own in found]).mean() for name in found[0]}
+        waited = time.monotonic() - self._saved > config.checkpoint_seconds
+        due = save_now() or (workers.first and waited)
+        told = mean_over_workers(means | {"due": torch.tensor(float(due)).to(workers.device)})
+        self._due = told.pop("due") > 0
+        return told
+
+    def _backward(self, part: Part, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradients of `part`; return its losses."""
+        autocast = (
+            torch.autocast(self.workers.device.partition(":")[0], torch.bfloat16)
+            if self.config.precision == "bfloat16"
+            else nullcontext()
+        )
+        with gradients_kept(self.model, last=last):
+            with autocast:
+                losses = self.loss_of(self.model, part)
+            torch.autograd.backward(losses["loss"] / self.config.accumulate)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _step_flops(self) -> float:
+        """Return the operations of a step, in units of what this machine's matmul does in 1 s."""
+        one = Part(step=self.step, of=self.config.batch_size)
+        operations = count_flops(lambda: self._backward(one, last=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        rate = matmul_rate(self.workers.device, bf16=self.config.precision == "bfloat16")
+        share = self.config.batch_size / self.workers.world_size
+        return operations * self.config.accumulate * share / rate
+
+    def _prepare_moments(self) -> None:
+        """Give AdamW its moments before its first step, so that a checkpoint can fill them."""
+        for parameter in trainable(self.model).values():
+            if parameter not in self.optimizer.state:
+                self.optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=local(parameter).device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return everything a resume needs: weights, average and moments, by name."""
+        module = inner(self.model)
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in trainable(module).items():
+            moments = self.optimizer.state[parameter]
+            tensors[f"model/{name}"] = parameter.detach()
+            tensors[f"ema/{name}"] = self.ema.values[name]
+            tensors[f"exp_avg/{name}"] = moments["exp_avg"]
+            tensors[f"exp_avg_sq/{name}"] = moments["exp_avg_sq"]
+        kept = module.state_dict()
+        buffers = {n: b for n, b in module.named_buffers() if n in kept}
+        return tensors | {f"buffer/{name}": value for name, value in buffers.items()}
+
+
+def _number(norm: Tensor) -> float:
+    """Return a gradient norm, gathered from all shards."""
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

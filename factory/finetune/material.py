@@ -1,0 +1,135 @@
+"""What a fine-tuning learns from: chosen images of the train part as latents, made once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from factory.atomic import new_folder
+from factory.digest import digest
+from factory.errors import DataError
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.latents import encode_turned
+from factory.models.generator import Generator
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, n_shot
+
+FACTS = "material.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Unscaled latents (N, T, C, h, w) float16 under T turns, and what they are images of."""
+
+    latents: Tensor
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    dataset_fingerprint: str
+    split_digest: str
+
+    def of_class(self, class_name: str) -> "Material":
+        """Return the images of one class."""
+        rows = [i for i, label in enumerate(self.labels) if label == class_name]
+        return Material(
+            latents=self.latents[rows],
+            ids=tuple(self.ids[i] for i in rows),
+            labels=tuple(self.labels[i] for i in rows),
+            dataset_fingerprint=self.dataset_fingerprint,
+            split_digest=self.split_digest,
+        )
+
+    @property
+    def ids_digest(self) -> str:
+        """Names the images that were learnt from."""
+        return digest(sorted(self.ids))
+
+
+def choose_images(dataset: RealDataset, split: Split, config: FinetuneConfig) -> tuple[str, ...]:
+    """Return the ids to learn from: of the train part only, `n_shot` of each class if asked.
+
+    Raises:
+        DataError: a class without images in the train part, or with fewer than `n_shot`.
+    """
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    wanted = config.only or tuple(sorted(set(dataset.labels)))
+    ids = [i for i in split.train if labels[i] in wanted]
+    have = {labels[i] for i in ids}
+    if lacking := sorted(set(wanted) - have):
+        raise DataError(
+            f"class {lacking[0]!r} has no image in the train part",
+            remedy=f"Choose of {', '.join(sorted(have)) or 'another split'}",
+        )
+    if config.n_shot is None:
+        return tuple(ids)
+    only = replace(split, train=tuple(ids))
+    chosen = n_shot(only, labels=labels, shots=config.n_shot, seed=config.seed)
+    return tuple(image_id for members in chosen.values() for image_id in members)
+
+
+def make_material(
+    dataset: RealDataset,
+    ids: Sequence[str],
+    split: Split,
+    *,
+    generator: Generator,
+    autoencoder: AutoencoderKL,
+    size_px: int,
+    turns: bool,
+    folder: Path,
+) -> Path:
+    """Encode `ids` once; return the folder, named by all that it depends on, below `folder`."""
+    name = digest([dataset.fingerprint, generator.model_id, list(ids), size_px, turns])
+    target = folder / f"latents-{name}"
+    if (target / FACTS).exists():
+        return target
+    latents = encode_turned(autoencoder, torch.from_numpy(dataset.array(size_px, ids)))
+    latents = latents if turns else latents[:, :1]
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    facts = {
+        "shape": list(latents.shape[1:]),
+        "dataset_fingerprint": dataset.fingerprint,
+        "split_digest": split.digest,
+    }
+    table = pa.table(
+        {
+            "image_id": list(ids),
+            "class_name": [labels[i] for i in ids],
+            "latents": [row.numpy().tobytes() for row in latents],
+        }
+    )
+    with new_folder(target) as work:
+        pq.write_table(table, work / "latents.parquet", compression="zstd")
+        (work / FACTS).write_text(json.dumps(facts))
+    return target
+
+
+def load_material(folder: Path) -> Material:
+    """Return what `make_material` wrote.
+
+    Raises:
+        DataError: the folder is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        table = pq.read_table(folder / "latents.parquet")
+        rows = [np.frombuffer(row, np.float16) for row in table["latents"].to_pylist()]
+        latents = torch.from_numpy(np.stack(rows).reshape(-1, *facts["shape"]))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(
+            f"cached latents {folder} cannot be read ({error})",
+            remedy="Delete the folder; they are made again",
+        ) from error
+    return Material(
+        latents=latents,
+        ids=tuple(table["image_id"].to_pylist()),
+        labels=tuple(table["class_name"].to_pylist()),
+        dataset_fingerprint=facts["dataset_fingerprint"],
+        split_digest=facts["split_digest"],
+    )

@@ -1,0 +1,75 @@
+"""How fast a training runs: images/s, what is left, and which share of the machine it uses."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+MATRIX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a step reports; losses are means over the batch of all workers."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    gradient_norm: float
+    learning_rate: float
+    batch_size: int
+    first_step: int = 0
+    seconds: float = 0.0
+    """Wall time since this process began with `first_step`."""
+    utilisation: float | None = None
+    """Share of `matmul_rate` that the network's own operations reach; None: not counted."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of all workers, since this process began."""
+        return (self.step - self.first_step) * self.batch_size / max(self.seconds, 1e-9)
+
+    @property
+    def eta_seconds(self) -> float:
+        """Wall time that is left at this rate."""
+        done = max(1, self.step - self.first_step)
+        return (self.steps - self.step) * self.seconds / done
+
+
+def describe(progress: Progress) -> str:
+    """Return step, losses, rates and ETA in one line."""
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
+    used = "" if progress.utilisation is None else f", {progress.utilisation:.0%} of matmul rate"
+    return (
+        f"step {progress.step}/{progress.steps}: {terms}, rate {progress.learning_rate:.1e},"
+        f" {progress.images_per_second:.1f} images/s{used},"
+        f" ETA {progress.eta_seconds / 60:.0f} min"
+    )
+
+
+def count_flops(work: Callable[[], object]) -> int:
+    """Return the floating-point operations of convolutions and matrix products in `work`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def matmul_rate(device: str, *, bf16: bool, repeats: int = 5) -> float:
+    """Return the FLOP/s of plain square products here: the yardstick of model-FLOP utilisation.
+
+    Data sheets name a chip's peak; a measured product also knows of clock limits and CPU shares.
+    """
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    left = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
+    best = min(_seconds(left) for _ in range(repeats))
+    return 2 * MATRIX**3 / best
+
+
+def _seconds(matrix: Tensor) -> float:
+    begun = time.perf_counter()
+    product = matrix @ matrix
+    product[0, 0].item()  # waits for a GPU
+    return time.perf_counter() - begun

@@ -1,0 +1,288 @@
+"""A whole fine-tuning: real images in, a generator folder out, here or on Ray Train.
+
+    images + split -> latents, once -> a training for every target -> LoRAs -> generator folder
+
+A target is one class, or all of them. Targets train side by side where the cluster has room.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from factory.atomic import write_bytes
+from factory.errors import ConfigError, DataError
+from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.material import Material, choose_images, load_material, make_material
+from factory.finetune.pretrain import TextConditioned
+from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
+from factory.finetune.workers import Workers
+from factory.models.adapters import write_adapters
+from factory.models.card import finetuned_card
+from factory.models.expert_file import load_expert
+from factory.models.export import write_generator
+from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
+from factory.models.lora_file import LoraNotes, open_lora, save_lora
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, check_dataset
+from factory.sample.engine import load_pipeline
+
+PLAN, WEIGHTS = "plan.json", "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything a worker needs to know; stored as `plan.json` in the output folder."""
+
+    config: FinetuneConfig
+    base_model_id: str
+    material: Path
+    validation: Path | None
+    targets: tuple[str, ...]
+    output: Path
+
+    def save(self) -> None:
+        """Write `plan.json`."""
+        stored = {
+            "config": self.config.model_dump(mode="json"),
+            "base_model_id": self.base_model_id,
+            "material": str(self.material),
+            "validation": str(self.validation) if self.validation else None,
+            "targets": list(self.targets),
+        }
+        (self.output / PLAN).write_text(json.dumps(stored, indent=1))
+
+    @classmethod
+    def load(cls, output: Path) -> "Plan":
+        """Return the plan in `output`."""
+        stored = json.loads((output / PLAN).read_text())
+        return cls(
+            config=FinetuneConfig.model_validate(stored["config"]),
+            base_model_id=stored["base_model_id"],
+            material=Path(stored["material"]),
+            validation=Path(stored["validation"]) if stored["validation"] else None,
+            targets=tuple(stored["targets"]),
+            output=output,
+        )
+
+
+def prepare(config: FinetuneConfig, dataset: RealDataset, split: Split, output: Path) -> Plan:
+    """Choose the images, encode them once, and write down what will be trained.
+
+    Raises:
+        DataError: a split of another dataset, a class without images, fewer than `n_shot`.
+        ConfigError: prompts for classes that the dataset has not; an aligned run without expert.
+        ModelError: the base cannot be loaded.
+    """
+    check_dataset(split, dataset.fingerprint)
+    if unknown := sorted({*config.classes, *config.only} - set(dataset.labels)):
+        raise ConfigError(
+            f"class {unknown[0]!r} is not in the dataset",
+            remedy=f"Its classes are {', '.join(sorted(set(dataset.labels)))}",
+        )
+    if config.separate and config.train == "full":
+        raise ConfigError(
+            "separate: true trains a LoRA for every class, and train is 'full'",
+            remedy="Set train: lora, or separate: false",
+        )
+    if config.alignment.weight and config.expert is None:
+        raise ConfigError(
+            f"alignment.weight {config.alignment.weight} needs an expert",
+            remedy="Set expert to the folder of one, or alignment.weight to 0",
+        )
+    base = find_generator(config.base, revision=config.revision)
+    autoencoder = load_pipeline(base).vae
+    ids = choose_images(dataset, split, config)
+
+    def encoded(chosen: Sequence[str]) -> Path:
+        return make_material(
+            dataset,
+            chosen,
+            split,
+            generator=base,
+            autoencoder=autoencoder,
+            size_px=config.size_px or base.size_px,
+            turns=config.turns,
+            folder=output / "latents",
+        )
+
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    classes = tuple(sorted({labels[i] for i in ids}))
+    held_out = [i for i in split.val if labels[i] in classes]
+    plan = Plan(
+        config=config,
+        base_model_id=base.model_id,
+        material=encoded(ids),
+        validation=encoded(held_out) if held_out else None,
+        targets=classes if config.separate else (EVERY_CLASS,),
+        output=output,
+    )
+    plan.save()
+    return plan
+
+
+def finetune_here(plan: Plan, *, tell: Callable[[str], object]) -> Generator:
+    """Train all targets in this process, one after another, and export."""
+    for target in plan.targets:
+        tell(f"{plan.config.name}: {target}")
+        _train(
+            plan,
+            target,
+            Workers(device="cuda" if torch.cuda.is_available() else "cpu"),
+            lambda loop, **how: follow_here(loop, tell=tell, **how),
+        )
+    return export(plan)
+
+
+def finetune_on_ray(plan: Plan) -> Generator:
+    """Train all targets on the cluster, side by side as far as it has room, and export.
+
+    Raises:
+        ClusterError: a target failed more often than it may; the others are finished.
+    """
+    import ray
+
+    def one(target: str) -> None:
+        train_on_ray(
+            _on_worker,
+            {"output": str(plan.output), "target": target},
+            name=f"{plan.config.name}-{target}",
+            cluster=plan.config.cluster,
+            storage=plan.output,
+        )
+
+    waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
+    started = [waits.remote(target) for target in plan.targets]
+    ray.wait(started, num_returns=len(started))
+    ray.get(started)
+    return export(plan)
+
+
+def export(plan: Plan) -> Generator:
+    """Write `output/generator` from the finished targets and return it."""
+    base = find_generator(plan.config.base, revision=plan.config.revision)
+    folder, material = plan.output / "generator", load_material(plan.material)
+    manifest = {
+        "name": plan.config.name,
+        "method": "text",
+        "size_px": plan.config.size_px or base.size_px,
+        "class_names": sorted(set(material.labels)),
+        "prompts": {name: plan.config.prompt_of(name) for name in sorted(set(material.labels))},
+        "split_digest": material.split_digest,
+        "dataset_fingerprint": material.dataset_fingerprint,
+        "base": plan.config.base,
+        "base_revision": plan.config.revision,
+        "base_model_id": base.model_id,
+        "lora_scale": 1.0,
+        "licence": base.manifest.get("licence", "unknown"),
+        "config": plan.config.model_dump(mode="json"),
+        "images_trained": len(material.ids),
+        "steps_trained": plan.config.training.steps,
+    }
+    card = finetuned_card(manifest)
+    if plan.config.train == "full":
+        return _export_full(plan, manifest, card)
+    loras = {target: open_lora(_target_folder(plan, target)) for target in plan.targets}
+    write_adapters(
+        folder,
+        {name: (lora.tensors, lora.notes) for name, lora in loras.items()},
+        manifest=manifest,
+        card=card,
+    )
+    return open_generator(folder)
+
+
+def _on_worker(settings: dict[str, str]) -> None:
+    plan = Plan.load(Path(settings["output"]))
+    log_dir = plan.output / "tensorboard" / settings["target"]
+    _train(
+        plan,
+        settings["target"],
+        this_worker(plan.config.cluster.sharding),
+        lambda loop, **how: follow(loop, log_dir=log_dir, **how),
+    )
+
+
+def _train(plan: Plan, target: str, workers: Workers, run: Callable[..., None]) -> None:
+    """Train one target to its end and leave its weights in the target's folder."""
+    material = _part(load_material(plan.material), target)
+    adaptation = _adaptation(plan, workers)
+    loop = adaptation_loop(
+        adaptation,
+        material,
+        base_model_id=plan.base_model_id,
+        checkpoints=_target_folder(plan, target) / "checkpoints",
+    )
+    how: dict[str, Any] = {"validate_every": plan.config.validation.every_steps}
+    if plan.validation is not None:
+        held_out = _part(load_material(plan.validation), target)
+        if held_out.ids:
+            most = plan.config.validation.max_images
+            how["validate"] = lambda: adaptation.validate(held_out, max_images=most)
+    run(loop, **how)
+    tensors = trained_tensors(adaptation, loop)  # every worker: shards are gathered
+    if not workers.first:
+        return
+    if plan.config.train == "lora":
+        save_lora(_target_folder(plan, target), tensors, _notes(plan, material))
+    else:
+        write_bytes(_target_folder(plan, target) / WEIGHTS, save(tensors))
+
+
+def _adaptation(plan: Plan, workers: Workers) -> Adaptation:
+    config = plan.config
+    base = find_generator(config.base, revision=config.revision)
+    if base.model_id != plan.base_model_id:
+        raise ConfigError(
+            f"base {config.base} is {base.model_id} here, and was {plan.base_model_id} in the plan",
+            remedy="Put the same files on every machine",
+        )
+    expert = None
+    if config.alignment.weight and config.expert is not None:
+        expert = load_expert(config.expert)[0]
+    classes = tuple(sorted(set(load_material(plan.material).labels)))
+    return adapt(load_pipeline(base), config, classes, expert=expert, workers=workers)
+
+
+def _part(material: Material, target: str) -> Material:
+    part = material if target == EVERY_CLASS else material.of_class(target)
+    if not part.ids and target != EVERY_CLASS:
+        return part
+    if not part.ids:
+        raise DataError("no image to learn from", remedy="Choose another split or other classes")
+    return part
+
+
+def _notes(plan: Plan, material: Material) -> LoraNotes:
+    return LoraNotes(
+        base_model_id=plan.base_model_id,
+        dataset_fingerprint=material.dataset_fingerprint,
+        split_digest=material.split_digest,
+        ids_digest=material.ids_digest,
+        class_names=tuple(sorted(set(material.labels))),
+        settings=plan.config.lora,
+    )
+
+
+def _target_folder(plan: Plan, target: str) -> Path:
+    return plan.output / "targets" / target
+
+
+def _export_full(plan: Plan, manifest: Mapping[str, Any], card: str) -> Generator:
+    """Write base, tokenizer and schedule with the trained U-Net and text encoder."""
+    base = find_generator(plan.config.base, revision=plan.config.revision)
+    pipeline = load_pipeline(base)
+    trained = load_file(_target_folder(plan, EVERY_CLASS) / WEIGHTS)
+    TextConditioned(pipeline.unet, pipeline.text_encoder).load_state_dict(trained)
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    return write_generator(
+        plan.output / "generator",
+        parts={name: getattr(pipeline, name) for name in parts},
+        manifest=manifest,
+        card=card,
+    )

@@ -1,0 +1,97 @@
+"""How a model lies on the workers of a training: alone, copied (DDP) or sharded (FSDP2)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from factory.errors import ConfigError
+
+Sharding = Literal["none", "ddp", "fsdp"]
+MIN_SHARD_PARAMETERS = 100_000
+"""Smaller modules travel with the module around them: a message each would cost more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """One worker among its peers, and how they share a model."""
+
+    rank: int = 0
+    world_size: int = 1
+    sharding: Sharding = "none"
+    device: str = "cpu"
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+
+def place(model: nn.Module, workers: Workers) -> nn.Module:
+    """Return `model` on the worker's device, copied or sharded as `workers.sharding` says.
+
+    Every worker must hold the same initial weights (they are seeded). Sharded modules are changed
+    in place: make optimisers and averages afterwards.
+
+    Raises:
+        ConfigError: several workers, and nothing that would keep their models alike.
+    """
+    model = model.to(workers.device)
+    if workers.sharding == "fsdp":
+        for module in reversed(list(model.modules())):
+            own = sum(p.numel() for p in module.parameters() if not _sharded(p))
+            if module is not model and _repeats(module) and own >= MIN_SHARD_PARAMETERS:
+                fully_shard(module)
+        fully_shard(model)
+        return model
+    if workers.sharding == "ddp":
+        return DistributedDataParallel(model)
+    if workers.world_size > 1:
+        raise ConfigError(
+            f"sharding 'none' with {workers.world_size} workers trains as many models",
+            remedy="Choose sharding: ddp (a copy each) or fsdp (a shard each)",
+        )
+    return model
+
+
+@contextmanager
+def gradients_kept(model: nn.Module, *, last: bool) -> Iterator[None]:
+    """Leave gradients on each worker until the `last` part of an accumulated step."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+        return
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    yield
+
+
+def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the mean of scalars over all workers, in one message."""
+    stacked = torch.stack([value.detach().float() for value in values.values()])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(stacked)
+        stacked /= dist.get_world_size()
+    return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def inner(model: nn.Module) -> nn.Module:
+    """Return the module inside a DDP wrapper, or the module itself."""
+    wrapped: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return wrapped
+
+
+def _sharded(parameter: Tensor) -> bool:
+    return hasattr(parameter, "placements")
+
+
+def _repeats(module: nn.Module) -> bool:
+    """Whether `module` is a block of a U-Net or a layer of a transformer, by its class name."""
+    name = type(module).__name__
+    return name.endswith(("Block", "Block2D", "EncoderLayer", "Layer"))

@@ -1,0 +1,1 @@
+"""Gates: each checks one image and says accepted or rejected, with a score and a reason."""

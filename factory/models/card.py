@@ -1,0 +1,87 @@
+"""The card of a base generator: data, licence, configuration, figures, known weaknesses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+CREDITS = {
+    "wbc-base": """\
+**Data.** Single normal blood cells of the PBC set (CellaVision DM96, May-Gruenwald-Giemsa, Hospital
+Clinic of Barcelona, healthy donors): A. Acevedo et al., A dataset of microscopic peripheral blood
+cell images for development of automatic recognition systems, Data in Brief 30:105474, 2020.
+CC BY 4.0. Attributes: S. Tsutsui, W. Pang, B. Wen, WBCAtt, NeurIPS 2023. MIT. The set has no
+patient ids: images of one person can lie in train and val.
+
+**Licence of these weights.** CC BY 4.0; name the data's authors as above.
+
+**Not for diagnosis.** The images show what normal cells of one hospital's stain and microscope look
+like at 64 px; rare and pathological cells were never seen.
+"""
+}
+
+
+def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
+    """Return the README.md of a generator folder.
+
+    Args:
+        manifest: the content of its `factory.json`.
+        figures: Markdown of measured figures, e.g. the report of `jobs/judge_base.py`.
+    """
+    name = manifest["name"]
+    front = yaml.safe_dump(
+        {
+            "license": str(manifest["licence"]).lower(),
+            "library_name": "diffusers",
+            "pipeline_tag": "text-to-image",
+            "tags": ["medical", "synthetic-data"],
+        },
+        sort_keys=False,
+    )
+    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
+    return f"""---
+{front}---
+# {name}
+
+Text-conditioned latent diffusion for images of {manifest["size_px"]} px, classes
+{", ".join(manifest["class_names"])}; trained from scratch for {manifest["steps_trained"]} steps on
+{manifest["images_trained"]} images (split {manifest["split_digest"]}). EMA weights, float16.
+
+```python
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained("<this folder>")
+```
+
+{CREDITS.get(name, "")}
+{figures}
+## Configuration
+
+```yaml
+{config}```
+"""
+
+
+def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
+    """Return the README.md of a fine-tuned generator: base, data, configuration, figures."""
+    front = yaml.safe_dump(
+        {"library_name": "diffusers", "tags": ["medical", "synthetic-data"]}, sort_keys=False
+    )
+    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
+    return f"""---
+{front}---
+# {manifest["name"]}
+
+{manifest["base"]} ({manifest["base_model_id"]}) adapted in {manifest["steps_trained"]} steps to
+{manifest["images_trained"]} images of {", ".join(manifest["class_names"])}
+(dataset {manifest["dataset_fingerprint"]}, split {manifest["split_digest"]}).
+
+**Licence of the base.** {manifest["licence"]}. Add the licence of the images it was adapted to.
+
+**Not for diagnosis.**
+
+{figures}
+## Configuration
+
+```yaml
+{config}```
+"""

@@ -1,0 +1,54 @@
+"""Writes a trained generator as a diffusers folder that anyone's `from_pretrained` loads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+from factory.atomic import new_folder
+from factory.models.class_pipeline import ClassConditionalPipeline
+from factory.models.folder import MANIFEST
+from factory.models.generator import Generator, open_generator
+
+
+def write_generator(
+    folder: Path,
+    *,
+    parts: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    card: str,
+    dtype: torch.dtype = torch.float32,
+) -> Generator:
+    """Write `folder` atomically and return the generator in it.
+
+    Args:
+        parts: 'unet', 'vae', 'scheduler' as diffusers expects them, and, where prompts are read,
+            'text_encoder' and 'tokenizer'.
+        manifest: the content of `factory.json`: name, method, size_px, class_names, split_digest,
+            dataset_fingerprint, base_model_id, config.
+        card: Markdown with front matter, written as README.md.
+        dtype: of the stored weights.
+    """
+    if manifest.get("method") == "class_conditional":
+        pipeline: DiffusionPipeline = ClassConditionalPipeline(**parts)
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    with new_folder(folder) as work:
+        pipeline.to(dtype=dtype).save_pretrained(work, safe_serialization=True)
+        _forget_places(work)
+        (work / MANIFEST).write_text(json.dumps(dict(manifest), indent=1, sort_keys=True) + "\n")
+        (work / "README.md").write_text(card)
+    return open_generator(folder)
+
+
+def _forget_places(folder: Path) -> None:
+    """Drop the paths from which parts were loaded: they say where somebody's files lie."""
+    for path in folder.rglob("*.json"):
+        stored = json.loads(path.read_text())
+        if isinstance(stored, dict) and stored.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,181 @@
+"""A generator on disk: a diffusers folder with a `factory.json`, found, checked and named."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from factory.digest import digest, digest_files
+from factory.errors import ModelError
+from factory.models.folder import (
+    INDEX,
+    MANIFEST,
+    check_folder,
+    deciding_files,
+    read_json,
+    read_manifest,
+)
+
+EMBEDDED = {"wbc-base": Path(__file__).parent / "wbc_base"}
+"""Generators that ship inside the package, by name."""
+
+LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
+"""Where the LoRAs of a generator lie: <folder>/lora/<class>/<the file that diffusers looks for>."""
+EVERY_CLASS = "all"
+"""Name of the one LoRA that serves every class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """A checked generator folder. `model_id` is a digest of every file that decides pixels."""
+
+    name: str
+    folder: Path
+    model_id: str
+    manifest: Mapping[str, Any]
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Class (or 'all') -> digest of its LoRA, where this is a base with LoRAs."""
+
+    @property
+    def size_px(self) -> int:
+        """Side length of the images it was trained on.
+
+        Raises:
+            ModelError: neither factory.json nor the U-Net's configuration says.
+        """
+        if size_px := self.manifest.get("size_px"):
+            return int(size_px)
+        path = self.folder / "unet" / "config.json"
+        side_latent = read_json(path).get("sample_size")
+        if not isinstance(side_latent, int):
+            raise ModelError(
+                f"{path} gives no sample_size ({side_latent!r})",
+                remedy=f"Write size_px, the side of the images, into {self.folder / MANIFEST}",
+            )
+        return 8 * side_latent
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names it knows, in the order of `class_id`; empty for a general base."""
+        return tuple(self.manifest.get("class_names", ()))
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Class -> the prompt it is drawn with when a job names none."""
+        return self.manifest.get("prompts") or {
+            name: f"a {name.replace('_', ' ')}" for name in self.class_names
+        }
+
+    @property
+    def method(self) -> str:
+        """How it is sampled; folders without a manifest are Stable Diffusion pipelines."""
+        return str(self.manifest.get("method", "text"))
+
+    def adapter_of(self, class_name: str) -> str | None:
+        """Return the digest of the LoRA that draws a class; None: no LoRA does.
+
+        Raises:
+            ModelError: there are LoRAs, and none for this class.
+        """
+        found = self.adapters.get(class_name, self.adapters.get(EVERY_CLASS))
+        if self.adapters and found is None:
+            raise ModelError(
+                f"generator {self.name!r} has no LoRA for class {class_name!r}",
+                remedy=f"Draw one of {', '.join(sorted(self.adapters))}, or train it",
+            )
+        return found
+
+    def base(self) -> "Generator":
+        """Return the generator whose weights the LoRAs change.
+
+        Raises:
+            ModelError: it is missing, or not the one they were trained on.
+        """
+        name, revision = str(self.manifest.get("base")), self.manifest.get("base_revision")
+        base = find_generator(name, revision=revision)
+        if base.model_id != self.manifest.get("base_model_id"):
+            raise ModelError(
+                f"{self.folder} was trained on base {self.manifest.get('base_model_id')},"
+                f" {name!r} is {base.model_id}",
+                remedy="Put that base where 'base' in factory.json points to, or train again",
+            )
+        return base
+
+
+def find_generator(name: str, *, revision: str | None = None) -> Generator:
+    """Return the generator called `name`: an embedded one, a local folder, or a hub id.
+
+    A hub id ('owner/name') needs `revision`, a full commit hash, so that a recipe means the same
+    weights tomorrow; only safetensors and configuration files are downloaded.
+
+    Raises:
+        ModelError: not found, no diffusers folder, see `check_folder` and `read_manifest`.
+    """
+    folder = EMBEDDED.get(name, Path(os.path.expanduser(name)))
+    if not folder.is_dir() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        folder = _download(name, revision)
+    if not folder.is_dir():
+        raise ModelError(
+            f"no generator at {name!r}",
+            remedy=f"Give a diffusers folder, 'owner/name' with a revision, or one of "
+            f"{sorted(EMBEDDED)}",
+        )
+    return open_generator(folder, name=name)
+
+
+def open_generator(folder: Path, *, name: str | None = None) -> Generator:
+    """Check the folder and return its generator.
+
+    Raises:
+        ModelError: see `find_generator`.
+    """
+    adapters = _adapters(folder)
+    index = folder / INDEX
+    if not index.is_file() and not adapters:
+        raise ModelError(
+            f"{folder} is not a generator: model_index.json is missing",
+            remedy="Point to the folder that `save_pretrained` of a diffusers pipeline wrote",
+        )
+    check_folder(folder)
+    manifest = read_manifest(folder)
+    model_id = digest_files(folder, deciding_files(folder))
+    if adapters:
+        model_id = digest([model_id, manifest.get("base_model_id"), manifest.get("lora_scale")])
+    return Generator(
+        name=name or manifest.get("name", folder.name),
+        folder=folder,
+        model_id=model_id,
+        manifest=manifest,
+        adapters=adapters,
+    )
+
+
+def _adapters(folder: Path) -> dict[str, str]:
+    """Return name -> digest of the LoRAs of a folder without a pipeline of its own."""
+    found = sorted(folder.glob(f"{LORA_FOLDER}/*/{LORA_FILE}"))
+    return {path.parent.name: digest_files(path.parent, [LORA_FILE]) for path in found}
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Fetch a pinned hub revision into the local cache; the only place that uses a network."""
+    from huggingface_hub import snapshot_download
+
+    if revision is None or len(revision) != 40:
+        raise ModelError(
+            f"hub model {name!r} has no pinned revision ({revision!r})",
+            remedy="Add `revision:` with the full 40-character commit hash",
+        )
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"],
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"hub model {name!r} could not be fetched ({error})",
+            remedy="Check the name and the connection, or download it once and give the folder",
+        ) from error

@@ -1,0 +1,119 @@
+"""LoRA in training: few trainable weights beside a frozen U-Net and text encoder.
+
+Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021: a frozen weight W
+becomes W + (alpha / rank) B A with A (rank, in) Gaussian and B (out, rank) zero at the start.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from factory.config import Frozen
+from factory.digest import digest
+from factory.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+class LoraSettings(Frozen):
+    """Size and place of a LoRA; the defaults are CytoDiff's and DataDream's."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float | None = Field(None, gt=0)
+    """null: equal to the rank, so that the change of a weight is B A itself."""
+    unet_targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Linear layers of the U-Net, by the end of their name."""
+    train_text_encoder: bool = True
+    text_targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "out_proj"), min_length=1)
+
+    @property
+    def scaling(self) -> float:
+        """The factor alpha / rank on B A."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def peft_config(self, targets: tuple[str, ...]) -> dict[str, Any]:
+        """Return the arguments of peft's `LoraConfig` for a network."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return {"r": self.rank, "lora_alpha": alpha, "target_modules": list(targets)}
+
+
+def attach_lora(
+    unet: nn.Module, text_encoder: nn.Module, settings: LoraSettings, *, seed: int
+) -> int:
+    """Freeze both networks, add float32 LoRA layers in place, return how many values train.
+
+    Initial weights depend on `seed` and the layer's name alone: equal in every process.
+
+    Raises:
+        ConfigError: a target that names no layer, or one that is not linear.
+    """
+    unet.requires_grad_(False)
+    text_encoder.requires_grad_(False)
+    count = _add_adapter(unet, settings.unet_targets, settings, seed)
+    if settings.train_text_encoder:
+        count += _add_adapter(text_encoder, settings.text_targets, settings, seed)
+    _log.info("LoRA of rank %d: %d trainable parameters", settings.rank, count)
+    return count
+
+
+def lora_parameter_count(network: nn.Module, targets: tuple[str, ...], rank: int) -> int:
+    """Return rank * (in + out), summed over the target layers of a network without LoRA.
+
+    Raises:
+        ConfigError: a target that names no layer, or one that is not linear.
+    """
+    layers: dict[str, nn.Linear] = {}
+    for target in targets:
+        found = {n: m for n, m in network.named_modules() if f".{n}".endswith(f".{target}")}
+        linear = {name: m for name, m in found.items() if isinstance(m, nn.Linear)}
+        if not found or len(linear) < len(found):
+            raise ConfigError(
+                f"LoRA target {target!r} names no linear layer of {type(network).__name__}",
+                remedy="Use ends of module names, such as to_q (U-Net) or q_proj (text encoder)",
+            )
+        layers |= linear
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers.values())
+
+
+def trainable_parameters(*networks: nn.Module) -> list[nn.Parameter]:
+    """Return what an optimiser gets: after `attach_lora` the LoRA weights and nothing else."""
+    return [p for network in networks for p in network.parameters() if p.requires_grad]
+
+
+def lora_tensors(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:
+    """Return the LoRA weights in float32 on the CPU, by the names that diffusers' files use.
+
+    Sharded weights are gathered, so with FSDP every worker must call it. The text encoder's names
+    start with 'text_model.', as files of the field do whatever the version of transformers.
+    """
+    tensors = {}
+    for part, network in (("unet", unet), ("text_encoder.text_model", text_encoder)):
+        for name, value in network.named_parameters():
+            if ".lora_A." in name or ".lora_B." in name:
+                whole = value.full_tensor() if isinstance(value, DTensor) else value
+                place = name.removeprefix("text_model.").replace(".default.", ".")
+                tensors[f"{part}.{place}"] = whole.detach().float().cpu().contiguous()
+    return tensors
+
+
+def _add_adapter(
+    network: nn.Module, targets: tuple[str, ...], settings: LoraSettings, seed: int
+) -> int:
+    from peft import LoraConfig
+
+    count = lora_parameter_count(network, targets, settings.rank)
+    add: Any = network.add_adapter
+    with torch.random.fork_rng(devices=[]):  # peft draws weights too; they are replaced below
+        add(LoraConfig(**settings.peft_config(targets), init_lora_weights="gaussian"))
+    for name, parameter in network.named_parameters():
+        if ".lora_A." in name:
+            key = int(digest([seed, name])[:15], 16)
+            values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(key))
+            parameter.data = (values / settings.rank).to(parameter.device)
+        elif ".lora_B." in name:
+            parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
+    return count

@@ -1,0 +1,94 @@
+"""Prompts from a class and its attributes: what a generator is told about an image."""
+
+import random
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+class PromptGrammar(BaseModel):
+    """How a class name and attributes become one English prompt.
+
+    `subject` and `phrases` are templates with `{attribute}` fields. A field without a value
+    disappears; a phrase with no field left disappears whole. So every subset of attributes gives a
+    sentence: "a big round eosinophil, segmented-bilobed nucleus, red round granules".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str = "{class_name}"
+    phrases: tuple[str, ...] = ()
+    words: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    """Attribute -> value -> the word written for it; the empty word hides a value."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the attributes that the templates use, in order of appearance."""
+        fields = _FIELD.findall(" ".join((self.subject, *self.phrases)))
+        return tuple(name for name in dict.fromkeys(fields) if name != "class_name")
+
+    def compose(
+        self,
+        class_name: str,
+        attributes: Mapping[str, str | None] | None = None,
+        *,
+        keep: Collection[str] | None = None,
+    ) -> str:
+        """Return the prompt for a class (underscores read as spaces) and its known attributes.
+
+        Args:
+            class_name: e.g. 'immature_granulocyte'.
+            attributes: attribute -> value; None means unknown.
+            keep: if given, only these attributes are mentioned.
+        """
+        words = {"class_name": class_name.replace("_", " ")}
+        for name, value in (attributes or {}).items():
+            if value is not None and (keep is None or name in keep):
+                words[name] = self.words.get(name, {}).get(value, value)
+        subject = _fill(self.subject, words)
+        phrases = [_fill(p, words) for p in self.phrases if any(map(words.get, _FIELD.findall(p)))]
+        return ", ".join([f"{_article(subject)} {subject}", *phrases])
+
+    def vocabulary(
+        self, class_names: Iterable[str], values: Mapping[str, Iterable[str]]
+    ) -> Iterator[str]:
+        """Yield texts that together hold every word the grammar can write."""
+        yield "a an"
+        yield from (_FIELD.sub(" ", text) for text in (self.subject, *self.phrases))
+        yield from (name.replace("_", " ") for name in class_names)
+        for name in self.attributes:
+            yield from (self.words.get(name, {}).get(value, value) for value in values[name])
+
+
+def vary_prompt(
+    grammar: PromptGrammar,
+    class_name: str,
+    attributes: Mapping[str, str | None],
+    rng: random.Random,
+    *,
+    condition_dropout: float,
+    attribute_dropout: float,
+) -> str:
+    """Return a training prompt: empty, class only, or class with a random subset of attributes.
+
+    The empty prompt (probability `condition_dropout`) is what classifier-free guidance needs
+    (J. Ho and T. Salimans, Classifier-Free Diffusion Guidance, 2022). A third of the rest names
+    the class alone, so that plain class prompts are in the training distribution.
+    """
+    if rng.random() < condition_dropout:
+        return ""
+    if rng.random() < 1 / 3:
+        return grammar.compose(class_name)
+    keep = [name for name in grammar.attributes if rng.random() >= attribute_dropout]
+    return grammar.compose(class_name, attributes, keep=keep)
+
+
+def _fill(template: str, words: Mapping[str, str]) -> str:
+    return " ".join(_FIELD.sub(lambda m: words.get(m[1], ""), template).split())
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1].lower() in "aeiou" else "a"

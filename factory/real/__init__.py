@@ -1,0 +1,1 @@
+"""Real images: sources, one dataset object, splits, and a drawn demo set."""

@@ -1,0 +1,225 @@
+"""`factory real`: look at real images, split them once, or draw a demo set."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from factory.errors import DataError
+
+if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
+    from factory.real.dataset import RealDataset
+    from factory.real.describe import Description
+    from factory.real.splits import Split
+
+SHOWN_IDS = 5
+"""Ids printed of one set of near-duplicates; --json gives all."""
+_PATH = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def real() -> None:
+    """Real images: describe, split, verify, draw.
+
+    A URI is a folder (class folders; images/ with masks/ and metadata.csv), a .csv or .parquet
+    table, a folder of Parquet parts, a MedMNIST .npz, medmnist:bloodmnist?size=64 or
+    smear:300?seed=1.
+    """
+
+
+def _source(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument and options by which every command opens its dataset."""
+    options = [
+        click.argument("uri"),
+        click.option("--label", metavar="COLUMN", help="Column of the class."),
+        click.option("--image", metavar="COLUMN", help="Column of path or bytes."),
+        click.option("--group", metavar="COLUMN", help="Column of patient, slide or sequence."),
+        click.option("--skip-broken", is_flag=True, help="Leave broken images out and list them."),
+        click.option("--download", is_flag=True, help="Fetch a MedMNIST set if it is missing."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@real.command("describe")
+@_source
+@click.option("--sheet", type=_PATH, help="Write a contact sheet (PNG) here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
+    """Print counts, sizes, class balance, near-duplicates and broken files.
+
+    Example: factory real describe data/wbc --group patient --sheet sheet.png
+    """
+    from dataclasses import asdict
+
+    from factory.real.describe import contact_sheet, describe
+
+    dataset = _open(uri, options, tell=False)
+    found = describe(dataset)
+    if sheet is not None:
+        contact_sheet(dataset, sheet)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=1))
+    else:
+        _print(found)
+        if sheet is not None:
+            click.echo(f"sheet        {sheet}")
+
+
+@real.command()
+@_source
+@click.option("--out", type=_PATH, required=True, help="JSON file; folds get .0, .1, ... inserted.")
+@click.option("--fractions", default="train=0.8,val=0.1,test=0.1", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--folds", type=click.IntRange(3), help="Write k splits for cross-validation.")
+def split(
+    uri: str, out: Path, fractions: str, seed: int, folds: int | None, **options: Any
+) -> None:
+    """Divide images into train, val and test; groups and near-duplicates stay together.
+
+    Example: factory real split data/wbc --group patient --out split.json
+    """
+    from factory.real.duplicates import grouped
+    from factory.real.splits import Split, make_folds, make_split
+
+    shares = _fractions(fractions)
+    dataset = _open(uri, options)
+    make = partial(make_split, fractions=shares) if folds is None else partial(make_folds, k=folds)
+    made = make(
+        dataset=dataset.fingerprint,
+        ids=dataset.ids,
+        labels=dataset.labels,
+        groups=grouped(dataset),
+        seed=seed,
+    )
+    parts = {out: made} if isinstance(made, Split) else _fold_paths(out, made)
+    for path, part in parts.items():
+        part.save(path)
+        sizes = f"train {len(part.train)}, val {len(part.val)}, test {len(part.test)}"
+        click.echo(f"{path}  {part.digest}  {sizes}")
+
+
+@real.command()
+@click.argument("split_file", metavar="SPLIT", type=_PATH)
+@_source
+def verify(split_file: Path, uri: str, **options: Any) -> None:
+    """Check that SPLIT holds exactly the images of URI and divides no group.
+
+    Example: factory real verify split.json data/wbc --group patient
+    """
+    from factory.real.duplicates import grouped
+    from factory.real.splits import load_split, verify_split
+
+    made = load_split(split_file)
+    dataset = _open(uri, options)
+    verify_split(made, dataset=dataset.fingerprint, ids=dataset.ids, groups=grouped(dataset))
+    click.echo(f"{split_file} holds for {uri}: {len(dataset)} images, digest {made.digest}")
+
+
+@real.command()
+@click.argument("split_file", metavar="SPLIT", type=_PATH)
+@_source
+@click.option("-n", "--shots", "number", type=click.IntRange(1), required=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=_PATH, help="Write JSON here instead of printing it.")
+def shots(
+    split_file: Path, uri: str, number: int, seed: int, out: Path | None, **options: Any
+) -> None:
+    """Draw n training images per class: ids by class, from the train part only.
+
+    Example: factory real shots split.json data/wbc -n 10
+    """
+    from factory.atomic import write_text, writing
+    from factory.real.splits import check_dataset, load_split, n_shot
+
+    made = load_split(split_file)
+    dataset = _open(uri, options)
+    check_dataset(made, dataset.fingerprint)
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    text = json.dumps(n_shot(made, labels=labels, shots=number, seed=seed), indent=1)
+    if out is None:
+        click.echo(text)
+    else:
+        with writing(out):
+            write_text(out, text + "\n")
+        click.echo(f"{out}  {number} shots of {len(dataset.class_names)} classes")
+
+
+@real.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option("-n", "--num-images", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--size-px", type=click.IntRange(16, 1024), default=64, show_default=True)
+@click.option("--stain-hue", default=0.0, show_default=True, help="-1 bluer .. 1 redder.")
+@click.option("--zoom", default=1.0, show_default=True, help="0.5 .. 1.6")
+@click.option("--background", default=0.0, show_default=True, help="0 warm .. 1 cool.")
+@click.option("--red-cells", default=1.0, show_default=True, help="Crowding, 0 .. 3.")
+def smear(out: Path, num_images: int, seed: int, size_px: int, **style: float) -> None:
+    """Draw a demo set of blood cells with exact masks, by code.
+
+    Example: factory real smear --out demo -n 100 --stain-hue 0.5
+    """
+    from factory.real.smear import SmearStyle, write_smear
+
+    write_smear(out, num_images, seed=seed, size_px=size_px, style=SmearStyle(**style))
+    click.echo(f"{out}  {num_images} images of {size_px} px, seed {seed}")
+
+
+def _fold_paths(out: Path, folds: "list[Split]") -> "dict[Path, Split]":
+    """Name fold n of split.json split.n.json."""
+    return {out.with_suffix(f".{n}{out.suffix}"): fold for n, fold in enumerate(folds)}
+
+
+def _open(uri: str, options: dict[str, Any], *, tell: bool = True) -> "RealDataset":
+    from factory.real.sources import open_dataset
+
+    dataset = open_dataset(uri, **options)
+    for reason in dataset.broken if tell else ():
+        click.echo(f"left out: {reason}", err=True)
+    return dataset
+
+
+def _fractions(text: str) -> dict[str, float]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    try:
+        shares = {part.strip(): float(share) for part, _, share in pairs}
+    except ValueError as error:
+        raise DataError(
+            f"fractions {text!r} cannot be read", remedy="Write train=0.8,val=0.1,test=0.1"
+        ) from error
+    if len(shares) < len(pairs):
+        raise DataError(f"fractions {text!r} name a part twice", remedy="Name every part once")
+    return shares
+
+
+def _print(found: "Description") -> None:
+    """Print a description for people: the figures first, then what needs attention."""
+    sizes = ", ".join(f"{size} ({n})" for size, n in list(found.sizes_px.items())[:3])
+    more = f", {len(found.sizes_px)} sizes in all" if len(found.sizes_px) > 3 else ""
+    click.echo(f"fingerprint  {found.fingerprint}")
+    click.echo(f"images       {found.num_images}, {found.num_masks} with masks")
+    click.echo(f"sizes        {sizes}{more}")
+    click.echo(f"groups       {found.num_groups}, to split by: {found.num_split_groups}")
+    click.echo(
+        f"balance      majority rate {found.majority_rate:.3f}, imbalance {found.imbalance:.1f}"
+    )
+    for name, count in found.classes.items():
+        click.echo(f"  {name:<24} {count:>7}  {count / found.num_images:>6.1%}")
+    for name, values in found.attributes.items():
+        frequent = ", ".join(f"{value} {n}" for value, n in list(values.items())[:4])
+        click.echo(f"attribute    {name}: {frequent}{', ...' if len(values) > 4 else ''}")
+    click.echo(f"near-duplicates  {len(found.duplicates)} sets")
+    for ids in found.duplicates[:10]:
+        more = f" = ... ({len(ids)} in all)" if len(ids) > SHOWN_IDS else ""
+        click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}{more}")
+    if found.conflicts:
+        click.echo(f"conflicts    {len(found.conflicts)} of these sets are of several classes")
+        for ids in found.conflicts[:10]:
+            click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}")
+    click.echo(f"broken       {len(found.broken)}")
+    for reason in found.broken:
+        click.echo(f"  {reason}")

@@ -1,0 +1,233 @@
+"""Encoded bytes to pixels: every picture format in, 8-bit RGB or a mask of indices out."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from factory.errors import DataError
+
+# Imported and named here because Pillow's own lazy loading of plugins is no affair for threads.
+# (A camera's MPO comes in through the JPEG plugin.)
+FORMATS = (
+    PngImagePlugin.PngImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    Jpeg2KImagePlugin.Jpeg2KImageFile.format,
+    PpmImagePlugin.PpmImageFile.format,
+)
+"""What is opened at all. Pillow knows more, among them formats that start other programs."""
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+    ]
+)
+"""File names that claim to hold a picture: a folder source takes these and no others."""
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before decoding: whole slides are to be tiled first."""
+
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Warning,  # where warnings are errors: "Corrupt EXIF data", "Truncated File Read", ...
+)
+"""What Pillow's decoders raise on damaged bytes (half a million decodes were tried)."""
+
+
+def decode(data: bytes, *, name: str) -> Image.Image:
+    """Return `data` as an upright 8-bit RGB image.
+
+    EXIF orientation is applied, transparency is laid over white (the empty slide), grey, palette
+    and CMYK are converted. 16-bit values keep their high byte (0..65535 to 0..255, as Pillow does
+    for 16-bit colour); where none exceeds 12 bits they are refused, since a camera's 12 bits would
+    come out almost black and the picture alone does not tell its depth.
+    Floats must lie in [0, 1]. `name` is what errors call the picture.
+
+    Raises:
+        DataError: empty, broken, truncated, of an unknown format, of several frames, a float image
+            outside [0, 1], integers of another depth than 16 bits, or larger than `MAX_PIXELS`.
+    """
+    image = _to_8_bit(_load(data, name), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def decode_mask(
+    data: bytes, *, name: str, size_px: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Return a mask (H, W) with the values that the file stores, unscaled.
+
+    Palette images give their palette indices, 1-bit images 0 and 1, grey images (also stored as
+    RGB with equal channels, or with 16 bits up to 255) their grey values.
+
+    Args:
+        size_px: (width, height) of the image that this mask belongs to, if it is to be checked.
+
+    Raises:
+        DataError: as `decode`; a coloured mask, values above 255, or another size than `size_px`.
+    """
+    mask = _mask_values(_load(data, name), name)
+    if size_px is not None and mask.shape != size_px[::-1]:
+        height, width = mask.shape
+        raise DataError(
+            f"mask {name} is {width}x{height} pixels, its image {size_px[0]}x{size_px[1]}",
+            remedy="Export the mask at the size of its image (nearest neighbour)",
+        )
+    return mask
+
+
+def square(image: Image.Image, size_px: int) -> Image.Image:
+    """Return the largest central square of `image`, resized with Lanczos to `size_px`."""
+    centre = image.crop(_central_box(image.size))  # resize(box=...) would let the margin bleed in
+    return centre.resize((size_px, size_px), Image.Resampling.LANCZOS)
+
+
+def square_mask(mask: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Return what `square` shows of a mask (H, W): nearest neighbour, (size_px, size_px)."""
+    image = Image.fromarray(mask)
+    centre = image.crop(_central_box(image.size))
+    return np.array(centre.resize((size_px, size_px), Image.Resampling.NEAREST))
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return (H, W) or (H, W, 3) as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_pnm(pixels: NDArray[np.uint8]) -> bytes:
+    """Return (H, W) or (H, W, 3) as binary PNM.
+
+    A picture file whose bytes depend on its pixels alone, not on a zlib version: what pictures
+    without a file of their own (arrays, drawn cells) are fingerprinted by.
+    """
+    height, width = pixels.shape[:2]
+    magic = b"P6" if pixels.ndim == 3 else b"P5"
+    return b"%s %d %d 255\n%s" % (magic, width, height, np.ascontiguousarray(pixels).tobytes())
+
+
+def _load(data: bytes, name: str) -> Image.Image:
+    """Decode fully: a truncated file must fail here, not when its pixels are first used."""
+    if not data:
+        raise DataError(f"image {name} is empty (0 bytes)", remedy=_REPLACE)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_extent(image, name)
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"image {name} is too large ({error})", remedy=_TILE) from error
+    except _BROKEN as error:
+        reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"image {name} cannot be decoded ({reason})", remedy=_REPLACE) from error
+
+
+def _check_extent(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"image {name} is {width}x{height} pixels, the limit is {MAX_PIXELS:,}", remedy=_TILE
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's MPO: the first frame is the picture
+        raise DataError(
+            f"image {name} holds {frames} frames", remedy="Export every frame as an own file"
+        )
+
+
+def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, or 32-bit integers holding 16-bit values
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"image {name} has integers in {values.min()}..{values.max()}, not 0..65535",
+                remedy="Window it to 8 or 16 bits first",
+            )
+        if 0 < values.max() < 4096:
+            raise DataError(
+                f"image {name} has integers up to {values.max()} only: 12 bits or fewer, not 16",
+                remedy="Scale it to 8 or 16 bits first, all images of the set alike",
+            )
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        floats = np.asarray(image, np.float32)
+        if not (floats.min() >= 0 and floats.max() <= 1):  # also refuses NaN
+            raise DataError(
+                f"image {name} has floats in {floats.min():g}..{floats.max():g}, not 0..1",
+                remedy="Window it to 0..1 or to 8 bits first",
+            )
+        return Image.fromarray((floats * 255 + 0.5).astype(np.uint8))
+    return image
+
+
+def _mask_values(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    if image.mode in ("1", "L", "P"):
+        return np.array(image, dtype=np.uint8)
+    values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
+    if image.mode in ("LA", "PA"):
+        values = values[..., 0]
+    elif values.ndim == 3:
+        if (values != values[..., :1]).any():
+            raise DataError(
+                f"mask {name} is coloured (mode {image.mode})",
+                remedy="Store one class index or grey value per pixel",
+            )
+        values = values[..., 0]
+    if values.min() < 0 or values.max() > 255 or (values != np.floor(values)).any():
+        raise DataError(
+            f"mask {name} has values in {values.min()}..{values.max()}, not whole in 0..255",
+            remedy="Number the classes from 0 and store them with 8 bits",
+        )
+    return values.astype(np.uint8)
+
+
+def _central_box(size_px: tuple[int, int]) -> tuple[int, int, int, int]:
+    width, height = size_px
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return (left, top, left + side, top + side)
+
+
+_REPLACE = "Replace or remove the file, or pass --skip-broken (skip_broken=True)"
+_TILE = "Tile or downscale it first, or pass --skip-broken (skip_broken=True)"

@@ -1,0 +1,140 @@
+"""Where a picture's bytes lie, and how to fetch them later: small values that travel to workers."""
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from factory.errors import DataError
+from factory.real.images import encode_pnm
+
+
+class Stored(Protocol):
+    """A place that holds one encoded picture."""
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        ...
+
+    def read(self) -> bytes:
+        """Return the encoded picture.
+
+        Raises:
+            DataError: the place is gone or unreadable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileBytes:
+    """A picture in a file of its own."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """Return the file's bytes; `DataError` when it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: no path at all
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"image {self.path} cannot be read ({reason})",
+                remedy="Correct the path or the table that names it",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetBytes:
+    """A picture in a row of a Parquet file: column of binary, or of struct<bytes, path>."""
+
+    path: Path
+    column: str
+    row_group: int
+    row: int
+    """Row within its row group."""
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        return f"{self.path} row group {self.row_group} row {self.row}"
+
+    def read(self) -> bytes:
+        """Return the cell's bytes; `DataError` when file or cell give none."""
+        value = _parquet_column(self.path, self.row_group, self.column)[self.row].as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None:
+            raise DataError(
+                f"{self.name} has no bytes in column {self.column!r}",
+                remedy="Fill the column or drop the row",
+            )
+        return bytes(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpzBytes:
+    """A picture in an array of an `.npz` file, given out as PNM."""
+
+    path: Path
+    key: str
+    row: int
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        return f"{self.path} {self.key}[{self.row}]"
+
+    def read(self) -> bytes:
+        """Return the row as PNM; `DataError` when the file gives none."""
+        return encode_pnm(npz_array(self.path, self.key)[self.row])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineBytes:
+    """A picture held in memory."""
+
+    name: str
+    data: bytes
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        return self.data
+
+
+@lru_cache(maxsize=4)
+def npz_array(path: Path, key: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return one array of an `.npz` file; the last four stay in memory.
+
+    Raises:
+        DataError: no such file or array, broken, or pickled.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[key])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} gives no array {key!r} ({error})",
+            remedy="Use an .npz of plain uint8 arrays in MedMNIST's layout",
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _parquet_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
+    """Return one column of one row group: what reading its rows one after another needs."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read_row_group(row_group, columns=[column]).column(column)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read ({error})", remedy="Restore the file, or open the set again"
+        ) from error

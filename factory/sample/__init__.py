@@ -1,0 +1,1 @@
+"""Sampling: recipe -> plan -> batches -> engine -> gates -> sink, and redrawing from a row."""

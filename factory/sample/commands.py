@@ -1,0 +1,100 @@
+"""`factory generate` and `factory regenerate`."""
+
+import click
+
+from catalog.commands import catalog_option, parse_storage, storage_option
+
+
+@click.command()
+@click.option("--config", "source", default="wbc", show_default=True, metavar="FILE|PRESET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@catalog_option
+@storage_option
+@click.option("--num-images", type=click.IntRange(min=1), help="How many images to draw.")
+@click.option("--resume", "run_id", metavar="RUN_ID", help="Go on with a run of this catalog.")
+@click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
+def generate(
+    source: str,
+    overrides: tuple[str, ...],
+    uri: str,
+    storage: tuple[str, ...],
+    num_images: int | None,
+    run_id: str | None,
+    address: str | None,
+) -> None:
+    """Draw images and publish them into a catalog while they are drawn.
+
+    Without --address (or RAY_ADDRESS) a local Ray is started and stopped again.
+
+    \b
+    factory generate --num-images 64
+    factory generate --set guidance_scale=3 --set classes='{eosinophil: an eosinophil}'
+    factory generate --resume run-0123456789ab
+    """  # noqa: D301 -- \b is click's mark
+    from factory.sample.console import follow
+    from factory.sample.session import ray_session, start_run
+
+    run = start_run(
+        source=source,
+        overrides=overrides,
+        num_images=num_images,
+        run_id=run_id,
+        catalog_uri=uri,
+        storage_options=parse_storage(storage),
+    )
+    with ray_session(address):
+        follow(run)
+
+
+@click.command()
+@click.argument("image_ids", nargs=-1, metavar="[IMAGE_ID]...")
+@catalog_option
+@storage_option
+@click.option("--sample", metavar="N|P%", help="Redraw N, or P percent, randomly chosen images.")
+@click.option("--seed", default=0, show_default=True, help="Chooses the --sample.")
+@click.option("--model", metavar="NAME|FOLDER", help="Where the generator lies now.")
+@click.option("--out", metavar="FOLDER", help="Write the redrawn PNGs here.")
+@click.option(
+    "--allow-tier",
+    type=click.Choice(["identical", "equal", "any"]),
+    default="identical",
+    show_default=True,
+    help="Worst outcome that still exits with 0; 'equal' is 40 dB PSNR or better.",
+)
+def regenerate(
+    image_ids: tuple[str, ...],
+    uri: str,
+    storage: tuple[str, ...],
+    sample: str | None,
+    seed: int,
+    model: str | None,
+    out: str | None,
+    allow_tier: str,
+) -> None:
+    """Redraw published images from their rows and compare them with what was published.
+
+    Prints a line per image: `identical`, `equal within X dB`, or `differs, because ...`.
+
+    \b
+    factory regenerate 0f3a...
+    factory regenerate --sample 1%
+    """  # noqa: D301 -- \b is click's mark
+    from pathlib import Path
+
+    from factory.sample.regenerate import regenerate_images
+
+    outcomes = regenerate_images(
+        uri,
+        storage_options=parse_storage(storage),
+        image_ids=image_ids,
+        sample=sample,
+        seed=seed,
+        model=model,
+        out=Path(out) if out else None,
+    )
+    worst = 0
+    for outcome in outcomes:
+        click.echo(f"{outcome.image_id}  {outcome}")
+        worst = max(worst, outcome.tier)
+    if worst > ["identical", "equal", "any"].index(allow_tier):
+        raise click.exceptions.Exit(1)

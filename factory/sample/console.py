@@ -1,0 +1,148 @@
+"""What a person sees of a run: progress in images, then what is there and what to try next."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from catalog.place import local_path
+from catalog.query import sql
+from catalog.sheet import sheet_of
+from catalog.table import Catalog
+from factory.sample.run import Prepared, RunProgress, execute
+
+LINE_SECONDS = 5.0
+"""Between progress lines where there is no terminal, as in a job's log."""
+SHEET_PER_CLASS = 12
+
+
+def follow(run: Prepared) -> RunProgress:
+    """Execute `run` with a progress display, print the summary, return the last progress."""
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    _say(console, f"run {run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
+    show = _Bar(console) if console.is_terminal else _Lines(console)
+    progress = None
+    try:
+        with show:
+            for progress in execute(run):
+                show.update(progress)
+    except KeyboardInterrupt:
+        resume = f"factory generate --resume {run.run_id} --catalog {shlex.quote(run.catalog_uri)}"
+        _say(console, f"stopped; what was published stays. Go on with: {resume}")
+        raise
+    if progress is None:
+        raise AssertionError("execute() yields at least once")
+    _summary(console, run)
+    return progress
+
+
+def _say(console: Console, line: str) -> None:
+    """Print text as it is: a path with [brackets] is no markup, and a long one can be copied."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def describe(progress: RunProgress) -> str:
+    """Return 'images/s, ETA, accepted, rejected per gate' of a run in one line."""
+    eta = "-" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s"
+    rejected = ", ".join(f"{g} {n}" for g, n in sorted(progress.rejected_by_gate.items())) or "0"
+    return (
+        f"{progress.images_per_second:.1f} images/s, ETA {eta},"
+        f" accepted {progress.accepted}, rejected {rejected}"
+    )
+
+
+class _Bar:
+    """A live bar on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("drawing"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=None, note="loading the generator")
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, progress: RunProgress) -> None:
+        done = progress.published + progress.drawn
+        self._progress.update(
+            self._task, total=progress.requested, completed=done, note=describe(progress)
+        )
+
+
+class _Lines:
+    """A line every few seconds in a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, 0.0
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, progress: RunProgress) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_SECONDS or progress.complete:
+            done = progress.published + progress.drawn
+            _say(self._console, f"{done}/{progress.requested} images, {describe(progress)}")
+            self._last = now
+
+
+def _summary(console: Console, run: Prepared) -> None:
+    catalog = Catalog(run.catalog_uri, run.storage_options)
+    console.print(_class_table(catalog, run.run_id))
+    sheet = _write_sheet(catalog, run)
+    example = sql(
+        catalog, f"SELECT image_id FROM samples WHERE run_id = '{run.run_id}' ORDER BY 1 LIMIT 1"
+    )
+    image_id = example["image_id"][0].as_py()
+    where = f" --catalog {shlex.quote(run.catalog_uri)}"
+    _say(console, f"catalog  {run.catalog_uri} (version {catalog.version})")
+    if sheet:
+        _say(console, f"sheet    {sheet}")
+    console.print("try next", style="bold")
+    query = "SELECT class_name, count(*), avg(blur_score) FROM samples GROUP BY ALL"
+    for line in (
+        f'factory catalog sql "{query}"{where}',
+        f"factory catalog show {image_id}{where}",
+        f"factory regenerate {image_id}{where}",
+    ):
+        _say(console, f"  {line}")
+
+
+def _class_table(catalog: Catalog, run_id: str) -> Table:
+    rows = sql(
+        catalog,
+        "SELECT class_name, count(*) AS drawn, count(*) FILTER (gate_status = 'accepted')"
+        f" AS accepted FROM samples WHERE run_id = '{run_id}' GROUP BY ALL ORDER BY 1",
+    ).to_pylist()
+    table = Table("class", "drawn", "accepted", "rejected", title=f"run {run_id}")
+    for row in rows:
+        rejected = row["drawn"] - row["accepted"]
+        table.add_row(Text(row["class_name"]), *map(str, (row["drawn"], row["accepted"], rejected)))
+    return table
+
+
+def _write_sheet(catalog: Catalog, run: Prepared) -> Path | None:
+    """Write the run's contact sheet beside a local catalog; None for a remote one."""
+    folder = local_path(run.catalog_uri)
+    if folder is None:
+        return None
+    path = folder / "sheets" / f"{run.run_id}.png"
+    sheet_of(catalog, path, where=f"run_id = '{run.run_id}'", per_class=SHEET_PER_CLASS)
+    return path

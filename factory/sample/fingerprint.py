@@ -1,0 +1,76 @@
+"""What machine and software drew an image: the engine fingerprint stored in every row."""
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def engine_fingerprint(device: str, dtype: str) -> dict[str, str]:
+    """Return what can change bits at equal recipe: device, kernels and library versions.
+
+    Thread and worker counts are left out on purpose: at a fixed batch shape they change nothing
+    (tests/sample/test_engine.py holds us to it).
+    """
+    import diffusers
+    import numpy
+    import torch
+    import transformers
+
+    return {
+        "device": device,
+        "device_name": _device_name(device),
+        "dtype": dtype,
+        "kernels": _kernels(device),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Return 'name: first -> second' for every entry in which two fingerprints differ."""
+    names = sorted(set(first) | set(second))
+    return [
+        f"{name}: {first.get(name)} -> {second.get(name)}"
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name())
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _kernels(device: str) -> str:
+    import torch
+
+    backends: Any = torch.backends
+    if device.startswith("cuda"):
+        return f"cuda {torch.version.cuda}, cudnn {backends.cudnn.version()}, sdpa"
+    onednn = "onednn" if backends.mkldnn.is_available() else "native"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {onednn}, sdpa"
+
+
+def software() -> dict[str, str]:
+    """Return versions of what a run's driver runs on, for the run's row: no names of machines."""
+    from importlib.metadata import version
+
+    names = ("ray", "torch", "diffusers", "deltalake", "pyarrow", "numpy")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: version(name) for name in names},
+    }

@@ -1,0 +1,1 @@
+"""How each method turns a batch of requests into images."""

@@ -1,0 +1,110 @@
+"""Guided denoising: the loop from noise to images that every latent diffusion method shares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from factory.sample.noise import batch_noise, step_generators
+from factory.sample.recipe import Request
+from factory.sample.schedulers import NOISY, make_scheduler
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""Latents (S * B, C, h, w) and a timestep to predictions, the B images once for each of S sides."""
+
+
+def sides(guidance_scale: float) -> tuple[bool, ...]:
+    """Return which predictions a step asks for: True with the condition, False without it.
+
+    Scales 1 and 0 take one forward and are the conditional and the unconditional path bit for bit.
+    """
+    if guidance_scale in (0, 1):
+        return (guidance_scale == 1,)
+    return (False, True)
+
+
+def guide(predictions: Tensor, guidance_scale: float) -> Tensor:
+    """Return the guided prediction (B, ...) from the (S * B, ...) of all `sides`.
+
+    Source: Ho and Salimans 2022, in the parametrisation of diffusers:
+    unconditional + guidance_scale * (conditional - unconditional).
+    """
+    if len(sides(guidance_scale)) == 1:
+        return predictions
+    without, given = predictions.chunk(2)
+    return without + guidance_scale * (given - without)
+
+
+def denoise(
+    predict: Predict,
+    scheduler: Any,
+    noise: Tensor,
+    *,
+    guidance_scale: float,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """Run `scheduler` from `noise` (B, C, h, w) to clean latents of the same shape.
+
+    Args:
+        predict: the network with the conditions of all `sides(guidance_scale)` bound to it.
+        scheduler: fresh from `make_scheduler`.
+        noise: standard normal, on the network's device.
+        guidance_scale: see `guide`.
+        generators: one per image, for schedulers in `NOISY`.
+    """
+    extra = {} if generators is None else {"generator": generators}
+    copies = len(sides(guidance_scale))
+    latents: Tensor = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        predictions = predict(torch.cat([scaled] * copies), timestep)
+        guided = guide(predictions, guidance_scale)
+        latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
+    return latents
+
+
+class GuidedMethod(ABC):
+    """Draws fixed-shape batches of requests that share their settings."""
+
+    def __init__(self, pipeline: Any, device: str) -> None:
+        """`pipeline`: a diffusers pipeline on `device`; only its parts are used."""
+        self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.training_config = pipeline.scheduler.config
+        self.latents_per_side = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.device = device
+
+    @abstractmethod
+    def conditions(self, requests: Sequence[Request], given: Sequence[bool]) -> Sequence[Tensor]:
+        """Return what the U-Net gets after latents and timestep, for every side of `requests`.
+
+        Args:
+            requests: B of them.
+            given: the `sides`; each tensor returned has len(given) * B rows, side after side.
+        """
+
+    @torch.inference_mode()
+    def draw(self, requests: Sequence[Request]) -> Tensor:
+        """Return images (B, 3, H, W) in [-1, 1], float32 on the CPU, one per request."""
+        recipe, seeds = requests[0].recipe, [request.seed for request in requests]
+        shape = (
+            self.unet.config.in_channels,
+            recipe.height_px // self.latents_per_side,
+            recipe.width_px // self.latents_per_side,
+        )
+        conditions = self.conditions(requests, sides(recipe.guidance_scale))
+        latents = denoise(
+            lambda latents, timestep: self._predict(latents, timestep, *conditions),
+            make_scheduler(recipe.scheduler, self.training_config, recipe.num_inference_steps),
+            batch_noise(seeds, shape).to(self.device),
+            guidance_scale=recipe.guidance_scale,
+            generators=step_generators(seeds) if recipe.scheduler in NOISY else None,
+        )
+        unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        images: Tensor = self.vae.decode(unscaled).sample
+        return images.float().cpu()
+
+    def _predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
+        prediction: Tensor = self.unet(latents.to(self.unet.dtype), timestep, *conditions).sample
+        return prediction.float()

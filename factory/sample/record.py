@@ -1,0 +1,133 @@
+"""What a run leaves in the catalog beside its images: its events, and the model it drew with."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow.compute as pc
+
+from catalog.query import sql
+from catalog.sink import record_model, record_run
+from catalog.table import Catalog
+from factory.code_version import code_version
+from factory.config import GenerateConfig
+from factory.errors import CatalogError
+from factory.models.generator import Generator
+from factory.sample.fingerprint import software
+from factory.sample.prepare import class_names, lineage
+from factory.sample.rows import RunFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Times of one submission of a run."""
+
+    seconds_sampling: float
+    seconds_commit: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Writes the events of one run: started, then complete or failed."""
+
+    run_id: str
+    config: GenerateConfig
+    generator: Generator
+    num_requested: int
+    catalog_uri: str
+    storage_options: dict[str, str] | None
+    now: Callable[[], datetime]
+
+    def started(self) -> RunFacts:
+        """Record the model and the event 'started'; return what every row of the run shares.
+
+        A resumed run keeps its first start, so that its rows stay equal byte for byte.
+        """
+        self._record_model()
+        self._record_event("started", {})
+        first = self._events()[0]
+        return RunFacts(
+            run_id=self.run_id,
+            started_at=first["started_at"],
+            code_version=code_version(),
+            class_names=class_names(self.config, self.generator),
+            gates=self.config.gates,
+            lineage=lineage(self.generator),
+        )
+
+    def completed(self, figures: Figures) -> None:
+        """Record that every image is published."""
+        self._record_event("complete", asdict(figures) | self._counts())
+
+    def failed(self, figures: Figures, error: BaseException) -> None:
+        """Record the failure if the catalog can still be written; the error itself goes on."""
+        message = f"{type(error).__name__}: {error}"[:500]
+        with suppress(CatalogError):
+            self._record_event("failed", asdict(figures) | self._counts() | {"message": message})
+
+    def _events(self) -> list[dict[str, Any]]:
+        runs = self._catalog().dataset("runs")
+        events = runs.to_table(filter=pc.field("run_id") == self.run_id).sort_by("event")
+        rows: list[dict[str, Any]] = events.to_pylist()
+        return rows
+
+    def _counts(self) -> dict[str, Any]:
+        mine = f"FROM samples WHERE run_id = '{self.run_id}'"
+        catalog = self._catalog()
+        status = sql(catalog, f"SELECT gate_status, count(*) AS n {mine} GROUP BY ALL").to_pylist()
+        gates = sql(
+            catalog,
+            "SELECT gate, count(DISTINCT image_id) AS n FROM (SELECT image_id,"
+            f" split_part(unnest(gate_reasons), ':', 1) AS gate {mine}) GROUP BY ALL",
+        ).to_pylist()
+        by_status = {row["gate_status"]: row["n"] for row in status}
+        return {
+            "num_accepted": by_status.get("accepted", 0),
+            "num_rejected": by_status.get("rejected", 0),
+            "rejected_by_gate": json.dumps({row["gate"]: row["n"] for row in gates}),
+        }
+
+    def _record_event(self, status: str, figures: dict[str, Any]) -> None:
+        events = self._events()
+        now = self.now()
+        row = {
+            "run_id": self.run_id,
+            "event": len(events),
+            "status": status,
+            "config": self.config.model_dump_json(),
+            "config_digest": self.config.digest,
+            "catalog_version_before": self._catalog().version,
+            "num_requested": self.num_requested,
+            "num_accepted": 0,
+            "num_rejected": 0,
+            "rejected_by_gate": "{}",
+            "environment": json.dumps(software(), sort_keys=True),
+            "code_version": code_version(),
+            "started_at": events[0]["started_at"] if events else now,
+            "updated_at": now,
+            **figures,
+        }
+        record_run(self.catalog_uri, row, storage_options=self.storage_options)
+
+    def _record_model(self) -> None:
+        manifest, card = self.generator.manifest, self.generator.folder / "README.md"
+        row = {
+            "model_id": self.generator.model_id,
+            "name": manifest.get("name") or self.generator.name,
+            "method": self.generator.method,
+            "base_model_id": manifest.get("base_model_id"),
+            "split_digest": manifest.get("split_digest"),
+            "dataset_fingerprint": manifest.get("dataset_fingerprint"),
+            "config": json.dumps(manifest.get("config") or {}, sort_keys=True),
+            "licence": manifest.get("licence") or "not stated",
+            "card": card.read_text(errors="replace") if card.is_file() else "",
+            "added_at": self.now(),
+        }
+        record_model(self.catalog_uri, row, storage_options=self.storage_options)
+
+    def _catalog(self) -> Catalog:
+        return Catalog(self.catalog_uri, self.storage_options)

@@ -1,0 +1,181 @@
+"""Redraw published images from their rows alone, and say how the new pixels compare."""
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from catalog.table import Catalog
+from factory.atomic import write_bytes, writing
+from factory.errors import CatalogError, ConfigError, ModelError
+from factory.models.generator import EMBEDDED, Generator, find_generator
+from factory.sample.fingerprint import differing
+from factory.sample.pixels import pixel_sha256, psnr_db
+from factory.sample.plan import Batch
+from factory.sample.recipe import Request, recipe_from
+from factory.sample.rows import encode_png
+
+if TYPE_CHECKING:  # torch waits until the images and the generator are found
+    from factory.sample.engine import Engine
+
+EQUAL_DB = 40.0
+"""PSNR from which two images count as perceptually equal (tier T2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a redrawn image compares: tier 0 identical, 1 equal within `psnr_db`, 2 differs."""
+
+    image_id: str
+    tier: int
+    psnr_db: float
+    because: str = ""
+
+    def __str__(self) -> str:
+        if self.tier == 0:
+            return "identical"
+        if self.tier == 1:
+            return f"equal within {self.psnr_db:.1f} dB ({self.because})"
+        return f"differs, because {self.because} (PSNR {self.psnr_db:.1f} dB)"
+
+
+def regenerate_images(
+    catalog_uri: str,
+    *,
+    image_ids: Sequence[str] = (),
+    sample: str | None = None,
+    seed: int = 0,
+    model: str | None = None,
+    out: Path | None = None,
+    storage_options: dict[str, str] | None = None,
+) -> Iterator[Outcome]:
+    """Yield an outcome per image, redrawing batch by batch in the recorded batch shape.
+
+    Args:
+        image_ids: which images; or
+        sample: '25' or '1%': that many, chosen by `seed` from the accepted ones.
+        model: name or folder of the generator; default: the one recorded in `models`.
+        out: folder for the redrawn PNGs.
+
+    Raises:
+        CatalogError: unknown ids, or neither ids nor a sample asked for.
+        ConfigError: both asked for, or a sample that is no such number.
+        OutputError: `out` cannot be written.
+        ModelError: the generator is not at hand, or has other files than the one recorded.
+    """
+    if image_ids and sample:
+        raise ConfigError(
+            f"{len(image_ids)} image ids and --sample {sample} were given",
+            remedy="Give one of them",
+        )
+    catalog = Catalog(catalog_uri, storage_options)
+    wanted = list(image_ids) or _sample(catalog, sample, seed)
+    rows = catalog.rows(wanted).to_pylist()
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+    engines: dict[tuple[str, str], Engine] = {}
+    for group in _by_settings(rows):
+        first = recipe_from(json.loads(group[0]["recipe"]))
+        key = (first.model_id, first.dtype)
+        if key not in engines:
+            names = [model] if model else [_recorded(catalog, group[0]["run_id"]), *EMBEDDED]
+            engines[key] = _engine(_generator(first.model_id, names), first.dtype)
+        yield from _redraw(engines[key], group, first.batch_size, out)
+
+
+def _engine(generator: Generator, dtype: str) -> "Engine":
+    from factory.sample.engine import Engine
+
+    return Engine(generator, dtype=dtype)
+
+
+def _redraw(
+    engine: "Engine", rows: list[dict[str, Any]], size: int, out: Path | None
+) -> Iterator[Outcome]:
+    for start in range(0, len(rows), size):
+        chunk = rows[start : start + size]
+        requests = tuple(
+            Request(recipe=recipe_from(json.loads(row["recipe"])), index=row["recipe_index"])
+            for row in chunk
+        )
+        images = engine.draw(Batch(index=0, size=size, requests=requests))
+        for row, image in zip(chunk, images, strict=True):
+            if out is not None:
+                with writing(out):
+                    write_bytes(out / f"{row['image_id']}.png", encode_png(image))
+            yield compare(row, image, engine.fingerprint)
+
+
+def compare(row: Mapping[str, Any], image: NDArray[np.uint8], engine: Mapping[str, str]) -> Outcome:
+    """Return how a redrawn `image` (H, W, 3) compares with the published row."""
+    image_id = row["image_id"]
+    if pixel_sha256(image) == row["pixel_sha256"]:
+        return Outcome(image_id=image_id, tier=0, psnr_db=float("inf"))
+    published = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+    if pixel_sha256(published) != row["pixel_sha256"]:
+        because = "the published image was changed after it was drawn: its pixels break the hash"
+        return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)
+    changes = differing(json.loads(row["engine"]), engine)
+    because = "; ".join(changes) or "this engine does not repeat itself: report this as a bug"
+    psnr = psnr_db(published, image) if published.shape == image.shape else 0.0
+    tier = 1 if psnr >= EQUAL_DB else 2
+    return Outcome(image_id=image_id, tier=tier, psnr_db=psnr, because=because)
+
+
+def _by_settings(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Group rows that may share a batch."""
+    groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[recipe_from(json.loads(row["recipe"])).settings].append(row)
+    return list(groups.values())
+
+
+def _sample(catalog: Catalog, sample: str | None, seed: int) -> list[str]:
+    if not sample:
+        raise CatalogError(
+            "no images to redraw", remedy="Give image ids, or --sample 1% or --sample 64"
+        )
+    percent = sample.endswith("%")
+    try:
+        number = float(sample[:-1]) / 100 if percent else int(sample)
+    except ValueError:
+        number = -1
+    if not (0 < number <= 1 if percent else number >= 1):
+        raise ConfigError(
+            f"--sample {sample!r} is neither a number of images nor a percentage of them",
+            remedy="Write --sample 64 or --sample 1%",
+        )
+    if percent:
+        return catalog.sample_ids(fraction=number, seed=seed)
+    return catalog.sample_ids(count=int(number), seed=seed)
+
+
+def _recorded(catalog: Catalog, run_id: str) -> str:
+    """Return the generator's name or folder as the run's configuration gives it."""
+    return str(json.loads(str(catalog.run(run_id)["config"]))["model"])
+
+
+def _generator(model_id: str, names: Sequence[str]) -> Generator:
+    """Return the generator with exactly this `model_id`, found under one of `names`."""
+    found = ""
+    for name in names:
+        try:
+            generator = find_generator(name)
+        except ModelError as error:
+            found = str(error)
+            continue
+        if generator.model_id == model_id:
+            return generator
+        found = f"{name!r} has model_id {generator.model_id} now"
+    raise ModelError(
+        f"generator {model_id} is not at hand ({found})",
+        remedy="Give its folder with --model; its files must be those that drew the images",
+    )

@@ -1,0 +1,116 @@
+"""From drawn pixels to catalog rows: encode, judge, describe."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from catalog.schema import SAMPLES
+from factory.gate.pixel import PixelGates, score_columns
+from factory.gate.verdict import Verdict, status_of
+from factory.sample.pixels import pixel_sha256
+from factory.sample.plan import Batch
+from factory.sample.recipe import Request
+
+PNG_LEVEL = 1
+"""zlib level: 1.8 times the speed of level 6 for 13 % more bytes (measured on 512 px noise)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What all rows of a run share."""
+
+    run_id: str
+    started_at: datetime
+    code_version: str
+    class_names: tuple[str, ...]
+    gates: PixelGates
+    engine: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, str | None] = field(default_factory=dict)
+    """base_model_id, split_digest and dataset_fingerprint, as far as known."""
+
+
+def batch_rows(batch: Batch, images: NDArray[np.uint8], facts: RunFacts) -> pa.Table:
+    """Return one row per request of `batch`, in slot order, with the schema of `samples`.
+
+    Args:
+        images: (len(batch.requests), H, W, 3) RGB.
+
+    The rows depend on the batch, its pixels and the run alone, never on the clock: a batch that is
+    written twice is written with equal bytes.
+    """
+    rows = [
+        _row(batch, slot, request, image, facts)
+        for slot, (request, image) in enumerate(zip(batch.requests, images, strict=True))
+    ]
+    return pa.Table.from_pylist(rows, schema=SAMPLES)
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """Return the lossless PNG of an image (H, W, 3) or mask (H, W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def _row(
+    batch: Batch, slot: int, request: Request, image: NDArray[np.uint8], facts: RunFacts
+) -> dict[str, Any]:
+    recipe = request.recipe
+    verdicts = facts.gates.judge(image)
+    height, width, channels = image.shape
+    return {
+        "image_id": request.image_id,
+        "run_id": facts.run_id,
+        "batch_index": batch.index,
+        "batch_slot": slot,
+        "batch_size": batch.size,
+        "recipe_digest": recipe.digest,
+        "recipe_index": request.index,
+        "recipe": json.dumps(recipe.to_dict(), sort_keys=True),
+        "class_name": recipe.class_name,
+        "class_id": recipe.class_id,
+        "class_names": list(facts.class_names),
+        "soft_label": _one_hot(recipe.class_name, facts.class_names),
+        "image": {"bytes": encode_png(image), "path": f"{request.image_id}.png"},
+        "mask": None,
+        "height_px": height,
+        "width_px": width,
+        "channels": channels,
+        "is_synthetic": True,
+        "seed": request.seed,
+        "model_id": recipe.model_id,
+        "adapter_id": recipe.adapter_id,
+        **facts.lineage,
+        "method": recipe.method,
+        "prompt": recipe.prompt,
+        "negative_prompt": recipe.negative_prompt,
+        "guidance_scale": recipe.guidance_scale,
+        "num_inference_steps": recipe.num_inference_steps,
+        "scheduler": recipe.scheduler,
+        "reference_ids": [],
+        **_verdict_columns(verdicts),
+        "pixel_sha256": pixel_sha256(image),
+        "engine": json.dumps(facts.engine, sort_keys=True),
+        "code_version": facts.code_version,
+        "created_at": facts.started_at,
+    }
+
+
+def _one_hot(class_name: str, class_names: Sequence[str]) -> list[float]:
+    return [float(name == class_name) for name in class_names]
+
+
+def _verdict_columns(verdicts: list[Verdict]) -> dict[str, Any]:
+    return {
+        "gate_status": status_of(verdicts),
+        "gate_reasons": [f"{v.gate}: {v.reason}" for v in verdicts if not v.passed],
+        **score_columns(verdicts),
+    }

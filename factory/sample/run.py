@@ -1,0 +1,241 @@
+"""A generation run: plan it, stream it, publish it while it goes on, record what happened."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.sink import BatchFile, SampleSink
+from catalog.table import Catalog
+from factory.config import GenerateConfig, parse_config
+from factory.errors import CatalogError, ConfigError
+from factory.models.generator import Generator, find_generator
+from factory.sample.plan import Plan
+from factory.sample.prepare import make_plan, run_id_of, with_classes, with_seed
+from factory.sample.record import Figures, RunRecord
+from factory.sample.rows import RunFacts
+from factory.sample.stream import Work, stream_batches
+
+StorageOptions = dict[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """Where a run stands. Counts of rejects are by gate, for this submission's images."""
+
+    run_id: str
+    requested: int
+    published: int
+    drawn: int
+    accepted: int
+    rejected_by_gate: dict[str, int]
+    images_per_second: float
+    seconds_commit: float
+    seconds: float
+    complete: bool = False
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until the last image, at the present rate; None before the first."""
+        left = self.requested - self.published - self.drawn
+        return left / self.images_per_second if self.images_per_second else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that can start: everything resolved, nothing drawn."""
+
+    run_id: str
+    config: GenerateConfig
+    generator: Generator
+    plan: Plan
+    catalog_uri: str
+    storage_options: StorageOptions = None
+
+
+def prepare(
+    config: GenerateConfig, catalog_uri: str, *, storage_options: StorageOptions = None
+) -> Prepared:
+    """Resolve a configuration: find the generator, fix the seed, plan, name the run.
+
+    Raises:
+        ConfigError, ModelError: see `make_plan` and `find_generator`.
+    """
+    generator = find_generator(config.model, revision=config.revision)
+    config = with_classes(with_seed(config), generator)
+    plan = make_plan(config, generator)
+    return Prepared(
+        run_id=run_id_of(plan, config),
+        config=config,
+        generator=generator,
+        plan=plan,
+        catalog_uri=catalog_uri,
+        storage_options=storage_options,
+    )
+
+
+def prepare_resume(
+    run_id: str, catalog_uri: str, *, storage_options: StorageOptions = None
+) -> Prepared:
+    """Read a run's configuration back from the catalog.
+
+    Raises:
+        CatalogError: no such run.
+        ConfigError: the generator's files are not those that the run began with.
+    """
+    row = Catalog(catalog_uri, storage_options).run(run_id)
+    stored = parse_config(GenerateConfig, json.loads(str(row["config"])), where=f"run {run_id}")
+    prepared = prepare(stored, catalog_uri, storage_options=storage_options)
+    if prepared.run_id != run_id:
+        raise ConfigError(
+            f"run {run_id} cannot go on: generator {stored.model!r} has other files now"
+            f" (model_id {prepared.generator.model_id})",
+            remedy="Restore the generator's files, or start a new run",
+        )
+    return prepared
+
+
+def execute(
+    run: Prepared, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Iterator[RunProgress]:
+    """Draw and publish whatever of `run` the catalog does not hold yet; yield after every batch.
+
+    The last item says `complete`. Submitting a complete run again yields just that.
+
+    Raises:
+        CatalogError: another run has drawn these very images, or the catalog cannot be written.
+    """
+    _refuse_drawn_elsewhere(run, Catalog.create(run.catalog_uri, run.storage_options))
+    record = RunRecord(
+        run_id=run.run_id,
+        config=run.config,
+        generator=run.generator,
+        num_requested=run.plan.num_images,
+        catalog_uri=run.catalog_uri,
+        storage_options=run.storage_options,
+        now=now,
+    )
+    sink = SampleSink(run.catalog_uri, run.run_id, storage_options=run.storage_options)
+    todo = _missing(run.plan, sink)
+    tally = _Tally(run, already=run.plan.num_images - _count(run.plan, todo))
+    if len(todo) == 0:
+        yield tally.progress(complete=True)
+        return
+    facts = record.started()
+    try:
+        for file in _published(run, facts, todo, sink, tally):
+            tally.add(file)
+            yield tally.progress()
+    except BaseException as error:
+        record.failed(tally.figures(), error)
+        raise
+    record.completed(tally.figures())
+    yield tally.progress(complete=True)
+
+
+def _published(
+    run: Prepared,
+    facts: RunFacts,
+    todo: NDArray[np.int64],
+    sink: SampleSink,
+    tally: "_Tally",
+) -> Iterator[BatchFile]:
+    """Yield files as they are written, committing several at a time and the rest at the end."""
+    work = Work(
+        plan=run.plan,
+        facts=facts,
+        generator=run.config.model,
+        revision=run.config.revision,
+        dtype=run.config.dtype,
+        catalog_uri=run.catalog_uri,
+        storage_options=run.storage_options,
+    )
+    waiting: list[BatchFile] = []
+    last = time.monotonic()
+    for file in stream_batches(work, todo, run.config.stream):
+        waiting.append(file)
+        yield file
+        overdue = time.monotonic() - last > run.config.stream.commit_seconds
+        if overdue or len(waiting) >= run.config.stream.commit_batches:
+            tally.commit(sink, waiting)
+            waiting, last = [], time.monotonic()
+    if waiting:
+        tally.commit(sink, waiting)
+
+
+def _missing(plan: Plan, sink: SampleSink) -> NDArray[np.int64]:
+    """Return the batch indices that the catalog lacks: one bit a batch, whatever the rows."""
+    missing = np.ones(plan.num_batches, bool)
+    missing[list(sink.published())] = False
+    return np.flatnonzero(missing)
+
+
+def _count(plan: Plan, todo: NDArray[np.int64]) -> int:
+    """Return how many images the batches `todo` hold."""
+    return sum(plan.batch_length(int(index)) for index in todo)
+
+
+def _refuse_drawn_elsewhere(run: Prepared, catalog: Catalog) -> None:
+    digests = [quota.recipe.digest for quota in run.plan.quotas]
+    others = catalog.published_recipes(digests, besides=run.run_id)
+    if others:
+        raise CatalogError(
+            f"run {min(others.values())} of this catalog has drawn the same recipes"
+            f" (seed {run.config.seed}): their image ids would appear twice",
+            remedy="Choose another seed (--set seed=...), or --resume that run",
+        )
+
+
+class _Tally:
+    """Counts and times of one submission."""
+
+    def __init__(self, run: Prepared, *, already: int) -> None:
+        self.run, self.already = run, already
+        self.drawn = self.accepted = 0
+        self.rejected_by_gate: dict[str, int] = {}
+        self.seconds_commit = 0.0
+        self.started = time.monotonic()
+        self.first_file: float | None = None
+        self.first_images = 0
+
+    def add(self, file: BatchFile) -> None:
+        if self.first_file is None:  # the rate leaves out loading the model
+            self.first_file, self.first_images = time.monotonic(), file.num_rows
+        self.drawn += file.num_rows
+        self.accepted += file.num_accepted
+        for gate, count in json.loads(file.rejected_by_gate).items():
+            self.rejected_by_gate[gate] = self.rejected_by_gate.get(gate, 0) + count
+
+    def commit(self, sink: SampleSink, files: list[BatchFile]) -> None:
+        begun = time.monotonic()
+        sink.commit(files)
+        self.seconds_commit += time.monotonic() - begun
+
+    def figures(self) -> Figures:
+        progress = self.progress()
+        return Figures(
+            seconds_sampling=progress.seconds - self.seconds_commit,
+            seconds_commit=self.seconds_commit,
+            images_per_second=progress.images_per_second,
+        )
+
+    def progress(self, *, complete: bool = False) -> RunProgress:
+        now = time.monotonic()
+        steady = now - self.first_file if self.first_file else 0.0
+        rate = (self.drawn - self.first_images) / steady if steady > 0 else 0.0
+        return RunProgress(
+            run_id=self.run.run_id,
+            requested=self.run.plan.num_images,
+            published=self.already,
+            drawn=self.drawn,
+            accepted=self.accepted,
+            rejected_by_gate=dict(self.rejected_by_gate),
+            images_per_second=rate or self.drawn / max(now - self.started, 1e-9),
+            seconds_commit=self.seconds_commit,
+            seconds=now - self.started,
+            complete=complete,
+        )

@@ -1,0 +1,98 @@
+"""Where a run meets Ray: joining a cluster or starting a local one, and saying how if it fails."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from catalog.store import check_place
+from factory.config import GenerateConfig, load_config
+from factory.errors import ClusterError, ConfigError
+from factory.sample.run import Prepared, prepare, prepare_resume
+
+KNOCK_SECONDS = 5.0
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, show_workers: bool = False) -> Iterator[None]:
+    """Connect to Ray and disconnect at the end; a local Ray that was started here is stopped.
+
+    Args:
+        address: 'host:port' of a head; None means RAY_ADDRESS if set (as inside `ray job submit`),
+            else a fresh local Ray, which takes a token of its own.
+        show_workers: print what workers print, as a training's progress.
+
+    Raises:
+        ClusterError: nothing answers at the address.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep the rest
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if address:
+            _knock(address)
+            ray.init(address=address, log_to_driver=show_workers, logging_level="error")
+        else:
+            ray.init(
+                address="local",  # else Ray joins, or waits for, any head it finds a trace of
+                include_dashboard=False,
+                log_to_driver=show_workers,
+                logging_level="error",
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
+        raise ClusterError(
+            f"{what} ({str(error).splitlines()[0]})",
+            remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself would try for half a minute.
+
+    Raises:
+        OSError: no connection to 'host:port' or 'ray://host:port'; 'auto' is left to Ray.
+        ValueError: the address of a dashboard.
+    """
+    scheme, _, place = address.rpartition("://")
+    if scheme in ("http", "https"):
+        raise ValueError("that is a dashboard's address: give host:port, by default port 6379")
+    host, _, port = place.rpartition(":")
+    if host and port.isdecimal() and scheme in ("", "ray"):
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def start_run(
+    *,
+    source: str,
+    overrides: Sequence[str],
+    catalog_uri: str,
+    num_images: int | None = None,
+    run_id: str | None = None,
+    storage_options: dict[str, str] | None = None,
+) -> Prepared:
+    """Return a new run from a configuration, or the rest of run `run_id` of the catalog.
+
+    Raises:
+        ConfigError: the configuration is wrong, or changes were asked of a run that has begun.
+        CatalogError: no catalog can be made there: said now, before Ray takes its time to start.
+    """
+    check_place(catalog_uri, storage_options)
+    if run_id is not None:
+        if overrides or num_images is not None:
+            raise ConfigError(
+                f"run {run_id} keeps the configuration it began with",
+                remedy="Leave out --set and --num-images with --resume",
+            )
+        return prepare_resume(run_id, catalog_uri, storage_options=storage_options)
+    asked = [*overrides, *([f"num_images={num_images}"] if num_images is not None else [])]
+    config = load_config(GenerateConfig, source, asked)
+    return prepare(config, catalog_uri, storage_options=storage_options)

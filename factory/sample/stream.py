@@ -1,0 +1,155 @@
+"""The stream: batches through Ray Data from sampling actors to files, as fast as actors draw.
+
+    batch numbers -> SampleActor (a model each) -> encode, gate, write (CPU tasks) -> files
+
+The plan travels as recipes and counts; what flows between the stages is one batch at a time, so
+memory depends on the actors in flight and not on the number of images.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from catalog.sink import BatchFile, write_batch
+from factory.config import StreamConfig
+from factory.errors import FactoryError
+from factory.sample.plan import Plan
+from factory.sample.ranges import Ranges
+from factory.sample.rows import RunFacts, batch_rows
+from factory.sample.source import COLUMN, numbers
+
+if TYPE_CHECKING:
+    from factory.sample.engine import Engine
+
+ENCODE_CPUS = 0.25
+"""Share of a core reserved for an encoding task; actors leave it free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What every worker of a run needs to know. Plain data: it travels to the actors."""
+
+    plan: Plan
+    facts: RunFacts
+    generator: str
+    revision: str | None
+    dtype: str
+    catalog_uri: str
+    storage_options: dict[str, str] | None = None
+
+
+def stream_batches(
+    work: Work, indices: Sequence[int] | NDArray[np.int64], config: StreamConfig
+) -> Iterator[BatchFile]:
+    """Draw, judge and write the batches with these indices; yield each file when it is written.
+
+    Files come in any order. Nothing is published here: that is the sink's commit.
+
+    Raises:
+        FactoryError: from a worker, as it was raised there.
+    """
+    _quiet()
+    todo = Ranges.of(indices)
+    actors, resources = actor_pool(config.actors)
+    written = (
+        numbers(len(todo))
+        .map_batches(
+            SampleActor,
+            fn_constructor_args=(work, todo),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            **resources,
+        )
+        .map_batches(write_drawn, fn_kwargs={"work": work}, batch_size=None, num_cpus=ENCODE_CPUS)
+    )
+    try:
+        for row in written.iter_rows():
+            yield BatchFile(**row)
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from error
+
+
+class SampleActor:
+    """Holds one generator and draws a batch per call."""
+
+    def __init__(self, work: Work, todo: Ranges) -> None:
+        """Keep the plan; `todo` are the batch indices of this run."""
+        self._work, self._todo = work, todo
+
+    @cached_property
+    def _engine(self) -> "Engine":
+        """Loaded by the first batch: an error in an actor's __init__ reaches the driver as text."""
+        from factory.models.generator import find_generator
+        from factory.sample.engine import Engine
+
+        generator = find_generator(self._work.generator, revision=self._work.revision)
+        return Engine(generator, dtype=self._work.dtype)
+
+    def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
+        """Draw the batch that `row["number"]`, an array of one, points to."""
+        batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
+        images = self._engine.draw(batch)
+        return {
+            "batch_index": np.full(len(images), batch.index),
+            "engine": np.full(len(images), json.dumps(self._engine.fingerprint)),
+            "image": images,
+        }
+
+
+def write_drawn(drawn: dict[str, NDArray[Any]], work: Work) -> dict[str, Any]:
+    """Encode, judge and write the batches of a block; return their `BatchFile`s as columns."""
+    files = []
+    for index in dict.fromkeys(drawn["batch_index"].tolist()):
+        rows = drawn["batch_index"] == index
+        batch = work.plan.batch(int(index))
+        facts = replace(work.facts, engine=json.loads(drawn["engine"][rows][0]))
+        files.append(
+            write_batch(
+                work.catalog_uri,
+                run_id=facts.run_id,
+                batch_index=batch.index,
+                rows=batch_rows(batch, np.stack(list(drawn["image"][rows])), facts),
+                storage_options=work.storage_options,
+            )
+        )
+    columns = [asdict(file) for file in files]
+    return {name: [column[name] for column in columns] for name in columns[0]}
+
+
+def actor_pool(asked: int | None) -> tuple[int, dict[str, Any]]:
+    """Return how many actors to run at most, and the resources of each.
+
+    A GPU each where the cluster has any; else most of a core each, leaving room to encode.
+    """
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    if gpus:
+        return asked or gpus, {"num_gpus": 1, "num_cpus": 1}
+    cores = max(1, int(resources.get("CPU", 1)))
+    return min(asked or cores, cores), {"num_cpus": 1 - ENCODE_CPUS}
+
+
+def _quiet() -> None:
+    """Leave progress to the run: Ray Data's own bars count blocks, not images."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # else only its text reaches the driver
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _cause(error: ray.exceptions.RayTaskError) -> BaseException:
+    """Return the FactoryError inside a Ray error, or the Ray error itself."""
+    cause: Any = error
+    while isinstance(cause, BaseException):
+        if isinstance(cause, FactoryError) and not isinstance(cause, ray.exceptions.RayTaskError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cast("BaseException", error)

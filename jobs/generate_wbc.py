@@ -1,0 +1,53 @@
+"""Draw white blood cells into a catalog; what `ray job submit` runs.
+
+python jobs/generate_wbc.py --catalog wbc-catalog --num-images 320
+ray job submit --working-dir . -- python jobs/generate_wbc.py --catalog s3://lab/wbc
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
+
+from catalog.commands import catalog_option, parse_storage, storage_option
+from factory.errors import FactoryError
+from factory.sample.console import follow
+from factory.sample.session import ray_session, start_run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "source", default="wbc", show_default=True, metavar="FILE|PRESET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@catalog_option
+@storage_option
+@click.option("--num-images", type=click.IntRange(min=1), help="How many images to draw.")
+@click.option("--resume", "run_id", metavar="RUN_ID", help="Go on with a run of this catalog.")
+def main(
+    source: str,
+    overrides: tuple[str, ...],
+    uri: str,
+    storage: tuple[str, ...],
+    num_images: int | None,
+    run_id: str | None,
+) -> None:
+    """Draw white blood cells into a catalog."""
+    try:
+        run = start_run(
+            source=source,
+            overrides=overrides,
+            num_images=num_images,
+            run_id=run_id,
+            catalog_uri=uri,
+            storage_options=parse_storage(storage),
+        )
+        with ray_session():
+            follow(run)
+    except FactoryError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

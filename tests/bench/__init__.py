@@ -1,0 +1,1 @@
+"""Benches: ratios of two things timed in one run. They print; no test asserts a clock."""

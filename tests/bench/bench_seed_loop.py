@@ -1,0 +1,62 @@
+"""Our default sampler against what the seeds do: per class, 50 PNDM steps, batch 10, guidance.
+
+    python -m tests.bench.bench_seed_loop [--per-class 20] [--rounds 5]
+
+The KID of both is measured by `jobs/judge_base.py --scheduler pndm --num-inference-steps 50`.
+"""
+
+import time
+
+import click
+
+from factory.config import GenerateConfig, load_config
+from factory.models.generator import find_generator
+from factory.sample.engine import Engine, load_pipeline
+from factory.sample.prepare import make_plan, with_classes, with_seed
+from factory.sample.schedulers import make_scheduler
+from tests.bench.timing import alternate, told
+
+
+@click.command()
+@click.option("--model", default="wbc-base")
+@click.option("--per-class", default=20)
+@click.option("--rounds", default=5)
+def main(model: str, per_class: int, rounds: int) -> None:
+    """Print images/s of both and their ratio."""
+    generator = find_generator(model)
+    config = with_classes(load_config(GenerateConfig, "wbc", [f"model={model}"]), generator)
+    wanted = per_class * len(config.classes)
+    full = -(-wanted // config.batch_size) * config.batch_size  # a rate, so of whole batches
+    config = with_seed(config.model_copy(update={"num_images": full}))
+    engine, plan = Engine(generator), make_plan(config, generator)
+    pipeline = load_pipeline(generator)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = make_scheduler("pndm", pipeline.scheduler.config, 50)
+
+    def ours() -> float:
+        begun = time.perf_counter()
+        for batch in plan.batches():
+            engine.draw(batch)
+        return config.num_images / (time.perf_counter() - begun)
+
+    def theirs() -> float:
+        begun = time.perf_counter()
+        for prompt in config.classes.values():
+            for start in range(0, per_class, 10):
+                pipeline(
+                    [str(prompt)] * min(10, per_class - start),
+                    num_inference_steps=50,
+                    guidance_scale=config.guidance_scale,
+                    height=generator.size_px,
+                    width=generator.size_px,
+                )
+        return wanted / (time.perf_counter() - begun)
+
+    fast, slow = alternate(ours, theirs, rounds=rounds)
+    print(told("default sampler", fast, "images/s"))
+    print(told("per-class PNDM loop", slow, "images/s"))
+    print(told("ratio", [a / b for a, b in zip(fast, slow, strict=True)], ""), "bar 4")
+
+
+if __name__ == "__main__":
+    main()

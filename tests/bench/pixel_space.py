@@ -1,0 +1,129 @@
+"""Would a base in pixel space, without an autoencoder, draw better after the same training time?
+
+    python -m tests.bench.pixel_space --prepared OUTPUT --data DATASET --features WEIGHTS \
+        --out FOLDER --steps 2600
+
+OUTPUT is the folder of `jobs/pretrain_base.py`: the same train part, prompts, loss, EMA and decay.
+Pixels go in unshuffled (12 channels at half the side), as the U-Net is then four times cheaper.
+Prints the CPU minutes of the training, so that `--steps` can be chosen to match the latent run.
+"""
+
+import copy
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from factory.config import load_config
+from factory.evaluate.drawing import Settings
+from factory.evaluate.judge_base import Counts, judge_base
+from factory.evaluate.reference import open_reference
+from factory.finetune.base_run import SPLIT
+from factory.finetune.latents import TURNS, to_signed, turn
+from factory.finetune.loop import Loop
+from factory.finetune.meter import describe
+from factory.finetune.pretrain import (
+    BaseConfig,
+    TextConditioned,
+    TrainingSet,
+    build_denoiser,
+    denoiser_loop,
+    load_data,
+    training_scheduler,
+)
+from factory.models.generator import find_generator
+from factory.models.unets import small_unet
+from factory.sample.engine import Engine
+from factory.sample.methods.text import TextMethod
+
+CHANNELS = (64, 128, 128)
+
+
+def unshuffled(data: TrainingSet) -> Tensor:
+    """Return pixels (N, 8, 12, S/2, S/2) float16 in [-1, 1], every turn of every image."""
+    chunks = []
+    for chunk in torch.split(data.images, 512):
+        turns = [pixel_unshuffle(turn(to_signed(chunk), n), 2).half() for n in range(TURNS)]
+        chunks.append(torch.stack(turns, dim=1))
+    return torch.cat(chunks)
+
+
+class Unshuffled:
+    """Stands where the sampler expects an autoencoder: decoding puts the pixels back."""
+
+    dtype = torch.float32
+    config = SimpleNamespace(block_out_channels=(0, 0), scaling_factor=1.0)
+
+    @staticmethod
+    def decode(latents: Tensor) -> SimpleNamespace:
+        """Return (B, 3, S, S) for (B, 12, S/2, S/2)."""
+        return SimpleNamespace(sample=pixel_shuffle(latents, 2))
+
+
+def pixel_loop(config: BaseConfig, prepared: Path, out: Path) -> tuple[Loop, object]:
+    """Return the loop of the second stage over pixels, and the tokenizer."""
+    data = load_data(prepared)
+    model, tokenizer = build_denoiser(data, config)
+    unet = small_unet(
+        sample_size_latent=config.size_px // 2,
+        channels=CHANNELS,
+        in_channels=12,
+        cross_attention_dim=model.text_encoder.config.hidden_size,
+    )
+    unet.set_attn_processor(next(iter(model.unet.attn_processors.values())))
+    whole = TextConditioned(unet, model.text_encoder)
+    return denoiser_loop(whole, tokenizer, unshuffled(data), data, config, out), tokenizer
+
+
+@click.command()
+@click.option("--prepared", type=click.Path(path_type=Path), required=True)
+@click.option("--data", required=True)
+@click.option("--features", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--cache", type=click.Path(path_type=Path))
+@click.option("--steps", default=2600)
+@click.option("--per-class", default=25)
+def main(
+    prepared: Path,
+    data: str,
+    features: Path,
+    out: Path,
+    cache: Path | None,
+    steps: int,
+    per_class: int,
+) -> None:
+    """Train, then judge as `jobs/judge_base.py` does."""
+    lengths = [f"denoiser.steps={steps}", f"denoiser.decay_steps={steps // 3}"]
+    config = load_config(BaseConfig, "wbc_base", lengths)
+    loop, tokenizer = pixel_loop(config, prepared, out)
+    for progress in loop.run():
+        if progress.step % 50 == 0:
+            print(describe(progress), f"CPU {time.process_time() / 60:.1f} min", flush=True)
+
+    with loop.ema.applied(loop.model):
+        trained = copy.deepcopy(loop.model).eval()
+    pipeline = SimpleNamespace(
+        unet=trained.unet,
+        vae=Unshuffled(),
+        tokenizer=tokenizer,
+        text_encoder=trained.text_encoder,
+        scheduler=training_scheduler(),
+    )
+    base = find_generator("wbc-base")
+    engine = Engine(base)
+    engine.generator = replace(base, model_id=f"pixel-{steps}")
+    engine._method = TextMethod(pipeline, "cpu")
+    reference = open_reference(
+        base, data, split=prepared / SPLIT, weights=features, cache=cache or out / "cache"
+    )
+    judge_base(engine, reference, Settings(), Counts(per_class=per_class, per_value=0), out=out)
+    print((out / "report.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The same promises on an object store (a fake one on loopback, see tests/fakes/s3.py)."""
+
+import threading
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import pytest
+
+from catalog import Catalog, SampleSink, record_run, sql, write_batch
+from catalog.query import files_scanned
+from catalog.store import filesystem
+from factory.errors import CatalogError
+from tests.fakes.rows import batch_rows, run_row, sample_row
+from tests.fakes.s3 import s3_server
+
+pytestmark = pytest.mark.s3
+URI = "s3://bucket/some/catalog"
+
+
+@pytest.fixture
+def store():
+    with s3_server() as served:
+        yield served
+
+
+def written(options, indices, **changes):
+    return [
+        write_batch(
+            URI,
+            run_id="run-1",
+            batch_index=i,
+            rows=batch_rows(i, **changes),
+            storage_options=options,
+        )
+        for i in indices
+    ]
+
+
+def test_batches_are_published_once_and_read_back(store):
+    options = store
+    files = written(options, range(3))
+    for _ in range(2):
+        SampleSink(URI, "run-1", options).commit(files)
+    record_run(URI, run_row(), storage_options=options)
+    catalog = Catalog(URI, options)
+    assert catalog.version == 1
+    assert catalog.samples().count_rows() == 12
+    text = "SELECT image FROM samples WHERE recipe_index > 10"
+    assert sql(catalog, text)["image"].to_pylist() == [sample_row(11)["image"]]
+    assert files_scanned(catalog, text) == (1, 3)
+    assert catalog.rows([sample_row(5)["image_id"]])["recipe_index"].to_pylist() == [5]
+    assert catalog.run("run-1")["status"] == "started"
+    assert Catalog(URI, options, as_of=catalog.history()[0]["time"]).version == 1
+    stored = filesystem(URI, "samples", options).get_file_info(files[0].path)
+    assert stored.size == files[0].size_bytes
+
+
+def test_rival_writers_publish_each_batch_once(store):
+    options = store
+    files = written(options, range(6))
+    failures = []
+
+    def publish(chosen):
+        try:
+            for file in chosen:
+                SampleSink(URI, "run-1", options).commit([file])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=(p,)) for p in (files, files[::-1], files[2:])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    ids = Catalog(URI, options).samples().to_table()["image_id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 24
+
+
+def test_crash_between_put_and_commit_leaves_an_orphan_that_nobody_sees(store):
+    options = store
+    sink = SampleSink(URI, "run-1", options)
+    files = written(options, range(2))
+    assert sink.published() == set()
+    sink.commit(files[:1])
+    assert Catalog(URI, options).samples().count_rows() == 4
+
+
+def test_lost_object_is_noticed_before_anything_points_to_it(store):
+    options = store
+    file = written(options, [0])[0]
+    key = quote(f"bucket/some/catalog/samples/{file.path}")
+    urlopen(Request(f"{options['AWS_ENDPOINT_URL']}/{key}", method="DELETE")).close()
+    with pytest.raises(CatalogError, match="has None bytes"):
+        SampleSink(URI, "run-1", options).commit([file])
+
+
+def test_store_that_cannot_be_reached_is_an_error_without_the_secret(store):
+    options = store
+    dead = options | {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_SECRET_ACCESS_KEY": "hush",
+        "max_retries": "0",
+    }
+    with pytest.raises(CatalogError) as caught:
+        written(dead, [0])
+    assert "hush" not in str(caught.value)

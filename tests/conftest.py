@@ -1,0 +1,39 @@
+"""Fixtures that several test packages share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pools on two cores crawl
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from factory.models.generator import Generator
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    """A generator with random weights, made once."""
+    from tests.fakes.tiny import tiny_generator
+
+    return tiny_generator(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real sets and weights that developers have and users do not."""
+    root = Path(os.environ.get("FACTORY_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (root / "data").is_dir():
+        pytest.skip("the real sets in ../shared are not on this machine")
+    return root
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray for all tests that stream in this process."""
+    from factory.sample.session import ray_session
+
+    with ray_session():
+        yield

@@ -1,0 +1,115 @@
+"""Features: one known network, from a local file, the same whatever the batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from factory.errors import ModelError
+from factory.evaluate.features import (
+    FeatureSpace,
+    load_feature_space,
+    network_input,
+    turned,
+)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    return {name: value.half() for name, value in network.state_dict().items()}
+
+
+def images(count: int, size_px: int = 20) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, size_px, size_px, 3), np.uint8)
+
+
+def test_both_kinds_of_weight_file_give_the_same_features(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "weights.pth")
+    save_file(state, tmp_path / "weights.safetensors")
+    pictures = images(3)
+    found = [
+        load_feature_space(tmp_path / f"weights.{kind}", device="cpu").extract(
+            pictures, batch_size=size
+        )
+        for kind, size in (("pth", 3), ("safetensors", 2))
+    ]
+    assert found[0].shape == (3, 1280)
+    assert found[0].dtype == np.float32
+    assert np.isfinite(found[0]).all()
+    assert np.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no feature weights at .*absent\.pth.*timm"):
+        load_feature_space(tmp_path / "absent.pth")
+
+
+def test_a_truncated_file_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "whole.pth")
+    for kind in ("pth", "safetensors"):
+        path = tmp_path / f"part.{kind}"
+        path.write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
+        with pytest.raises(ModelError, match=f"part.{kind} cannot be read"):
+            load_feature_space(path)
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "harmed",))
+
+    torch.save({"a": Harm()}, tmp_path / "harm.pth")
+    with pytest.raises(ModelError, match=r"harm\.pth cannot be read"):
+        load_feature_space(tmp_path / "harm.pth")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file({"stem": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"holds no efficientnet_lite0.*conv_stem"):
+        load_feature_space(tmp_path / "other.safetensors")
+
+
+def test_input_is_what_the_network_was_trained_on() -> None:
+    plain = torch.full((1, 10, 10, 3), 255, dtype=torch.uint8)
+    assert network_input(plain).shape == (1, 3, 224, 224)
+    assert torch.allclose(network_input(plain), torch.ones(1), atol=1e-5)
+    assert torch.allclose(network_input(plain * 0), -torch.ones(1), atol=1e-5)
+
+
+def test_batches_do_not_change_features(tiny_space: FeatureSpace) -> None:
+    pictures = images(7)
+    whole = tiny_space.extract(pictures, batch_size=7)
+    assert np.allclose(tiny_space.extract(pictures, batch_size=3), whole, atol=1e-6)
+
+
+def test_the_eight_turns_are_different_and_hold_the_same_pixels() -> None:
+    pictures = images(2, 6)
+    found = [turned(pictures, number) for number in range(8)]
+    assert len({view.tobytes() for view in found}) == 8
+    assert np.array_equal(found[0], pictures)
+    for view in found:
+        assert np.array_equal(np.sort(view.ravel()), np.sort(pictures.ravel()))
+
+
+def test_the_published_weights_load_and_tell_cells_apart(shared: Path) -> None:
+    from factory.real.sources import open_dataset
+
+    (weights,) = (shared / "weights" / "efficientnet_lite0").glob("*.pth")
+    space = load_feature_space(weights)
+    part = sorted((shared / "data" / "wbc_pbc_full").glob("*.parquet"))[-1]
+    dataset = open_dataset(part, label="class")
+    chosen = {label: [] for label in ("platelet", "neutrophil")}
+    for image_id, label in zip(dataset.ids, dataset.labels, strict=True):
+        if label in chosen and len(chosen[label]) < 6:
+            chosen[label].append(image_id)
+    first, second = (space.extract(dataset.array(64, ids)) for ids in chosen.values())
+    within = np.linalg.norm(first[:3] - first[3:], axis=1).mean()
+    across = np.linalg.norm(first - second, axis=1).mean()
+    assert across > 1.2 * within

@@ -1,0 +1,32 @@
+"""Intervals of shares: known values, and the edges."""
+
+import pytest
+
+from factory.evaluate.intervals import mean_of_proportions, proportion
+
+
+def test_wilson_is_the_published_example() -> None:
+    # 81 of 263: R. Newcombe, Statistics in Medicine 17:857, 1998, table I, method 3.
+    found = proportion(81, 263)
+    assert (found.low, found.high) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert proportion(0, 20).high == pytest.approx(0.1611, abs=1e-4)
+
+
+@pytest.mark.parametrize("successes", [0, 7])
+def test_no_success_and_all_successes_stay_within_bounds(successes: int) -> None:
+    found = proportion(successes, 7)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high > found.low
+
+
+def test_impossible_counts_are_refused() -> None:
+    for successes, n in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="successes"):
+            proportion(successes, n)
+
+
+def test_the_mean_of_shares_weighs_them_equally() -> None:
+    found = mean_of_proportions([proportion(10, 10), proportion(500, 1000)])
+    assert found.value == 0.75
+    assert found.n == 1010
+    assert found.low < 0.75 < found.high <= 1

@@ -1,0 +1,60 @@
+"""A run's driver as a process of its own, so that a test can kill it.
+
+    python -m tests.fault.driver CATALOG CONFIG.yaml ADDRESS [STEP NUMBER]
+
+With STEP ('before_commit' or 'after_commit') and NUMBER it kills itself there, the NUMBER-th time.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from catalog.sink import SampleSink
+from cluster.local import Head
+from factory.config import GenerateConfig, load_config
+from factory.sample.run import execute, prepare
+from factory.sample.session import ray_session
+
+
+def run_driver(uri: str, source: Path, head: Head, *fault: str) -> subprocess.Popen[str]:
+    """Start this module as a process; its output is a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fault.driver", uri, str(source), head.address, *fault],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **head.token, "PYTHONPATH": str(Path.cwd())},
+    )
+
+
+def die_at(step: str, number: int) -> None:
+    seen = 0
+
+    def on_step(name: str) -> None:
+        nonlocal seen
+        seen += name == step
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    original = SampleSink.__init__
+
+    def patched(self: SampleSink, *args: object, **kwargs: object) -> None:
+        original(self, *args, on_step=on_step, **kwargs)  # type: ignore[arg-type,misc]
+
+    SampleSink.__init__ = patched  # type: ignore[method-assign]
+
+
+def main() -> None:
+    catalog, source, address, *fault = sys.argv[1:]
+    if fault:
+        die_at(fault[0], int(fault[1]))
+    run = prepare(load_config(GenerateConfig, Path(source)), catalog)
+    with ray_session(address):
+        for progress in execute(run):
+            print(f"drawn {progress.drawn}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

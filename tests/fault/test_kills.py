@@ -1,0 +1,140 @@
+"""Exactly once, whatever is killed (promises I3 and I4): seeded kills of every kind of process.
+
+Only processes that this test started are killed: drivers, and descendants of its own Ray head.
+"""
+
+import random
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from catalog.query import sql
+from catalog.table import Catalog
+from cluster.local import Head
+from factory.config import GenerateConfig, load_config
+from factory.models.generator import Generator
+from factory.sample.engine import Engine
+from factory.sample.pixels import pixel_sha256
+from factory.sample.run import prepare
+from tests.fault.driver import run_driver
+
+pytestmark = [pytest.mark.ray, pytest.mark.fault]
+
+CONFIG = """\
+model: {model}
+num_images: 45
+classes: {{lymphocyte: a lymphocyte, monocyte: a monocyte, neutrophil: a neutrophil}}
+num_inference_steps: 12
+batch_size: 4
+seed: {seed}
+stream: {{commit_batches: 2, commit_seconds: 60}}
+"""
+KINDS = ("actor", "encoder", "driver", "before_commit", "after_commit")
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.seed}"
+
+
+ALL = [Case(kind, seed) for seed in range(6) for kind in KINDS]
+FEW = [Case("actor", 0), Case("driver", 0), Case("after_commit", 0)]
+MANY = [case for case in ALL if case not in FEW]
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_a_killed_run_resumes_to_exactly_once(
+    case: Case, head: Head, tiny: Generator, tmp_path: Path
+) -> None:
+    check(case, head, tiny, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MANY, ids=str)
+def test_many_killed_runs_resume_to_exactly_once(
+    case: Case, head: Head, tiny: Generator, tmp_path: Path
+) -> None:
+    check(case, head, tiny, tmp_path)
+
+
+def check(case: Case, head: Head, tiny: Generator, tmp_path: Path) -> None:
+    rng = random.Random(f"{case}")
+    source = tmp_path / "job.yaml"
+    source.write_text(CONFIG.format(model=tiny.folder, seed=rng.randrange(2**32)))
+    uri = str(tmp_path / "catalog")
+
+    killed = disturb(case, rng, uri, source, head)
+    versions_readable(uri)
+    finish = run_driver(uri, source, head)
+    assert finish.wait(timeout=180) == 0, finish.stdout.read() if finish.stdout else ""
+    assert killed
+
+    run = prepare(load_config(GenerateConfig, source), uri)
+    expected = {
+        request.image_id: pixel_sha256(image)
+        for batch in run.plan.batches()
+        for request, image in zip(batch.requests, Engine(tiny).draw(batch), strict=True)
+    }
+    rows = sql(Catalog(uri), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
+    assert len(rows) == len(expected) == 45
+    assert {row["image_id"]: row["pixel_sha256"] for row in rows} == expected
+    states = sql(Catalog(uri), "SELECT status, num_accepted + num_rejected AS n FROM runs")
+    assert states.to_pylist() == [{"status": "complete", "n": 45}]
+
+
+def disturb(case: Case, rng: random.Random, uri: str, source: Path, head: Head) -> bool:
+    """Start a driver, kill what the case says, wait until the driver has ended."""
+    if case.kind in ("before_commit", "after_commit"):
+        driver = run_driver(uri, source, head, case.kind, str(rng.randint(1, 4)))
+        return driver.wait(timeout=180) == -signal.SIGKILL
+    driver = run_driver(uri, source, head)
+    wait_for_lines(driver, rng.randint(1, 6))
+    time.sleep(rng.random() * 0.2)
+    if case.kind == "driver":
+        driver.kill()
+        return driver.wait(timeout=30) == -signal.SIGKILL
+    killed = kill_worker(head.pid, "SampleActor" if case.kind == "actor" else "write_drawn", rng)
+    assert driver.wait(timeout=180) == 0  # Ray restarts what it runs
+    return killed
+
+
+def wait_for_lines(driver: subprocess.Popen[str], count: int) -> None:
+    assert driver.stdout is not None
+    seen: list[str] = []
+    while sum("drawn" in line for line in seen) < count:
+        line = driver.stdout.readline()
+        assert line, "".join(seen)
+        seen.append(line)
+
+
+def kill_worker(head_pid: int, name: str, rng: random.Random) -> bool:
+    """Kill one worker of our own head, of this kind if one is alive, else an idle one."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        mine = psutil.Process(head_pid).children(recursive=True)
+        titles = {p: " ".join(p.cmdline()) for p in mine if p.is_running()}
+        fitting = [p for p, title in titles.items() if title.startswith("ray::") and name in title]
+        if not fitting and name == "write_drawn":  # between two tasks their process is idle
+            fitting = [p for p, title in titles.items() if title.startswith("ray::IDLE")]
+        if fitting:
+            rng.choice(sorted(fitting, key=lambda p: p.pid)).kill()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def versions_readable(uri: str) -> None:
+    """Whatever was killed, what is visible is whole: every row hashes to its column."""
+    if not (Path(uri) / "samples").exists():
+        return
+    rows = sql(Catalog(uri), "SELECT count(*) AS n, count(DISTINCT image_id) AS ids FROM samples")
+    assert rows["n"] == rows["ids"]

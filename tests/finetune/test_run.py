@@ -1,0 +1,225 @@
+"""Fine-tuning from images to a generator folder, on the drawn demo set and a tiny base."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from factory.config import GenerateConfig, parse_config
+from factory.errors import ConfigError, DataError, ModelError
+from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.material import choose_images, load_material
+from factory.finetune.order import Part
+from factory.finetune.run import Plan, finetune_here, prepare
+from factory.models.generator import Generator
+from factory.models.lora_file import open_lora
+from factory.real.dataset import RealDataset
+from factory.real.sources import open_dataset
+from factory.real.splits import Split, make_split
+from factory.sample.engine import Engine, load_pipeline
+from factory.sample.prepare import make_plan
+from tests.fakes.tiny import tiny_generator
+
+
+@pytest.fixture(scope="module")
+def dataset() -> RealDataset:
+    return open_dataset("smear:60")
+
+
+@pytest.fixture(scope="module")
+def split(dataset: RealDataset) -> Split:
+    return make_split(
+        dataset=dataset.fingerprint,
+        ids=dataset.ids,
+        labels=dataset.labels,
+        groups=dataset.groups,
+        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, dataset: RealDataset) -> Generator:
+    names = tuple(sorted(set(dataset.labels)))
+    return tiny_generator(tmp_path_factory.mktemp("base") / "tiny", class_names=names)
+
+
+def config(generator: Generator, **changes: object) -> FinetuneConfig:
+    known = {
+        "name": "mine",
+        "base": str(generator.folder),
+        "n_shot": 2,
+        "lora": {"rank": 2},
+        "training": {"steps": 3, "batch_size": 2, "warmup_steps": 1},
+        "validation": {"every_steps": 2},
+    }
+    return parse_config(FinetuneConfig, known | changes, where="test")
+
+
+def test_a_lora_for_every_class(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    plan = prepare(config(base, separate=True), dataset, split, tmp_path)
+    generator = finetune_here(plan, tell=told.append)
+    assert set(plan.targets) == set(dataset.labels)
+    assert any("val_loss" in line for line in told)
+    for target in plan.targets:
+        lora = open_lora(generator.folder / "lora" / target)
+        assert lora.notes.base_model_id == base.model_id
+        assert lora.notes.class_names == (target,)
+        assert any(
+            value.abs().sum() > 0 for name, value in lora.tensors.items() if "lora_B" in name
+        )
+
+
+def test_only_images_of_the_train_part_are_learnt_from(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    plan = prepare(config(base), dataset, split, tmp_path)
+    learnt, held_out = load_material(plan.material), load_material(plan.validation)
+    assert set(learnt.ids) <= set(split.train)
+    assert set(held_out.ids) <= set(split.val)
+    assert sorted(learnt.labels) == sorted([*set(dataset.labels)] * 2)
+
+
+def test_few_shots_follow_the_seed(base: Generator, dataset: RealDataset, split: Split) -> None:
+    first, same, other = (
+        choose_images(dataset, split, config(base, seed=seed)) for seed in (0, 0, 1)
+    )
+    assert first == same != other
+
+
+def test_killed_training_goes_on_to_the_same_lora(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    def trained(folder: Path, stop: int | None) -> dict[str, torch.Tensor]:
+        plan = prepare(config(base, only=["monocyte"]), dataset, split, folder)
+        if stop:
+            material = load_material(plan.material)
+            loop = adaptation_loop(
+                adapt(load_pipeline(base), plan.config, ("monocyte",)),
+                material,
+                base_model_id=base.model_id,
+                checkpoints=folder / "targets" / "all" / "checkpoints",
+            )
+            steps = loop.run()
+            for _ in range(stop):
+                next(steps)
+            loop.save()
+            loop.wait()
+        finetune_here(plan, tell=lambda _: None)
+        return dict(open_lora(folder / "targets" / "all").tensors)
+
+    whole, broken = trained(tmp_path / "a", None), trained(tmp_path / "b", 2)
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_all_weights_can_be_trained(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    plan = prepare(config(base, train="full"), dataset, split, tmp_path)
+    generator = finetune_here(plan, tell=lambda _: None)
+    before, after = (load_pipeline(g).unet.state_dict() for g in (base, generator))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    vaes = [load_pipeline(g).vae.state_dict() for g in (base, generator)]
+    assert all(torch.equal(vaes[0][name], vaes[1][name]) for name in vaes[0])
+
+
+def test_the_empty_prompt_comes_as_often_as_asked(
+    base: Generator,
+    dataset: RealDataset,
+    split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = {"steps": 3, "batch_size": 2000, "condition_dropout": 0.2}
+    plan = prepare(config(base, training=training), dataset, split, tmp_path)
+    adaptation = adapt(load_pipeline(base), plan.config, tuple(sorted(set(dataset.labels))))
+    material, shown = load_material(plan.material), []
+    monkeypatch.setattr(
+        Adaptation, "_losses", lambda _self, _noised, prompts: shown.extend(prompts) or {}
+    )
+    for step in range(5):
+        adaptation.loss(material, Part(step=step))
+    assert len(shown) == 10_000
+    assert np.mean([prompt == "" for prompt in shown]) == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_shot": 1000}, "1000 shots of class"),
+        ({"only": ["unicorn"]}, "class 'unicorn' is not in the dataset"),
+        ({"classes": {"unicorn": "a unicorn"}}, "class 'unicorn' is not in the dataset"),
+        ({"train": "full", "separate": True}, "train is 'full'"),
+        ({"alignment": {"weight": 1}}, "needs an expert"),
+        ({"base": "nowhere"}, "no generator at 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before(
+    changes: dict[str, object],
+    message: str,
+    base: Generator,
+    dataset: RealDataset,
+    split: Split,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises((ConfigError, DataError, ModelError), match=message):
+        prepare(config(base, **changes), dataset, split, tmp_path)
+
+
+def test_a_split_of_another_dataset_is_refused(
+    base: Generator, split: Split, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="split was made for dataset"):
+        prepare(config(base), open_dataset("smear:12"), split, tmp_path)
+
+
+def test_the_plan_can_be_read_by_a_worker(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    plan = prepare(config(base), dataset, split, tmp_path)
+    assert Plan.load(tmp_path) == plan
+
+
+def test_each_class_is_drawn_with_its_own_lora_and_redrawn_in_any_order(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    training = {"steps": 6, "batch_size": 2, "warmup_steps": 1, "learning_rate": 0.05}
+    made = prepare(config(base, separate=True, training=training), dataset, split, tmp_path)
+    generator = finetune_here(made, tell=lambda _: None)
+    drawing = GenerateConfig(
+        model=str(generator.folder),
+        num_images=10,
+        classes={name: f"a {name}" for name in generator.class_names},
+        num_inference_steps=2,
+        batch_size=2,
+        seed=1,
+    )
+    plan = make_plan(drawing, generator)
+    assert len({batch.requests[0].recipe.adapter_id for batch in plan.batches()}) == 5
+
+    engine, backwards = Engine(generator), Engine(generator)
+    first = [engine.draw(batch) for batch in plan.batches()]
+    again = [backwards.draw(batch) for batch in reversed(list(plan.batches()))]
+    assert all(np.array_equal(a, b) for a, b in zip(first, reversed(again), strict=True))
+
+    plain = make_plan(drawing.model_copy(update={"model": str(base.folder)}), base)
+    unadapted = [Engine(base).draw(batch) for batch in plain.batches()]
+    assert not any(np.array_equal(a, b) for a, b in zip(first, unadapted, strict=True))
+
+
+def test_a_generator_whose_base_changed_is_refused(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(base.folder, tmp_path / "base")
+    made = prepare(config(base, base=str(copy)), dataset, split, tmp_path / "run")
+    generator = finetune_here(made, tell=lambda _: None)
+    scheduler = copy / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
+    with pytest.raises(ModelError, match="was trained on base"):
+        Engine(generator)

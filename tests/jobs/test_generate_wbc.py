@@ -1,0 +1,63 @@
+"""The main job, submitted to a real head as `make wbc` does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from catalog.query import sql
+from catalog.table import Catalog
+from factory.models.generator import Generator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.ray
+def test_a_submitted_job_draws_prints_and_leaves_nothing_running(
+    tiny: Generator, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "catalog")
+    command = [
+        *(sys.executable, "cluster/local.py"),
+        *("python", "jobs/generate_wbc.py", "--catalog", uri, "--num-images", "12"),
+        *("--set", f"model={tiny.folder}", "--set", "classes={monocyte: a monocyte}"),
+        *("--set", "num_inference_steps=2", "--set", "batch_size=4"),
+    ]
+    before = {p.pid for p in psutil.process_iter()}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=os.environ.copy()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for expected in ("12/12 images", "monocyte", "sheet", "factory regenerate"):
+        assert expected in done.stdout
+    assert sql(Catalog(uri), "SELECT count(*) AS n FROM samples")["n"].to_pylist() == [12]
+    assert len(list(Path(uri, "sheets").glob("run-*.png"))) == 1
+    left = [p for p in psutil.process_iter(["cmdline", "status"]) if p.pid not in before]
+    running = [p for p in left if p.info["status"] != psutil.STATUS_ZOMBIE]
+    assert not [p for p in running if "raylet" in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.mark.ray
+def test_a_failing_job_fails_the_command(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "cluster/local.py"),
+        *(
+            "python",
+            "jobs/generate_wbc.py",
+            "--catalog",
+            str(tmp_path / "c"),
+            "--set",
+            "model=nowhere",
+        ),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "error: no generator at 'nowhere'" in done.stdout + done.stderr
+
+
+def test_the_job_is_short_enough_to_read() -> None:
+    for job in (ROOT / "jobs").glob("*.py"):
+        assert len(job.read_text().splitlines()) <= 80, job.name

@@ -1,0 +1,133 @@
+"""Generator folders: found, checked, named by the digest of what decides pixels."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from factory.errors import ModelError
+from factory.models.generator import Generator, find_generator, open_generator
+
+
+@pytest.fixture
+def copy(tiny: Generator, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny.folder, tmp_path / "copy")
+
+
+def test_a_copy_elsewhere_is_the_same_model(tiny: Generator, copy: Path) -> None:
+    assert open_generator(copy).model_id == tiny.model_id
+
+
+def test_one_changed_weight_is_another_model(tiny: Generator, copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert open_generator(copy).model_id != tiny.model_id
+
+
+def test_the_card_does_not_name_the_model(tiny: Generator, copy: Path) -> None:
+    (copy / "README.md").write_text("another text")
+    assert open_generator(copy).model_id == tiny.model_id
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["unet/model.bin", "extra.pkl", "text_encoder/x.ckpt", "a.pt", "unet/a.PT", "x.npz", "x.py"],
+)
+def test_a_pickle_in_the_folder_is_refused_by_name(copy: Path, name: str) -> None:
+    (copy / name).write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match=Path(name).name):
+        open_generator(copy)
+
+
+def test_a_linked_folder_is_looked_into(tiny: Generator, copy: Path, tmp_path: Path) -> None:
+    shutil.move(copy / "unet", tmp_path / "elsewhere")
+    (copy / "unet").symlink_to(tmp_path / "elsewhere")
+    assert open_generator(copy).model_id == tiny.model_id
+    (tmp_path / "elsewhere" / "x.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match=r"x\.bin may run code"):
+        open_generator(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": ', "no readable JSON"),
+        ("[1, 2]", "holds no JSON object"),
+        ('{"size_px": "big"}', "size_px is 'big'"),
+        ('{"size_px": -16}', "size_px is -16"),
+        ('{"size_px": 17}', "size_px is 17: .*multiple of 8"),
+        ('{"class_names": "abc"}', "class_names is 'abc'"),
+        ('{"class_names": ["a", "a"]}', "class_names is .*named twice"),
+        ('{"config": [1]}', "config is"),
+        ('{"method": null}', "method is None"),
+        (None, "no readable JSON"),
+    ],
+)
+def test_a_broken_manifest_is_named_with_its_key(
+    copy: Path, text: str | None, message: str
+) -> None:
+    manifest = copy / "factory.json"
+    manifest.unlink()
+    manifest.mkdir() if text is None else manifest.write_text(text)
+    with pytest.raises(ModelError, match=f"factory.json.*{message}"):
+        open_generator(copy)
+
+
+def test_a_folder_without_manifest_tells_its_size_by_its_unet(copy: Path) -> None:
+    (copy / "factory.json").unlink()
+    found = open_generator(copy)
+    assert (found.size_px, found.class_names) == (32, ())  # 8 pixels a latent, as Stable Diffusion
+    config = copy / "unet" / "config.json"
+    config.write_text(config.read_text().replace('"sample_size": 4', '"sample_size": null'))
+    with pytest.raises(ModelError, match=r"no sample_size .*Write size_px"):
+        _ = open_generator(copy).size_px
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("unet", "unet holds no configuration"),
+        ("tokenizer", "tokenizer holds no configuration"),
+        ("scheduler/scheduler_config.json", "scheduler holds no configuration"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae holds no weights"),
+    ],
+)
+def test_a_missing_part_is_named_before_anything_is_loaded(
+    copy: Path, broken: str, message: str
+) -> None:
+    place = copy / broken
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    with pytest.raises(ModelError, match=message):
+        open_generator(copy)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json"])
+def test_a_broken_configuration_is_named(copy: Path, name: str) -> None:
+    (copy / name).write_text("{")
+    with pytest.raises(ModelError, match=f"{name} is no readable JSON"):
+        open_generator(copy)
+
+
+def test_a_truncated_weight_file_is_refused_by_name(copy: Path) -> None:
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"unet.*truncated"):
+        open_generator(copy)
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json is missing"):
+        open_generator(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "~nobody-here/model"])
+def test_a_missing_generator_names_the_embedded_ones(name: str) -> None:
+    with pytest.raises(ModelError, match="wbc-base"):
+        find_generator(name)
+
+
+def test_a_hub_model_without_a_pinned_revision_is_refused() -> None:
+    with pytest.raises(ModelError, match="no pinned revision"):
+        find_generator("owner/name")

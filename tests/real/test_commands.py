@@ -1,0 +1,118 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from factory.errors import DataError, OutputError
+from factory.real.commands import real
+from tests.real.builders import class_folder, png, put
+
+SMEAR = "smear:60?size=16"
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(real, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_describe_prints_figures_and_writes_the_sheet(tmp_path):
+    out = run("describe", SMEAR, "--sheet", tmp_path / "s.png")
+    assert "60, 60 with masks" in out
+    assert "16x16 (60)" in out
+    assert "eosinophil" in out
+    assert "majority rate 0.200" in out
+    assert Image.open(tmp_path / "s.png").size[0] > 100
+
+
+def test_describe_as_json_is_json():
+    found = json.loads(run("describe", SMEAR, "--json"))
+    assert found["classes"]["monocyte"] == 12
+
+
+def test_skip_broken_lists_the_file(tmp_path):
+    put(class_folder(tmp_path) / "a/0.png", b"")
+    assert "a/0.png is empty" in run("describe", tmp_path, "--skip-broken")
+    with pytest.raises(DataError, match=r"a/0\.png is empty"):
+        run("describe", tmp_path)
+
+
+def test_what_split_leaves_out_is_listed_once(tmp_path):
+    put(class_folder(tmp_path / "set") / "a/0.png", b"")
+    arguments = ["describe", tmp_path / "set", "--skip-broken"]
+    assert run(*arguments).count("a/0.png is empty") == 1
+    arguments = ["split", tmp_path / "set", "--skip-broken", "--fractions", "train=.5,val=.5"]
+    assert run(*arguments, "--out", tmp_path / "s.json").count("a/0.png is empty") == 1
+
+
+def test_long_sets_of_near_duplicates_are_cut(tmp_path):
+    for n in range(9):
+        put(tmp_path / f"a/{n}.png", png(1))
+    assert "= a/4 = ... (9 in all)" in run("describe", tmp_path)
+
+
+def test_split_verify_and_shots_work_together(tmp_path):
+    path = tmp_path / "split.json"
+    assert "train 40, val 10, test 10" in run(
+        "split", SMEAR, "--out", path, "--fractions", "train=.66,val=.17,test=.17"
+    )
+    assert "holds for" in run("verify", path, SMEAR)
+    with pytest.raises(DataError, match="was made for dataset"):
+        run("verify", path, SMEAR + "&seed=1")
+    drawn = json.loads(run("shots", path, SMEAR, "-n", "3"))
+    assert {len(ids) for ids in drawn.values()} == {3}
+    run("shots", path, SMEAR, "-n", "3", "--out", tmp_path / "shots.json")
+    assert json.loads((tmp_path / "shots.json").read_text()) == drawn
+
+
+def test_folds_are_written_beside_each_other(tmp_path):
+    run("split", SMEAR, "--out", tmp_path / "cv.json", "--folds", "3")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cv.0.json", "cv.1.json", "cv.2.json"]
+
+
+def test_shots_of_another_datasets_split_are_refused(tmp_path):
+    run("split", SMEAR, "--out", tmp_path / "split.json")
+    with pytest.raises(DataError, match="was made for dataset"):
+        run("shots", tmp_path / "split.json", "smear:21?size=16", "-n", "1")
+
+
+@pytest.mark.parametrize("below", ["", "sub"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["describe", SMEAR, "--sheet"],
+        ["split", SMEAR, "--out"],
+        ["shots", "{split}", SMEAR, "-n", "1", "--out"],
+        ["smear", "-n", "2", "--size-px", "16", "--out"],
+    ],
+)
+def test_an_output_that_cannot_be_written_is_named(tmp_path, command, below):
+    run("split", SMEAR, "--out", tmp_path / "split.json")
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / "x" / below
+    words = [word.format(split=tmp_path / "split.json") for word in command]
+    with pytest.raises(OutputError, match=r"file/x.*cannot be written.*Choose another place"):
+        run(*words, place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_part_named_twice_is_refused(tmp_path):
+    with pytest.raises(DataError, match="name a part twice"):
+        run("split", SMEAR, "--out", tmp_path / "x.json", "--fractions", "train=1,train=1")
+
+
+def test_unreadable_fractions_show_an_example(tmp_path):
+    with pytest.raises(DataError, match=r"'80/20' cannot be read\. Write train=0\.8"):
+        run("split", SMEAR, "--out", tmp_path / "x.json", "--fractions", "80/20")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smear_writes_a_folder_that_describe_reads(tmp_path):
+    run("smear", "--out", tmp_path / "demo", "-n", "10", "--size-px", "16", "--stain-hue", "-0.5")
+    assert "10, 10 with masks" in run("describe", tmp_path / "demo", "--group", "slide")
+
+
+def test_help_of_every_command_has_an_example():
+    for name, command in real.commands.items():
+        assert f"factory real {name}" in command.help

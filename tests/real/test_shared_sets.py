@@ -1,0 +1,91 @@
+"""Every source on the real sets that developers have in ../shared/data."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from factory.real.duplicates import grouped, near_duplicates
+from factory.real.sources import open_dataset
+from factory.real.splits import make_split, verify_split
+
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+@pytest.fixture(scope="module")
+def data(shared: Path) -> Path:
+    return shared / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "classes", "masks"),
+    [
+        ("crc_kather_mini", 100, 8, False),
+        ("embryo_stork", 84, 2, False),
+        ("glas", 123, 2, True),
+        ("polyp_bkai_neo", 240, 2, True),
+        ("polyp_cvc_clinicdb", 473, 1, True),
+        ("wbc_seg1", 224, 5, True),
+    ],
+)
+def test_folder_and_its_table_are_one_dataset(data, name, images, classes, masks):
+    folder, table = open_dataset(data / name), open_dataset(data / name / "metadata.csv")
+    assert (len(folder), len(folder.class_names), folder.has_masks) == (images, classes, masks)
+    assert folder.fingerprint == table.fingerprint
+    assert folder.array(16, folder.ids[:3]).std() > 5
+
+
+def test_cell_masks_hold_background_cytoplasm_and_nucleus(data):
+    cells = open_dataset(data / "wbc_seg1")
+    assert set(np.unique(cells.mask(40))) == {0, 128, 255}
+    assert cells.mask(40).shape == cells.image(40).shape[:2]
+
+
+def test_one_bit_polyp_masks_are_zero_and_one(data):
+    polyps = open_dataset(data / "polyp_bkai_neo")
+    assert set(np.unique(polyps.mask_array(64, polyps.ids[:8]))) == {0, 1}
+
+
+def test_parquet_parts_carry_attributes(data):
+    cells = open_dataset(data / "wbc_pbc_full" / "part-00003.parquet")
+    assert len(cells) == 4189
+    i = cells.index_of("BA_426699")
+    assert cells.labels[i] == "basophil"
+    assert cells.attributes["BA_426699"]["nucleus_shape"] == "segmented-bilobed"
+    assert cells.image(i).shape == (96, 96, 3)
+
+
+def test_same_cells_in_two_crops_are_found(data):
+    cells = open_dataset(data / "wbc_seg1")
+    found = {(cells.ids[i], cells.ids[j]) for i, j in near_duplicates(cells)}
+    assert found == {
+        ("monocyte/071", "monocyte/084"),
+        ("neutrophil/157", "neutrophil/158"),
+        ("neutrophil/166", "neutrophil/171"),
+        ("neutrophil/167", "neutrophil/169"),
+    }
+
+
+def test_near_duplicates_recover_the_embryos_without_their_column(data):
+    embryos = open_dataset(data / "embryo_stork", group="embryo")
+    blind = grouped(open_dataset(data / "embryo_stork"))
+    linked = Counter(zip(embryos.groups, blind, strict=True))
+    assert len(linked) == len(set(blind)) == len(set(embryos.groups)) == 12
+
+
+def test_split_of_gland_images_keeps_patients_apart(data):
+    glands = open_dataset(data / "glas")
+    groups = grouped(glands)
+    split = make_split(
+        dataset=glands.fingerprint,
+        ids=glands.ids,
+        labels=glands.labels,
+        groups=groups,
+        fractions=SHARES,
+        seed=0,
+    )
+    verify_split(split, dataset=glands.fingerprint, ids=glands.ids, groups=groups)
+    patient = dict(zip(glands.ids, glands.groups, strict=True))
+    parts = [{patient[i] for i in part} for part in (split.train, split.val, split.test)]
+    assert sum(map(len, parts)) == len(set(patient.values())) == 10

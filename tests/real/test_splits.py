@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from factory.errors import DataError
+from factory.real.splits import load_split, make_folds, make_split, n_shot, verify_split
+
+IDS = [f"i{n:02d}" for n in range(30)]
+LABELS = ["a" if n % 3 else "b" for n in range(30)]
+GROUPS = [f"g{n // 2}" for n in range(30)]
+ROWS = {"dataset": "d", "ids": IDS, "labels": LABELS, "groups": GROUPS}
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def test_saved_split_is_loaded_equal_and_an_edited_one_refused(tmp_path):
+    split = make_split(**ROWS, fractions=SHARES, seed=1)
+    path = tmp_path / "split.json"
+    split.save(path)
+    assert load_split(path) == split
+    stored = json.loads(path.read_text())
+    stored["train"].append(stored["test"].pop())
+    path.write_text(json.dumps(stored))
+    with pytest.raises(DataError, match="was changed after it was made"):
+        load_split(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digest": "x"}', "\x00"])
+def test_a_file_that_is_no_split_says_so(tmp_path, text):
+    path = tmp_path / "split.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="is not a readable split file"):
+        load_split(path)
+
+
+def test_unknown_key_in_a_split_file_is_refused(tmp_path):
+    make_split(**ROWS, fractions=SHARES, seed=1).save(tmp_path / "s.json")
+    stored = json.loads((tmp_path / "s.json").read_text())
+    (tmp_path / "s.json").write_text(json.dumps({**stored, "holdout": []}))
+    with pytest.raises(DataError, match="unknown key 'holdout'"):
+        load_split(tmp_path / "s.json")
+
+
+def test_verification_names_what_is_wrong():
+    split = make_split(**ROWS, fractions=SHARES, seed=1)
+    verify_split(split, dataset="d", ids=IDS, groups=GROUPS)
+    with pytest.raises(DataError, match="was made for dataset d, this one is e"):
+        verify_split(split, dataset="e", ids=IDS, groups=GROUPS)
+    with pytest.raises(DataError, match="disagree on 1 ids, the first is 'i29'"):
+        verify_split(split, dataset="d", ids=IDS[:-1], groups=GROUPS[:-1])
+    with pytest.raises(DataError, match="group 'all' lies in"):
+        verify_split(split, dataset="d", ids=IDS, groups=["all"] * 30)
+
+
+def test_fractions_must_name_parts_and_sum_to_one():
+    nan = float("nan")
+    for shares in (
+        {"train": 0.5},
+        {"train": 0.5, "dev": 0.5},
+        {"train": 0.8, "test": 0.3},
+        {"train": -1.0, "val": 2.0},
+        {"train": nan, "val": 1.0},
+    ):
+        with pytest.raises(DataError, match="must name"):
+            make_split(**ROWS, fractions=shares, seed=0)
+
+
+def test_too_few_groups_for_a_part_or_fold_is_an_error():
+    one = {**ROWS, "groups": ["all"] * 30}
+    with pytest.raises(DataError, match="no group is left for"):
+        make_split(**one, fractions=SHARES, seed=0)
+    with pytest.raises(DataError, match="folds need"):
+        make_folds(**one, k=3, seed=0)
+
+
+def test_more_shots_than_training_images_names_the_class():
+    split = make_split(**ROWS, fractions=SHARES, seed=1)
+    with pytest.raises(DataError, match="99 shots of class 'a'"):
+        n_shot(split, labels=dict(zip(IDS, LABELS, strict=True)), shots=99, seed=0)
+
+
+def test_part_of_knows_every_id_and_no_other():
+    split = make_split(**ROWS, fractions=SHARES, seed=1)
+    assert split.part_of(split.val[0]) == "val"
+    with pytest.raises(DataError, match="'nobody' is in no part"):
+        split.part_of("nobody")

@@ -1,0 +1,104 @@
+"""What `regenerate` says: identical, equal, or differs and why."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catalog import SampleSink, write_batch
+from factory.errors import ConfigError
+from factory.sample.pixels import pixel_sha256, psnr_db
+from factory.sample.regenerate import compare, regenerate_images
+from factory.sample.rows import encode_png
+from tests.fakes.rows import batch_rows, sample_row
+
+ROOT = Path(__file__).parents[2]
+IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+ENGINE = {"device": "cpu", "torch": "2.15.0"}
+
+
+def row(image: np.ndarray = IMAGE) -> dict[str, object]:
+    return {
+        "image_id": "a",
+        "pixel_sha256": pixel_sha256(IMAGE),
+        "image": {"bytes": encode_png(image), "path": "a.png"},
+        "engine": json.dumps(ENGINE),
+    }
+
+
+def test_equal_pixels_are_identical_whatever_the_engine() -> None:
+    assert str(compare(row(), IMAGE, ENGINE | {"torch": "3"})) == "identical"
+
+
+def test_nearly_equal_pixels_say_how_near_and_which_engine() -> None:
+    near = IMAGE ^ np.uint8(1)
+    outcome = compare(row(), near, ENGINE | {"torch": "2.16.0"})
+    assert outcome.tier == 1
+    assert str(outcome) == "equal within 48.1 dB (torch: 2.15.0 -> 2.16.0)"
+
+
+def test_other_pixels_differ_because_of_the_engine() -> None:
+    outcome = compare(row(), 255 - IMAGE, ENGINE | {"device": "cuda"})
+    assert outcome.tier == 2
+    assert "differs, because device: cpu -> cuda" in str(outcome)
+
+
+def test_a_changed_published_image_is_noticed() -> None:
+    outcome = compare(row(255 - IMAGE), 255 - IMAGE, ENGINE)
+    assert outcome.tier == 2
+    assert "changed after it was drawn" in str(outcome)
+
+
+def test_the_pixel_hash_knows_the_shape() -> None:
+    assert pixel_sha256(IMAGE) != pixel_sha256(IMAGE.reshape(8, 32, 3))
+
+
+def test_psnr_of_equal_images_is_infinite() -> None:
+    assert psnr_db(IMAGE, IMAGE) == float("inf")
+    assert psnr_db(IMAGE, IMAGE ^ np.uint8(1)) == pytest.approx(48.13, abs=0.01)
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    place = str(tmp_path / "catalog")
+    file = write_batch(place, run_id="run-1", batch_index=0, rows=batch_rows(0))
+    SampleSink(place, "run-1").commit([file])
+    return place
+
+
+@pytest.mark.parametrize("sample", ["nan", "inf", "0", "-1", "2.7", "0%", "101%", "nan%", "some"])
+def test_a_sample_that_is_no_number_of_images_is_refused(uri: str, sample: str) -> None:
+    with pytest.raises(ConfigError, match=f"--sample '{sample}' is neither"):
+        list(regenerate_images(uri, sample=sample))
+
+
+def test_ids_and_a_sample_exclude_each_other(uri: str) -> None:
+    with pytest.raises(ConfigError, match="Give one of them"):
+        list(regenerate_images(uri, image_ids=["a"], sample="2"))
+
+
+def test_mistakes_are_found_before_torch_is_loaded(uri: str) -> None:
+    """A wrong id or folder must not cost the half minute that loading torch can take."""
+    script = """
+import sys
+from pathlib import Path
+from factory.errors import FactoryError
+from factory.sample.regenerate import regenerate_images
+uri, known = sys.argv[1:]
+for wrong in (
+    {"image_ids": ["nobody"]},
+    {"sample": "99"},
+    {"image_ids": [known], "out": Path(sys.executable) / "x"},
+):
+    try:
+        list(regenerate_images(uri, **wrong))
+    except FactoryError as error:
+        print(type(error).__name__)
+print("torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", script, uri, str(sample_row(0)["image_id"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["CatalogError", "CatalogError", "OutputError", "False"]
