@@ -31,6 +31,19 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def feature_weights(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of timm's tf_efficientnet_lite0 in `shared`, as the safetensors we read."""
+    import torch
+    from safetensors.torch import save_file
+
+    (stored,) = (shared / "weights" / "efficientnet_lite0").glob("*.pth")
+    path = tmp_path_factory.mktemp("weights") / "efficientnet_lite0.safetensors"
+    state = torch.load(stored, weights_only=True)
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A local Ray for all tests that stream in this process."""
     from factory.sample.session import ray_session

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from factory.digest import digest_bytes
 from factory.errors import ModelError
+from factory.models.tensors import read_tensors
 
 BACKBONE = "efficientnet_lite0"
 """The name that figures carry: 'KID (efficientnet_lite0)', not the KID of Inception."""
@@ -57,8 +58,7 @@ def load_feature_space(weights: Path, *, device: str | None = None) -> FeatureSp
     """Return EfficientNet-Lite0 (M. Tan and Q. Le, ICML 2019) with weights from a local file.
 
     Args:
-        weights: state dict of timm's `tf_efficientnet_lite0`, `.safetensors` or `.pth` (read with
-            `weights_only=True`, which runs no code).
+        weights: state dict of timm's `tf_efficientnet_lite0`, as safetensors.
         device: default: a GPU if there is one.
 
     Raises:
@@ -66,7 +66,7 @@ def load_feature_space(weights: Path, *, device: str | None = None) -> FeatureSp
     """
     import timm
 
-    state = {name: value.float() for name, value in _read_state(Path(weights)).items()}
+    state = read_tensors(weights, of="timm's tf_efficientnet_lite0")
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     wanted = {name: state.get(name) for name in network.state_dict()}
     lacking = [name for name, value in wanted.items() if value is None]
@@ -81,39 +81,9 @@ def load_feature_space(weights: Path, *, device: str | None = None) -> FeatureSp
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return FeatureSpace(
         name=BACKBONE,
-        digest=digest_bytes(Path(weights).read_bytes()),
+        digest=digest_bytes(weights.read_bytes()),
         network=network.eval().to(place, memory_format=torch.channels_last),
     )
-
-
-def _read_state(weights: Path) -> dict[str, Tensor]:
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not weights.is_file():
-        raise ModelError(
-            f"no feature weights at {weights}",
-            remedy="Give the file of timm's tf_efficientnet_lite0, saved from"
-            " timm.create_model(..., pretrained=True).state_dict()",
-        )
-    try:
-        if weights.suffix == ".safetensors":
-            state = load_file(weights)
-        else:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ModelError(
-            f"feature weights {weights} cannot be read ({str(error).splitlines()[0]})",
-            remedy="Copy the file again; it must be a plain state dict of tensors",
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(
-            f"feature weights {weights} are no state dict",
-            remedy="Save network.state_dict(), not the network",
-        )
-    return state
 
 
 def turned(images: Images, number: int) -> Images:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from factory.errors import ConfigError
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
@@ -23,8 +22,10 @@ from factory.finetune.material import Material
 from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.pretrain import TextConditioned
 from factory.finetune.workers import Workers, inner, place
+from factory.models.conditioning import tokenize
 from factory.models.experts import Expert
 from factory.models.lora import attach_lora, lora_tensors
+from factory.models.shards import whole
 
 VALIDATION_SEED = 1_000_003
 
@@ -49,7 +50,7 @@ class Adaptation:
         indices = step_indices(
             part.step, batch_size=training.batch_size, num_images=len(material.ids), seed=seed
         )
-        places = range(training.batch_size)[part.number :: part.of]
+        places = part.take(range(training.batch_size))
         rngs = [step_random(part.step, seed=seed, place=place) for place in places]
         mine = [int(indices[place]) for place in places]
         turns = [rng.randrange(material.latents.shape[1]) for rng in rngs]
@@ -139,7 +140,7 @@ def adapt(
         model=place(network, workers),
         network=network,
         scheduler=scheduler,
-        tokens={prompt: _tokens(pipeline.tokenizer, prompt) for prompt in prompts},
+        tokens={prompt: tokenize(pipeline.tokenizer, [prompt]) for prompt in prompts},
         scaling_factor=factor,
         alignment=alignment,
         config=config,
@@ -194,10 +195,7 @@ def trained_tensors(adaptation: Adaptation, loop: Loop) -> dict[str, Tensor]:
         if adaptation.config.train == "lora":
             return lora_tensors(network.unet, network.text_encoder)
         return {
-            name: (value.full_tensor() if isinstance(value, DTensor) else value)
-            .detach()
-            .cpu()
-            .clone()
+            name: whole(value).detach().cpu().clone()
             for name, value in network.state_dict().items()
             if name.startswith(("unet.", "text_encoder."))
         }
@@ -211,14 +209,3 @@ def _check_tokenizer(pipeline: Any) -> None:
             f" its text encoder knows {known}",
             remedy="Use tokenizer and text encoder of the same base",
         )
-
-
-def _tokens(tokenizer: Any, prompt: str) -> Tensor:
-    found: Tensor = tokenizer(
-        prompt,
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids
-    return found

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from factory.config import Frozen
 from factory.errors import ConfigError
-from factory.finetune.losses import Noised
+from factory.finetune.losses import Noised, predicted_clean
 from factory.models.experts import Expert, seeded
 from factory.models.layers import default_layer, layer_width, pooled, tap
 
@@ -183,26 +183,3 @@ def aligned_losses(
 def cosine_loss(projected: Tensor, hidden: Tensor) -> Tensor:
     """Return mean(1 - cos) of (B, F) and (B, F): 0 where all are aligned, 2 where opposed."""
     return (1 - F.cosine_similarity(projected.float(), hidden.float(), dim=1)).mean()
-
-
-def predicted_clean(scheduler: DDPMScheduler, noised: Noised, prediction: Tensor) -> Tensor:
-    """Return the x_0 (B, C, h, w) that a prediction amounts to in one step.
-
-    Source: Ho et al. 2020, equation 15 (noise); Salimans and Ho 2022, appendix D (velocity).
-
-    Raises:
-        ConfigError: another prediction type.
-    """
-    alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(noised.noisy.device)
-    alpha = alphas_cumprod[noised.timesteps][:, None, None, None]
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (noised.noisy - (1 - alpha).sqrt() * prediction.float()) / alpha.sqrt()
-        case "v_prediction":
-            return alpha.sqrt() * noised.noisy - (1 - alpha).sqrt() * prediction.float()
-        case "sample":
-            return prediction.float()
-    raise ConfigError(
-        f"unknown prediction type {scheduler.config.prediction_type!r}",
-        remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
-    )

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from factory.models.shards import local
 
 
 class Ema:
@@ -41,14 +42,6 @@ class Ema:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that gradients reach, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this worker's shard of a sharded tensor, or the tensor itself."""
-    if isinstance(tensor, DTensor):
-        shard: Tensor = tensor.to_local()
-        return shard
-    return tensor
 
 
 @torch.no_grad()

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
 from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint
-from factory.finetune.ema import Ema, local, trainable
+from factory.finetune.ema import Ema, trainable
 from factory.finetune.meter import Progress, count_flops, matmul_rate
 from factory.finetune.order import Part, parts
 from factory.finetune.schedule import warmup_hold_decay
 from factory.finetune.workers import Workers, gradients_kept, inner, mean_over_workers
+from factory.models.shards import local, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +175,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         losses = self._accumulate(save_now)
-        norm = _number(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0))
+        norm = float(whole(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0)))
         if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
             raise ModelError(
                 f"step {self.step}: loss {losses['loss']}, gradient norm {norm}; training stopped"
@@ -262,8 +263,3 @@ class Loop:
         kept = module.state_dict()
         buffers = {n: b for n, b in module.named_buffers() if n in kept}
         return tensors | {f"buffer/{name}": value for name, value in buffers.items()}
-
-
-def _number(norm: Tensor) -> float:
-    """Return a gradient norm, gathered from all shards."""
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factory.errors import ConfigError, ModelError
 from factory.finetune.order import Part, step_generator
+from factory.models.tensors import read_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +72,29 @@ def training_target(scheduler: DDPMScheduler, noised: Noised) -> Tensor:
         return velocity
     raise ConfigError(
         f"unknown prediction type {kind!r}",
+        remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
+    )
+
+
+def predicted_clean(scheduler: DDPMScheduler, noised: Noised, prediction: Tensor) -> Tensor:
+    """Return the x_0 (B, C, h, w) that a prediction amounts to in one step.
+
+    Source: Ho et al. 2020, equation 15 (noise); Salimans and Ho 2022, appendix D (velocity).
+
+    Raises:
+        ConfigError: another prediction type.
+    """
+    alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(noised.noisy.device)
+    alpha = alphas_cumprod[noised.timesteps][:, None, None, None]
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return (noised.noisy - (1 - alpha).sqrt() * prediction.float()) / alpha.sqrt()
+        case "v_prediction":
+            return alpha.sqrt() * noised.noisy - (1 - alpha).sqrt() * prediction.float()
+        case "sample":
+            return prediction.float()
+    raise ConfigError(
+        f"unknown prediction type {scheduler.config.prediction_type!r}",
         remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
     )
 
@@ -162,9 +184,8 @@ def feature_distance(weights: Path | None) -> FeatureDistance | None:
 
     network = squeezenet1_0()
     try:
-        state = load_file(weights)
-        network.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, RuntimeError, SafetensorError) as error:
+        network.load_state_dict(read_tensors(weights, of="torchvision's SqueezeNet 1.0"))
+    except RuntimeError as error:
         raise ModelError(
             f"{weights} does not hold weights of SqueezeNet 1.0 ({error})",
             remedy="Give torchvision's squeezenet1_0 as safetensors, or leave it out",

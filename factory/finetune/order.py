@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Rows = TypeVar("Rows", Tensor, NDArray[np.int64])
+Rows = TypeVar("Rows", Tensor, NDArray[np.int64], range)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

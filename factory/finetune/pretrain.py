@@ -36,7 +36,7 @@ from factory.finetune.meter import Progress
 from factory.finetune.order import Part, step_generator, step_indices, step_random
 from factory.finetune.workers import Workers, place
 from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
-from factory.models.conditioning import prompt_tokenizer, small_text_encoder
+from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.prompts import PromptGrammar, vary_prompt
 from factory.models.unets import small_unet
 from factory.real.dataset import RealDataset
@@ -283,7 +283,7 @@ def denoiser_loop(
         indices = step_indices(
             part.step, batch_size=stage.batch_size, num_images=len(latents), seed=config.seed
         )
-        tokens = _tokens(tokenizer, _prompts(data, config, indices.tolist(), part))
+        tokens = tokenize(tokenizer, _prompts(data, config, indices.tolist(), part))
         clean = pick_turns(latents, torch.from_numpy(indices), part, seed=config.seed)
         noised = add_noise(
             scheduler,
@@ -318,7 +318,7 @@ def _prompts(
     data: TrainingSet, config: BaseConfig, indices: Sequence[int], part: Part
 ) -> list[str]:
     """Return the varied prompts of this part of the step's `indices`."""
-    places = range(len(indices))[part.number :: part.of]
+    places = part.take(range(len(indices)))
     return [
         vary_prompt(
             config.prompt,
@@ -330,18 +330,6 @@ def _prompts(
         )
         for place in places
     ]
-
-
-def _tokens(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    encoded = tokenizer(
-        list(prompts),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    ids: Tensor = encoded.input_ids
-    return ids
 
 
 def _resumable(config: BaseConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from factory.errors import ConfigError
@@ -45,7 +46,7 @@ def place(model: nn.Module, workers: Workers) -> nn.Module:
     model = model.to(workers.device)
     if workers.sharding == "fsdp":
         for module in reversed(list(model.modules())):
-            own = sum(p.numel() for p in module.parameters() if not _sharded(p))
+            own = sum(p.numel() for p in module.parameters() if not isinstance(p, DTensor))
             if module is not model and _repeats(module) and own >= MIN_SHARD_PARAMETERS:
                 fully_shard(module)
         fully_shard(model)
@@ -85,10 +86,6 @@ def inner(model: nn.Module) -> nn.Module:
     """Return the module inside a DDP wrapper, or the module itself."""
     wrapped: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     return wrapped
-
-
-def _sharded(parameter: Tensor) -> bool:
-    return hasattr(parameter, "placements")
 
 
 def _repeats(module: nn.Module) -> bool:

@@ -2,9 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -32,6 +34,19 @@ def prompt_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
         merges=merges,
         model_max_length=MAX_TOKENS,
     )
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Return token ids (len(prompts), model_max_length), padded or cut to that length."""
+    encoded = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded.input_ids
+    return ids
 
 
 def _byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ held it, and its batch-norm statistics drifted on noisy images; here a frozen ex
 """
 
 import difflib
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -15,22 +14,14 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from factory.config import Frozen
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
+from factory.models.tensors import read_tensors
 
 _LUMA = (0.299, 0.587, 0.114)
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    AttributeError,  # no dictionary of tensors
-    SafetensorError,
-    pickle.UnpicklingError,  # truncated, or it wants to run code
-)
 
 
 class ExpertSpec(Frozen):
@@ -137,9 +128,8 @@ def build_expert(spec: ExpertSpec, *, seed: int, weights: Path | None = None) ->
     Args:
         spec: backbone, classes, input.
         seed: of random initial weights.
-        weights: state dict of the same timm backbone, `.safetensors` or `.pth` (read without
-            running code). Its classifying layer is left out, its first layer summed over colours
-            for a grey expert.
+        weights: state dict of the same timm backbone, as safetensors. Its classifying layer is
+            left out, its first layer summed over colours for a grey expert.
 
     Raises:
         ConfigError: unknown backbone.
@@ -167,14 +157,7 @@ def _load_backbone(expert: Expert, path: Path) -> None:
     """Copy every tensor of the backbone from a file of timm's names."""
     import timm.models
 
-    try:
-        stored = timm.models.load_state_dict(str(path))
-        state = {name: value.float() for name, value in stored.items()}
-    except _UNREADABLE as error:
-        raise ModelError(
-            f"backbone weights {path} are missing or unreadable ({type(error).__name__})",
-            remedy="Give a state dict of tensors, .safetensors or .pth",
-        ) from error
+    state = read_tensors(path, of=f"timm's {expert.spec.backbone}")
     facts: dict[str, Any] = expert.network.pretrained_cfg
     heads = tuple(f"{name}." for name in _names(facts.get("classifier")))
     wanted = {k: v for k, v in expert.network.state_dict().items() if not k.startswith(heads)}

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.models.shards import whole
 
 _log = logging.getLogger(__name__)
 
@@ -94,9 +94,8 @@ def lora_tensors(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:
     for part, network in (("unet", unet), ("text_encoder.text_model", text_encoder)):
         for name, value in network.named_parameters():
             if ".lora_A." in name or ".lora_B." in name:
-                whole = value.full_tensor() if isinstance(value, DTensor) else value
                 place = name.removeprefix("text_model.").replace(".default.", ".")
-                tensors[f"{part}.{place}"] = whole.detach().float().cpu().contiguous()
+                tensors[f"{part}.{place}"] = whole(value).detach().float().cpu().contiguous()
     return tensors
 
 

@@ -30,7 +30,7 @@ def test_a_missing_split_is_one_line_that_names_it(
         "--generator": tiny.folder,
         "--data": "smear:20?size=16",
         "--split": split,
-        "--features": tmp_path / "absent.pth",
+        "--features": tmp_path / "absent.safetensors",
         "--out": tmp_path / "out",
     }
     call = [str(part) for pair in arguments.items() for part in pair]

@@ -15,9 +15,8 @@ from factory.finetune.alignment import (
     aligned_losses,
     build_alignment,
     cosine_loss,
-    predicted_clean,
 )
-from factory.finetune.losses import Noised, add_noise, denoising_loss
+from factory.finetune.losses import Noised, add_noise, denoising_loss, predicted_clean
 from factory.finetune.order import Part
 from factory.models.experts import Expert, ExpertSpec, build_expert, state_digest
 from factory.models.layers import default_layer

@@ -1,7 +1,6 @@
-import pickle
-
 import numpy as np
 import pytest
+from ray import cloudpickle
 
 from factory.errors import DataError
 from factory.real.dataset import RealImage, build_dataset
@@ -140,8 +139,8 @@ def test_a_file_changed_after_opening_is_noticed(tmp_path):
 
 def test_dataset_travels_to_workers_without_its_pixels(tmp_path):
     made = open_dataset(class_folder(tmp_path))
-    data = pickle.dumps(made)
-    copy = pickle.loads(data)
+    data = cloudpickle.dumps(made)  # as Ray sends it
+    copy = cloudpickle.loads(data)
     assert copy.fingerprint == made.fingerprint
     assert (copy.image(3) == made.image(3)).all()
     assert png(0) not in data

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.models.conditioning import tokenize
 from factory.sample.methods.guided import GuidedMethod
 from factory.sample.recipe import Request
 
@@ -35,12 +36,6 @@ class TextMethod(GuidedMethod):
     def embed(self, prompt: str) -> Tensor:
         """Return (tokens, width); every distinct prompt is encoded once, alone."""
         if prompt not in self._embeddings:
-            tokens = self.tokenizer(
-                prompt,
-                padding="max_length",
-                truncation=True,
-                max_length=self.tokenizer.model_max_length,
-                return_tensors="pt",
-            ).input_ids
+            tokens = tokenize(self.tokenizer, [prompt])
             self._embeddings[prompt] = self.text_encoder(tokens.to(self.device))[0][0]
         return self._embeddings[prompt]
