@@ -55,6 +55,16 @@ class GenerateConfig(Frozen):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int | None = Field(None, ge=0, lt=2**63)
     """null: a fresh one for every run, recorded in it."""
+    data: str | None = None
+    """Real images to show to methods that start from some: a URI as `factory real` takes it ..."""
+    split: str | None = None
+    """... and its split file: only images of the train part are shown."""
+    references: tuple[str, ...] = ()
+    """Ids of the images to show; empty: all of the train part that belong to `classes`."""
+    images_per_reference: int = Field(1, ge=1)
+    """How many images each reference serves before the next is taken."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the method itself."""
     gates: PixelGates = PixelGates()
     stream: StreamConfig = StreamConfig()
 
@@ -70,8 +80,18 @@ class GenerateConfig(Frozen):
     @property
     def digest(self) -> str:
         """Names the configuration."""
-        return digest(self.model_dump(mode="json"))
+        unused = {name for name, default in _LATER.items() if getattr(self, name) == default}
+        return digest(self.model_dump(mode="json", exclude=unused))
 
+
+_LATER: Mapping[str, Any] = {
+    "data": None,
+    "split": None,
+    "references": (),
+    "images_per_reference": 1,
+    "options": {},
+}
+"""Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""
 
 Config = TypeVar("Config", bound=BaseModel)
 

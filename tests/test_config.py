@@ -119,3 +119,9 @@ def test_shipped_presets_are_valid() -> None:
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match="here: num_images: Field required"):
         parse_config(GenerateConfig, {"classes": {"a": "b"}}, where="here")
+
+
+def test_keys_that_jobs_learnt_later_rename_no_older_configuration() -> None:
+    job = GenerateConfig(num_images=1)
+    assert job.digest == "2de0b14eabe6bfcf1d8d142275ba53f6"
+    assert GenerateConfig(num_images=1, data="x").digest != job.digest

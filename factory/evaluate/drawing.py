@@ -72,7 +72,7 @@ def draw(
 def _drawn(engine: Engine, batch: Batch, cache: ArrayCache) -> Images:
     names = [request.image_id for request in batch.requests]
     return cache.get(
-        ["drawn", names, batch.size, dict(engine.fingerprint)], lambda: engine.draw(batch)
+        ["drawn", names, batch.size, dict(engine.fingerprint)], lambda: engine.draw(batch).images
     )
 
 

@@ -53,6 +53,7 @@ def generate(
 @click.option("--sample", metavar="N|P%", help="Redraw N, or P percent, randomly chosen images.")
 @click.option("--seed", default=0, show_default=True, help="Chooses the --sample.")
 @click.option("--model", metavar="NAME|FOLDER", help="Where the generator lies now.")
+@click.option("--data", metavar="URI", help="Where the real images that were shown lie now.")
 @click.option("--out", metavar="FOLDER", help="Write the redrawn PNGs here.")
 @click.option(
     "--allow-tier",
@@ -68,6 +69,7 @@ def regenerate(
     sample: str | None,
     seed: int,
     model: str | None,
+    data: str | None,
     out: str | None,
     allow_tier: str,
 ) -> None:
@@ -90,6 +92,7 @@ def regenerate(
         sample=sample,
         seed=seed,
         model=model,
+        data=data,
         out=Path(out) if out else None,
     )
     worst = 0

@@ -1,27 +1,30 @@
 """The engine: a generator in memory that draws batches, the same bits for the same request."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from factory.errors import ConfigError, ModelError
+from factory.errors import ConfigError, DataError, ModelError
 from factory.models.adapters import Adapted
 from factory.models.generator import Generator
+from factory.sample.drawn import Drawn, Method
 from factory.sample.fingerprint import engine_fingerprint
 from factory.sample.methods.class_conditional import ClassConditionalMethod
-from factory.sample.methods.guided import GuidedMethod
 from factory.sample.methods.text import TextMethod
+from factory.sample.options import options_from
 from factory.sample.plan import Batch
+from factory.sample.recipe import Request
+from factory.sample.references import Reference, References
 
-METHODS: Mapping[str, type[GuidedMethod]] = {
+METHODS: Mapping[str, Callable[[Any, str], Method]] = {
     "text": TextMethod,
     "class_conditional": ClassConditionalMethod,
 }
+"""Method -> what makes it of a pipeline and a device."""
+DRAWS_WITH: Mapping[str, frozenset[str]] = {}
+"""Method -> the methods of generators that it draws with, where that is not its own name alone."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,9 +32,16 @@ class Engine:
     """Loads a generator once and draws many batches."""
 
     def __init__(
-        self, generator: Generator, *, dtype: str = "float32", device: str | None = None
+        self,
+        generator: Generator,
+        *,
+        dtype: str = "float32",
+        device: str | None = None,
+        references: References | None = None,
     ) -> None:
         """Load onto `device` (default: a GPU if there is one).
+
+        `references` are the real images that recipes may name.
 
         Raises:
             ConfigError: unknown dtype.
@@ -39,7 +49,7 @@ class Engine:
         """
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype {dtype!r}", remedy=f"Choose one of {list(DTYPES)}")
-        self.generator = generator
+        self.generator, self._references = generator, references
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _make_deterministic(self.device)
         if generator.method not in METHODS:
@@ -49,20 +59,22 @@ class Engine:
             )
         base = generator.base() if generator.adapters else generator
         pipeline = self._pipeline = load_pipeline(base, dtype=dtype).to(self.device)
-        for network in (pipeline.unet, pipeline.vae):  # 1.1 to 1.4 times faster on a CPU
-            network.to(memory_format=torch.channels_last)
+        for network in (pipeline.unet, getattr(pipeline, "vae", None)):
+            if network is not None:  # 1.1 to 1.4 times faster on a CPU
+                network.to(memory_format=torch.channels_last)
         self._adapted = Adapted(pipeline, generator, base_model_id=base.model_id)
-        self._method = METHODS[generator.method](pipeline, self.device)
+        self._methods: dict[str, Method] = {}
         self.fingerprint = engine_fingerprint(self.device, dtype)
 
-    def draw(self, batch: Batch) -> NDArray[np.uint8]:
-        """Return the batch's images (len(batch.requests), H, W, 3), RGB.
+    def draw(self, batch: Batch) -> Drawn:
+        """Return the batch's images, a row per request.
 
         The shape is filled up to `batch.size` with the last request, so that an image's bits
         never depend on how many neighbours it has.
 
         Raises:
-            ConfigError: a recipe of another model or method.
+            ConfigError: a recipe of another model or method, or references where there are none.
+            DataError: a reference that is not to be shown, or other pixels than the recipe's.
         """
         recipe = batch.requests[0].recipe
         if recipe.model_id != self.generator.model_id:
@@ -71,16 +83,49 @@ class Engine:
                 f" {self.generator.name} is {self.generator.model_id}",
                 remedy="Load the generator that drew it",
             )
-        if recipe.method != self.generator.method:
+        if self.generator.method not in DRAWS_WITH.get(recipe.method, {recipe.method}):
             raise ConfigError(
                 f"method {recipe.method!r} is not that of generator {self.generator.name!r}",
                 remedy=f"Leave method out, or set it to {self.generator.method!r}",
             )
         if recipe.adapter_id is not None and self._adapted.use(recipe.adapter_id):
-            self._method = METHODS[recipe.method](self._pipeline, self.device)  # keeps embeddings
+            self._methods.clear()  # they keep embeddings of the adapter before
+        if recipe.method not in self._methods:
+            self._methods[recipe.method] = METHODS[recipe.method](self._pipeline, self.device)
         padded = [*batch.requests, *[batch.requests[-1]] * (batch.size - len(batch.requests))]
-        images = self._method.draw(padded)
-        return to_uint8(images[: len(batch.requests)])
+        shown = _shown(self._references, batch.requests)
+        shown += shown[-1:] * (batch.size - len(shown))
+        return self._methods[recipe.method].drawn(padded, shown).first(len(batch.requests))
+
+
+def _shown(references: References | None, requests: Sequence[Request]) -> list[Reference]:
+    """Return the reference of every request, held to its recipe's hash; none where none is named.
+
+    Raises:
+        ConfigError: references are named and none are at hand.
+        DataError: one is not to be shown, or its pixels are others now.
+    """
+    first = requests[0].recipe
+    if first.reference_id is None:
+        return []
+    if references is None:
+        raise ConfigError(
+            f"the recipe shows the real image {first.reference_id!r}, and no data is at hand",
+            remedy="Give the real images (data: in a job, --data when redrawing)",
+        )
+    options = options_from(first.method, first.options)
+    found: dict[str, Reference] = {}
+    for recipe in (request.recipe for request in requests):
+        name = str(recipe.reference_id)
+        if name not in found:
+            masks = options is not None and options.reads_masks
+            found[name] = references.get(name, recipe.height_px, masks=masks)
+        if found[name].sha256 != recipe.reference_sha256:
+            raise DataError(
+                f"the real image {name!r} has other pixels than the recipe was made for",
+                remedy="Give the data as it was when the run began",
+            )
+    return [found[str(request.recipe.reference_id)] for request in requests]
 
 
 def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
@@ -132,12 +177,6 @@ def _without_bars() -> Iterator[None]:
     finally:
         for each in shown:
             each.enable_progress_bar()
-
-
-def to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """Return (B, H, W, 3) uint8 from (B, 3, H, W) in [-1, 1], rounded to nearest."""
-    scaled = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _make_deterministic(device: str) -> None:

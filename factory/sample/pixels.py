@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def pixel_sha256(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 in hex of an image's shape and raw pixels."""
-    shape = "x".join(map(str, image.shape)).encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).hexdigest()
+def pixel_sha256(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> str:
+    """Return the SHA-256 in hex of an image's shape and raw pixels, and of its mask's if any."""
+    parts = (image,) if mask is None else (image, mask)
+    return hashlib.sha256(b"mask".join(map(_raw, parts))).hexdigest()
+
+
+def _raw(pixels: NDArray[np.uint8]) -> bytes:
+    return "x".join(map(str, pixels.shape)).encode() + np.ascontiguousarray(pixels).tobytes()
 
 
 def psnr_db(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:

@@ -1,14 +1,17 @@
 """From configuration to plan: every recipe of a run, its counts, and the run's name."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.models.generator import Generator
+from factory.sample.options import MethodOptions, options_text, parse_options
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
+from factory.sample.references import References, counts_by_reference
 
 
 def with_seed(config: GenerateConfig) -> GenerateConfig:
@@ -34,18 +37,53 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
     return config.model_copy(update={"classes": dict(generator.prompts)})
 
 
-def make_plan(config: GenerateConfig, generator: Generator) -> Plan:
+def make_plan(
+    config: GenerateConfig, generator: Generator, references: References | None = None
+) -> Plan:
     """Return the plan of a seeded configuration: images shared evenly by classes, then prompts.
 
+    A method that shows references gets a recipe for each of them instead, see
+    `counts_by_reference`.
+
     Raises:
-        ConfigError: a class that the generator does not know, no seed, or a prompt twice.
+        ConfigError: a class that the generator does not know, no seed, a prompt twice, options
+            that the method does not have, or no data where references are to be shown.
+        DataError: a reference outside the train part, or without the mask that it needs.
     """
     config = with_classes(config, generator)
-    names = class_names(config, generator)
+    base = _base_recipe(config, generator)
+    options = parse_options(base.method, config.options)
+    base = replace(base, options=options_text(options))
+    if options is not None and options.shows_references:
+        return Plan(quotas=tuple(_shown_quotas(config, generator, base, options, references)))
+    return Plan(quotas=tuple(_quotas(config, generator, base)))
+
+
+def _base_recipe(config: GenerateConfig, generator: Generator) -> Recipe:
+    """Return what all recipes of a run share; class and prompt are still to be set."""
     if config.seed is None:
         raise ConfigError("the configuration has no seed", remedy="Call with_seed() first")
     size = config.size_px or generator.size_px
-    quotas = []
+    return Recipe(
+        model_id=generator.model_id,
+        method=config.method or generator.method,
+        class_name="",
+        class_id=0,
+        prompt="",
+        negative_prompt=config.negative_prompt,
+        guidance_scale=config.guidance_scale,
+        num_inference_steps=config.num_inference_steps,
+        scheduler=config.scheduler,
+        height_px=size,
+        width_px=size,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+    )
+
+
+def _quotas(config: GenerateConfig, generator: Generator, base: Recipe) -> Iterator[Quota]:
+    names = class_names(config, generator)
     counts = split_evenly(config.num_images, len(config.classes))
     for (class_name, prompts), count in zip(config.classes.items(), counts, strict=True):
         prompts = (prompts,) if isinstance(prompts, str) else prompts
@@ -55,25 +93,64 @@ def make_plan(config: GenerateConfig, generator: Generator) -> Plan:
                 remedy="Write every prompt of a class once",
             )
         for prompt, share in zip(prompts, split_evenly(count, len(prompts)), strict=True):
-            recipe = Recipe(
-                model_id=generator.model_id,
-                method=config.method or generator.method,
+            recipe = replace(
+                base,
                 class_name=class_name,
                 class_id=names.index(class_name),
                 prompt=prompt,
-                negative_prompt=config.negative_prompt,
-                guidance_scale=config.guidance_scale,
-                num_inference_steps=config.num_inference_steps,
-                scheduler=config.scheduler,
-                height_px=size,
-                width_px=size,
-                seed=config.seed,
-                batch_size=config.batch_size,
-                dtype=config.dtype,
                 adapter_id=generator.adapter_of(class_name),
             )
-            quotas.append(Quota(recipe=recipe, count=share))
-    return Plan(quotas=tuple(quotas))
+            yield Quota(recipe=recipe, count=share)
+
+
+def _shown_quotas(
+    config: GenerateConfig,
+    generator: Generator,
+    base: Recipe,
+    options: MethodOptions,
+    references: References | None,
+) -> Iterator[Quota]:
+    """Yield a quota for every reference that the run shows."""
+    if references is None:
+        raise ConfigError(
+            f"method {base.method!r} shows real images, and the job names none",
+            remedy="Set data: to the real images and split: to their split file",
+        )
+    names = class_names(config, generator)
+    ids = reference_ids(config, references)
+    counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
+    for image_id, count in counts.items():
+        shown = references.get(image_id, base.height_px, masks=options.reads_masks)
+        prompts = config.classes[shown.label]
+        recipe = replace(
+            base,
+            class_name=shown.label,
+            class_id=names.index(shown.label),
+            prompt=prompts if isinstance(prompts, str) else prompts[0],
+            adapter_id=generator.adapter_of(shown.label),
+            reference_id=image_id,
+            reference_sha256=shown.sha256,
+        )
+        yield Quota(recipe=recipe, count=count)
+
+
+def reference_ids(config: GenerateConfig, references: References) -> list[str]:
+    """Return the real images that a run shows, in order: those it names, else those of its classes.
+
+    Raises:
+        DataError: an id outside the train part.
+        ConfigError: an id of a class that is not drawn.
+    """
+    label_of = dict(zip(references.dataset.ids, references.dataset.labels, strict=True))
+    if not config.references:
+        return [i for i in references.ids if label_of[i] in config.classes]
+    references.check(config.references)
+    if foreign := [i for i in config.references if label_of[i] not in config.classes]:
+        raise ConfigError(
+            f"references: {foreign[0]!r} is of class {label_of[foreign[0]]!r}, which is not drawn",
+            remedy=f"Name images of {', '.join(config.classes)}",
+        )
+    return list(config.references)
 
 
 def class_names(config: GenerateConfig, generator: Generator) -> tuple[str, ...]:

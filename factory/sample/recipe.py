@@ -10,8 +10,10 @@ from factory.errors import ConfigError
 SEED_BITS = 63
 """Seeds are non-negative int64, the widest integer that every table reader knows."""
 
-OPTIONAL = frozenset({"adapter_id"})
+OPTIONAL = frozenset({"adapter_id", "reference_id", "reference_sha256", "options"})
 """Fields of a recipe that may be missing from its plain form."""
+PER_IMAGE = ("class_name", "class_id", "prompt", "reference_id", "reference_sha256")
+"""Fields in which the images of one batch may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,12 @@ class Recipe:
     dtype: str = "float32"
     adapter_id: str | None = None
     """Digest of the LoRA folded into the base; None: the generator has none."""
+    reference_id: str | None = None
+    """The real image that is shown to the method, if any ..."""
+    reference_sha256: str | None = None
+    """... and the hash of its pixels (and mask) as they are shown."""
+    options: str | None = None
+    """Canonical JSON of the method's own options; None: it has none."""
 
     @cached_property
     def digest(self) -> str:
@@ -46,10 +54,10 @@ class Recipe:
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What all requests of one batch must share; classes and prompts may differ."""
+        """What all requests of one batch must share; what is asked for and shown may differ."""
         shared = self.to_dict()
-        for name in ("class_name", "class_id", "prompt"):
-            shared.pop(name)
+        for name in PER_IMAGE:
+            shared.pop(name, None)
         return tuple(shared.items())
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
 from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import EMBEDDED, Generator, find_generator
+from factory.real.sources import open_dataset
 from factory.sample.fingerprint import differing
 from factory.sample.pixels import pixel_sha256, psnr_db
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request, recipe_from
+from factory.sample.references import References
 from factory.sample.rows import encode_png
 
 if TYPE_CHECKING:  # torch waits until the images and the generator are found
@@ -27,6 +29,10 @@ if TYPE_CHECKING:  # torch waits until the images and the generator are found
 
 EQUAL_DB = 40.0
 """PSNR from which two images count as perceptually equal (tier T2)."""
+EQUAL_MASK = 0.999
+"""Share of equal pixels from which their masks do."""
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,7 @@ def regenerate_images(
     sample: str | None = None,
     seed: int = 0,
     model: str | None = None,
+    data: str | None = None,
     out: Path | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Iterator[Outcome]:
@@ -62,13 +69,15 @@ def regenerate_images(
         image_ids: which images; or
         sample: '25' or '1%': that many, chosen by `seed` from the accepted ones.
         model: name or folder of the generator; default: the one recorded in `models`.
-        out: folder for the redrawn PNGs.
+        data: the real images that were shown; default: those that the run names.
+        out: folder for the redrawn PNGs, and masks.
 
     Raises:
         CatalogError: unknown ids, or neither ids nor a sample asked for.
         ConfigError: both asked for, or a sample that is no such number.
         OutputError: `out` cannot be written.
         ModelError: the generator is not at hand, or has other files than the one recorded.
+        DataError: the real images are not at hand, or have other pixels than those shown.
     """
     if image_ids and sample:
         raise ConfigError(
@@ -81,20 +90,24 @@ def regenerate_images(
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-    engines: dict[tuple[str, str], Engine] = {}
+    engines: dict[tuple[str, ...], Engine] = {}
     for group in _by_settings(rows):
         first = recipe_from(json.loads(group[0]["recipe"]))
-        key = (first.model_id, first.dtype)
+        run = _recorded(catalog, group[0]["run_id"])
+        shown = (data or run.get("data")) if first.reference_id else None
+        key = (first.model_id, first.dtype, str(shown))
         if key not in engines:
-            names = [model] if model else [_recorded(catalog, group[0]["run_id"]), *EMBEDDED]
-            engines[key] = _engine(_generator(first.model_id, names), first.dtype)
+            names = [model] if model else [str(run["model"]), *EMBEDDED]
+            generator = _generator(first.model_id, names)
+            references = None if shown is None else References(dataset=open_dataset(shown))
+            engines[key] = _engine(generator, first.dtype, references)
         yield from _redraw(engines[key], group, first.batch_size, out)
 
 
-def _engine(generator: Generator, dtype: str) -> "Engine":
+def _engine(generator: Generator, dtype: str, references: References | None) -> "Engine":
     from factory.sample.engine import Engine
 
-    return Engine(generator, dtype=dtype)
+    return Engine(generator, dtype=dtype, references=references)
 
 
 def _redraw(
@@ -106,28 +119,58 @@ def _redraw(
             Request(recipe=recipe_from(json.loads(row["recipe"])), index=row["recipe_index"])
             for row in chunk
         )
-        images = engine.draw(Batch(index=0, size=size, requests=requests))
-        for row, image in zip(chunk, images, strict=True):
+        drawn = engine.draw(Batch(index=0, size=size, requests=requests))
+        for number, row in enumerate(chunk):
+            image, mask = drawn.images[number], drawn.mask(number)
             if out is not None:
-                with writing(out):
-                    write_bytes(out / f"{row['image_id']}.png", encode_png(image))
-            yield compare(row, image, engine.fingerprint)
+                _write(out, row["image_id"], image, mask)
+            yield compare(row, image, engine.fingerprint, mask=mask)
 
 
-def compare(row: Mapping[str, Any], image: NDArray[np.uint8], engine: Mapping[str, str]) -> Outcome:
-    """Return how a redrawn `image` (H, W, 3) compares with the published row."""
+def _write(out: Path, image_id: str, image: Pixels, mask: Pixels | None) -> None:
+    with writing(out):
+        write_bytes(out / f"{image_id}.png", encode_png(image))
+        if mask is not None:
+            write_bytes(out / f"{image_id}.mask.png", encode_png(mask))
+
+
+def compare(
+    row: Mapping[str, Any],
+    image: Pixels,
+    engine: Mapping[str, str],
+    *,
+    mask: Pixels | None = None,
+) -> Outcome:
+    """Return how a redrawn `image` (H, W, 3) and `mask` (H, W) compare with the published row."""
     image_id = row["image_id"]
-    if pixel_sha256(image) == row["pixel_sha256"]:
+    if pixel_sha256(image, mask) == row["pixel_sha256"]:
         return Outcome(image_id=image_id, tier=0, psnr_db=float("inf"))
-    published = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
-    if pixel_sha256(published) != row["pixel_sha256"]:
+    published, published_mask = _published(row)
+    if pixel_sha256(published, published_mask) != row["pixel_sha256"]:
         because = "the published image was changed after it was drawn: its pixels break the hash"
         return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)
     changes = differing(json.loads(row["engine"]), engine)
     because = "; ".join(changes) or "this engine does not repeat itself: report this as a bug"
     psnr = psnr_db(published, image) if published.shape == image.shape else 0.0
-    tier = 1 if psnr >= EQUAL_DB else 2
+    agreeing = _agreement(published_mask, mask)
+    if agreeing < 1:
+        because += f"; {agreeing:.2%} of the mask agree"
+    tier = 1 if psnr >= EQUAL_DB and agreeing >= EQUAL_MASK else 2
     return Outcome(image_id=image_id, tier=tier, psnr_db=psnr, because=because)
+
+
+def _published(row: Mapping[str, Any]) -> tuple[Pixels, Pixels | None]:
+    """Return the published image and mask."""
+    image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+    stored = row.get("mask")
+    return image, None if stored is None else np.asarray(Image.open(io.BytesIO(stored["bytes"])))
+
+
+def _agreement(published: Pixels | None, mask: Pixels | None) -> float:
+    """Return the share of equal mask pixels, 0..1: 1 without masks, 0 if only one has any."""
+    if published is None or mask is None:
+        return float(published is mask)
+    return float((published == mask).mean()) if published.shape == mask.shape else 0.0
 
 
 def _by_settings(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -158,9 +201,9 @@ def _sample(catalog: Catalog, sample: str | None, seed: int) -> list[str]:
     return catalog.sample_ids(count=int(number), seed=seed)
 
 
-def _recorded(catalog: Catalog, run_id: str) -> str:
-    """Return the generator's name or folder as the run's configuration gives it."""
-    return str(json.loads(str(catalog.run(run_id)["config"]))["model"])
+def _recorded(catalog: Catalog, run_id: str) -> dict[str, Any]:
+    """Return the run's configuration: where its generator and its real images lay."""
+    return dict(json.loads(str(catalog.run(run_id)["config"])))
 
 
 def _generator(model_id: str, names: Sequence[str]) -> Generator:

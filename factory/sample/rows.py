@@ -15,6 +15,7 @@ from PIL import Image
 from catalog.schema import SAMPLES
 from factory.gate.pixel import PixelGates, score_columns
 from factory.gate.verdict import Verdict, status_of
+from factory.sample.drawn import Drawn
 from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
@@ -37,18 +38,17 @@ class RunFacts:
     """base_model_id, split_digest and dataset_fingerprint, as far as known."""
 
 
-def batch_rows(batch: Batch, images: NDArray[np.uint8], facts: RunFacts) -> pa.Table:
+def batch_rows(batch: Batch, drawn: Drawn, facts: RunFacts) -> pa.Table:
     """Return one row per request of `batch`, in slot order, with the schema of `samples`.
 
-    Args:
-        images: (len(batch.requests), H, W, 3) RGB.
+    `drawn` holds as many images as the batch has requests.
 
     The rows depend on the batch, its pixels and the run alone, never on the clock: a batch that is
     written twice is written with equal bytes.
     """
     rows = [
-        _row(batch, slot, request, image, facts)
-        for slot, (request, image) in enumerate(zip(batch.requests, images, strict=True))
+        _row(batch, slot, request, drawn, facts)
+        for slot, (request, _) in enumerate(zip(batch.requests, drawn.images, strict=True))
     ]
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
@@ -61,10 +61,10 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _row(
-    batch: Batch, slot: int, request: Request, image: NDArray[np.uint8], facts: RunFacts
+    batch: Batch, slot: int, request: Request, drawn: Drawn, facts: RunFacts
 ) -> dict[str, Any]:
-    recipe = request.recipe
-    verdicts = facts.gates.judge(image)
+    recipe, image, mask = request.recipe, drawn.images[slot], drawn.mask(slot)
+    verdicts = [*facts.gates.judge(image), *drawn.verdicts_of(slot)]
     height, width, channels = image.shape
     return {
         "image_id": request.image_id,
@@ -79,8 +79,8 @@ def _row(
         "class_id": recipe.class_id,
         "class_names": list(facts.class_names),
         "soft_label": _one_hot(recipe.class_name, facts.class_names),
-        "image": {"bytes": encode_png(image), "path": f"{request.image_id}.png"},
-        "mask": None,
+        "image": _png(image, f"{request.image_id}.png"),
+        "mask": None if mask is None else _png(mask, f"{request.image_id}.mask.png"),
         "height_px": height,
         "width_px": width,
         "channels": channels,
@@ -95,13 +95,18 @@ def _row(
         "guidance_scale": recipe.guidance_scale,
         "num_inference_steps": recipe.num_inference_steps,
         "scheduler": recipe.scheduler,
-        "reference_ids": [],
+        "reference_ids": [] if recipe.reference_id is None else [recipe.reference_id],
         **_verdict_columns(verdicts),
-        "pixel_sha256": pixel_sha256(image),
+        "pixel_sha256": pixel_sha256(image, mask),
         "engine": json.dumps(facts.engine, sort_keys=True),
         "code_version": facts.code_version,
         "created_at": facts.started_at,
+        **drawn.facts(slot),
     }
+
+
+def _png(pixels: NDArray[np.uint8], path: str) -> dict[str, Any]:
+    return {"bytes": encode_png(pixels), "path": path}
 
 
 def _one_hot(class_name: str, class_names: Sequence[str]) -> list[float]:
@@ -112,5 +117,5 @@ def _verdict_columns(verdicts: list[Verdict]) -> dict[str, Any]:
     return {
         "gate_status": status_of(verdicts),
         "gate_reasons": [f"{v.gate}: {v.reason}" for v in verdicts if not v.passed],
-        **score_columns(verdicts),
+        **{k: v for k, v in score_columns(verdicts).items() if k in SAMPLES.names},
     }

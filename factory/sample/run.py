@@ -17,6 +17,7 @@ from factory.models.generator import Generator, find_generator
 from factory.sample.plan import Plan
 from factory.sample.prepare import make_plan, run_id_of, with_classes, with_seed
 from factory.sample.record import Figures, RunRecord
+from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
 from factory.sample.stream import Work, stream_batches
 
@@ -55,6 +56,7 @@ class Prepared:
     plan: Plan
     catalog_uri: str
     storage_options: StorageOptions = None
+    references: References | None = None
 
 
 def prepare(
@@ -63,11 +65,14 @@ def prepare(
     """Resolve a configuration: find the generator, fix the seed, plan, name the run.
 
     Raises:
-        ConfigError, ModelError: see `make_plan` and `find_generator`.
+        ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`.
     """
     generator = find_generator(config.model, revision=config.revision)
     config = with_classes(with_seed(config), generator)
-    plan = make_plan(config, generator)
+    references = None if config.data is None else open_references(config.data, config.split)
+    if references is not None:
+        check_generator(references, generator)
+    plan = make_plan(config, generator, references)
     return Prepared(
         run_id=run_id_of(plan, config),
         config=config,
@@ -75,7 +80,15 @@ def prepare(
         plan=plan,
         catalog_uri=catalog_uri,
         storage_options=storage_options,
+        references=_travelling(references, plan),
     )
+
+
+def _travelling(references: References | None, plan: Plan) -> References | None:
+    """Return those references that the plan shows."""
+    shown = [quota.recipe.reference_id for quota in plan.quotas]
+    ids = [image_id for image_id in shown if image_id is not None]
+    return references.only(ids) if references is not None and ids else None
 
 
 def prepare_resume(
@@ -93,7 +106,8 @@ def prepare_resume(
     if prepared.run_id != run_id:
         raise ConfigError(
             f"run {run_id} cannot go on: generator {stored.model!r} has other files now"
-            f" (model_id {prepared.generator.model_id})",
+            f" (model_id {prepared.generator.model_id})"
+            + (f", or the real images at {stored.data!r} other pixels" if stored.data else ""),
             remedy="Restore the generator's files, or start a new run",
         )
     return prepared
@@ -153,6 +167,7 @@ def _published(
         dtype=run.config.dtype,
         catalog_uri=run.catalog_uri,
         storage_options=run.storage_options,
+        references=run.references,
     )
     waiting: list[BatchFile] = []
     last = time.monotonic()

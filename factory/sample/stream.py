@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 from catalog.sink import BatchFile, write_batch
 from factory.config import StreamConfig
 from factory.errors import FactoryError
+from factory.gate.verdict import Verdict
+from factory.sample.drawn import Drawn
 from factory.sample.plan import Plan
 from factory.sample.ranges import Ranges
+from factory.sample.references import References
 from factory.sample.rows import RunFacts, batch_rows
 from factory.sample.source import COLUMN, numbers
 
@@ -43,6 +46,7 @@ class Work:
     dtype: str
     catalog_uri: str
     storage_options: dict[str, str] | None = None
+    references: References | None = None
 
 
 def stream_batches(
@@ -90,17 +94,19 @@ class SampleActor:
         from factory.sample.engine import Engine
 
         generator = find_generator(self._work.generator, revision=self._work.revision)
-        return Engine(generator, dtype=self._work.dtype)
+        return Engine(generator, dtype=self._work.dtype, references=self._work.references)
 
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Draw the batch that `row["number"]`, an array of one, points to."""
         batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
-        images = self._engine.draw(batch)
-        return {
-            "batch_index": np.full(len(images), batch.index),
-            "engine": np.full(len(images), json.dumps(self._engine.fingerprint)),
-            "image": images,
+        drawn = self._engine.draw(batch)
+        columns: dict[str, Any] = {
+            "batch_index": np.full(len(drawn), batch.index),
+            "engine": np.full(len(drawn), json.dumps(self._engine.fingerprint)),
+            "image": drawn.images,
+            "told": np.array([_told(drawn, number) for number in range(len(drawn))]),
         }
+        return columns if drawn.masks is None else columns | {"mask": drawn.masks}
 
 
 def write_drawn(drawn: dict[str, NDArray[Any]], work: Work) -> dict[str, Any]:
@@ -115,12 +121,29 @@ def write_drawn(drawn: dict[str, NDArray[Any]], work: Work) -> dict[str, Any]:
                 work.catalog_uri,
                 run_id=facts.run_id,
                 batch_index=batch.index,
-                rows=batch_rows(batch, np.stack(list(drawn["image"][rows])), facts),
+                rows=batch_rows(batch, _again(drawn, rows), facts),
                 storage_options=work.storage_options,
             )
         )
     columns = [asdict(file) for file in files]
     return {name: [column[name] for column in columns] for name in columns[0]}
+
+
+def _told(drawn: Drawn, number: int) -> str:
+    """Return what a method says of an image beside its pixels, as the text that travels."""
+    verdicts = [asdict(verdict) for verdict in drawn.verdicts_of(number)]
+    return json.dumps({"columns": drawn.facts(number), "verdicts": verdicts})
+
+
+def _again(columns: dict[str, NDArray[Any]], rows: NDArray[np.bool_]) -> Drawn:
+    """Return what a batch was drawn as, from the `rows` of a block that are its own."""
+    told = [json.loads(text) for text in columns["told"][rows]]
+    return Drawn(
+        images=np.stack(list(columns["image"][rows])),
+        masks=np.stack(list(columns["mask"][rows])) if "mask" in columns else None,
+        columns={name: [each["columns"][name] for each in told] for name in told[0]["columns"]},
+        verdicts=[[Verdict(**verdict) for verdict in each["verdicts"]] for each in told],
+    )
 
 
 def actor_pool(asked: int | None) -> tuple[int, dict[str, Any]]:

@@ -19,6 +19,7 @@ from catalog.sink import BatchFile, SampleSink, write_batch
 from factory.config import GenerateConfig
 from factory.gate.pixel import PixelGates
 from factory.models.generator import open_generator
+from factory.sample.drawn import Drawn
 from factory.sample.prepare import make_plan
 from factory.sample.rows import RunFacts, batch_rows
 from factory.sample.run import Prepared, execute, prepare
@@ -58,7 +59,7 @@ def fill(folder: Path, rows: int) -> None:
 
     def written() -> Iterator[BatchFile]:
         for batch in plan.batches(range(plan.num_batches - 1)):
-            rows = batch_rows(batch, np.repeat(image, len(batch.requests), 0), facts)
+            rows = batch_rows(batch, Drawn(images=image.repeat(len(batch.requests), 0)), facts)
             yield write_batch(
                 run.catalog_uri, run_id=run.run_id, batch_index=batch.index, rows=rows
             )

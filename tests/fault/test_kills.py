@@ -82,7 +82,7 @@ def check(case: Case, head: Head, tiny: Generator, tmp_path: Path) -> None:
     expected = {
         request.image_id: pixel_sha256(image)
         for batch in run.plan.batches()
-        for request, image in zip(batch.requests, Engine(tiny).draw(batch), strict=True)
+        for request, image in zip(batch.requests, Engine(tiny).draw(batch).images, strict=True)
     }
     rows = sql(Catalog(uri), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
     assert len(rows) == len(expected) == 45

@@ -204,12 +204,12 @@ def test_each_class_is_drawn_with_its_own_lora_and_redrawn_in_any_order(
     assert len({batch.requests[0].recipe.adapter_id for batch in plan.batches()}) == 5
 
     engine, backwards = Engine(generator), Engine(generator)
-    first = [engine.draw(batch) for batch in plan.batches()]
-    again = [backwards.draw(batch) for batch in reversed(list(plan.batches()))]
+    first = [engine.draw(batch).images for batch in plan.batches()]
+    again = [backwards.draw(batch).images for batch in reversed(list(plan.batches()))]
     assert all(np.array_equal(a, b) for a, b in zip(first, reversed(again), strict=True))
 
     plain = make_plan(drawing.model_copy(update={"model": str(base.folder)}), base)
-    unadapted = [Engine(base).draw(batch) for batch in plain.batches()]
+    unadapted = [Engine(base).draw(batch).images for batch in plain.batches()]
     assert not any(np.array_equal(a, b) for a, b in zip(first, unadapted, strict=True))
 
 

@@ -221,7 +221,7 @@ def test_an_exported_generator_is_drawn_by_the_engine(tmp_path: Path) -> None:
     recipe = replace(RECIPE, model_id=generator.model_id)
     requests = tuple(Request(recipe=recipe, index=i) for i in range(2))
     drawn = Engine(generator).draw(Batch(index=0, size=3, requests=requests))
-    assert drawn.shape == (2, 32, 32, 3)
+    assert drawn.images.shape == (2, 32, 32, 3)
     text = replace(recipe, method="text")
     with pytest.raises(ConfigError, match="method 'text' is not that of generator"):
         Engine(generator).draw(Batch(index=0, size=3, requests=(Request(recipe=text, index=0),)))

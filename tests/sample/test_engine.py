@@ -47,9 +47,9 @@ def test_a_slot_does_not_know_its_neighbours(
     engine: Engine, tiny: Generator, scheduler: str
 ) -> None:
     batch = plan_of(tiny, scheduler=scheduler).batch(0)
-    drawn = engine.draw(batch)
-    turned = engine.draw(replace(batch, requests=batch.requests[::-1]))
-    alone = engine.draw(replace(batch, requests=batch.requests[2:3]))
+    drawn = engine.draw(batch).images
+    turned = engine.draw(replace(batch, requests=batch.requests[::-1])).images
+    alone = engine.draw(replace(batch, requests=batch.requests[2:3])).images
     assert np.array_equal(drawn, turned[::-1])
     assert np.array_equal(drawn[2:3], alone)
     assert len({image.tobytes() for image in drawn}) == len(drawn)
@@ -60,9 +60,9 @@ def test_thread_count_does_not_change_a_bit(engine: Engine, tiny: Generator) -> 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = engine.draw(batch)
+        one = engine.draw(batch).images
         torch.set_num_threads(2)
-        two = engine.draw(batch)
+        two = engine.draw(batch).images
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(one, two)
@@ -71,13 +71,13 @@ def test_thread_count_does_not_change_a_bit(engine: Engine, tiny: Generator) -> 
 def test_a_short_batch_gives_only_what_was_asked(engine: Engine, tiny: Generator) -> None:
     last = plan_of(tiny).batch(2)
     assert len(last.requests) == 1
-    assert engine.draw(last).shape == (1, 16, 16, 3)
+    assert engine.draw(last).images.shape == (1, 16, 16, 3)
 
 
 def test_guidance_one_takes_one_forward_a_step(
     engine: Engine, tiny: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unet = engine._method.unet
+    unet = engine._pipeline.unet
     sizes = []
     hook = unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     engine.draw(plan_of(tiny, guidance_scale=1).batch(0))
@@ -89,7 +89,7 @@ def test_guidance_one_takes_one_forward_a_step(
 def test_every_prompt_is_encoded_once(tiny: Generator) -> None:
     engine = Engine(tiny)
     calls = []
-    encoder = engine._method.text_encoder
+    encoder = engine._pipeline.text_encoder
     encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     for batch in plan_of(tiny, num_images=24).batches():
         engine.draw(batch)
@@ -103,7 +103,7 @@ def test_the_prompt_matters(engine: Engine, tiny: Generator) -> None:
     )
     recipe = replace(other.requests[0].recipe)
     assert one.requests[0].recipe.digest != recipe.digest
-    assert not np.array_equal(engine.draw(one), engine.draw(other))
+    assert not np.array_equal(engine.draw(one).images, engine.draw(other).images)
 
 
 def test_a_recipe_of_another_model_is_refused(engine: Engine, tiny: Generator) -> None:

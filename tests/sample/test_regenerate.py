@@ -52,6 +52,23 @@ def test_a_changed_published_image_is_noticed() -> None:
     assert "changed after it was drawn" in str(outcome)
 
 
+def test_a_mask_is_compared_with_its_image() -> None:
+    mask = np.zeros((16, 16), np.uint8)
+    other = mask.copy()
+    other[0, :4] = 1
+    published = row() | {
+        "pixel_sha256": pixel_sha256(IMAGE, mask),
+        "mask": {"bytes": encode_png(mask), "path": "a.mask.png"},
+    }
+    assert str(compare(published, IMAGE, ENGINE, mask=mask)) == "identical"
+    outcome = compare(published, IMAGE, ENGINE | {"torch": "3"}, mask=other)
+    assert outcome.tier == 2
+    assert "torch: 2.15.0 -> 3; 98.44% of the mask agree" in str(outcome)
+    assert compare(published, IMAGE, ENGINE).tier == 2  # no mask at all
+    spoilt = published | {"mask": {"bytes": encode_png(other), "path": "a.mask.png"}}
+    assert "changed after it was drawn" in str(compare(spoilt, IMAGE, ENGINE, mask=other))
+
+
 def test_the_pixel_hash_knows_the_shape() -> None:
     assert pixel_sha256(IMAGE) != pixel_sha256(IMAGE.reshape(8, 32, 3))
 

@@ -50,7 +50,7 @@ def drawn_directly(run: Prepared, tiny: Generator) -> dict[str, str]:
     return {
         request.image_id: pixel_sha256(image)
         for batch in run.plan.batches()
-        for request, image in zip(batch.requests, engine.draw(batch), strict=True)
+        for request, image in zip(batch.requests, engine.draw(batch).images, strict=True)
     }
 
 

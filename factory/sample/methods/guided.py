@@ -4,11 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.sample.drawn import Drawn
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.recipe import Request
+from factory.sample.references import Reference
 from factory.sample.schedulers import NOISY, make_scheduler
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -65,6 +69,12 @@ def denoise(
     return latents
 
 
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Return (B, H, W, 3) uint8 from (B, 3, H, W) in [-1, 1], rounded to nearest."""
+    scaled = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
 class GuidedMethod(ABC):
     """Draws fixed-shape batches of requests that share their settings."""
 
@@ -83,6 +93,10 @@ class GuidedMethod(ABC):
             requests: B of them.
             given: the `sides`; each tensor returned has len(given) * B rows, side after side.
         """
+
+    def drawn(self, requests: Sequence[Request], shown: Sequence[Reference]) -> Drawn:  # noqa: ARG002
+        """Return images alone: these methods are shown no reference and draw no mask."""
+        return Drawn(images=to_uint8(self.draw(requests)))
 
     @torch.inference_mode()
     def draw(self, requests: Sequence[Request]) -> Tensor:

@@ -1,0 +1,58 @@
+"""Options of a method beside the common ones: frozen, checked, and recorded whole in the recipe."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from factory.config import Frozen, parse_config
+from factory.digest import canonical_json
+from factory.errors import ConfigError
+
+
+class MethodOptions(Frozen):
+    """Base of the options of one method."""
+
+    @property
+    def shows_references(self) -> bool:
+        """Whether each image starts from, or is led by, a real one."""
+        return False
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether the references' masks are shown too."""
+        return False
+
+
+METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {}
+"""Method -> its options; a method that is not here has none."""
+
+
+def parse_options(method: str, stored: Mapping[str, Any]) -> MethodOptions | None:
+    """Return a method's options from plain data; None for a method that has none.
+
+    Raises:
+        ConfigError: an unknown or wrong option, or options for a method without any.
+    """
+    kind = METHOD_OPTIONS.get(method)
+    if kind is None:
+        if stored:
+            raise ConfigError(
+                f"method {method!r} has no options, {sorted(stored)[0]!r} was given",
+                remedy="Leave options out",
+            )
+        return None
+    return parse_config(kind, stored, where="options")
+
+
+def options_text(options: MethodOptions | None) -> str | None:
+    """Return the canonical JSON that a recipe records: every option, defaults included."""
+    return None if options is None else canonical_json(options.model_dump(mode="json"))
+
+
+def options_from(method: str, text: str | None) -> MethodOptions | None:
+    """Return the options that a recipe records; options it does not know yet have their defaults.
+
+    Raises:
+        ConfigError: options of another version or method.
+    """
+    return parse_options(method, json.loads(text)) if text is not None else None
