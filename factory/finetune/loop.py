@@ -17,8 +17,9 @@ from factory.finetune.ema import Ema, trainable
 from factory.finetune.meter import Progress, count_flops, matmul_rate
 from factory.finetune.order import Part, parts
 from factory.finetune.schedule import warmup_hold_decay
+from factory.finetune.state import state_tensors
 from factory.finetune.workers import Workers, gradients_kept, inner, mean_over_workers
-from factory.models.shards import local, whole
+from factory.models.shards import whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,8 @@ class Loop:
         Raises:
             ModelError: it is damaged, or of another configuration.
         """
-        self._prepare_moments()
-        self.step = load_checkpoint(path, self._tensors(), config=self.config.resumable)
+        tensors = state_tensors(self.model, self.ema, self.optimizer)
+        self.step = load_checkpoint(path, tensors, config=self.config.resumable)
         self.ema.updates = self.step
         for state in self.optimizer.state.values():
             state["step"].fill_(float(self.step))
@@ -116,9 +117,8 @@ class Loop:
         """
         if self._checkpoints is None:
             raise ModelError("this run has no checkpoint folder", remedy="Set checkpoint_dir")
-        self._prepare_moments()
         notes = Notes(step=self.step, config=self.config.resumable, metrics=self.metrics)
-        self._checkpoints.save(self._tensors(), notes)
+        self._checkpoints.save(state_tensors(self.model, self.ema, self.optimizer), notes)
 
     def run(
         self,
@@ -239,27 +239,3 @@ class Loop:
         rate = matmul_rate(self.workers.device, bf16=self.config.precision == "bfloat16")
         share = self.config.batch_size / self.workers.world_size
         return operations * self.config.accumulate * share / rate
-
-    def _prepare_moments(self) -> None:
-        """Give AdamW its moments before its first step, so that a checkpoint can fill them."""
-        for parameter in trainable(self.model).values():
-            if parameter not in self.optimizer.state:
-                self.optimizer.state[parameter] = {
-                    "step": torch.zeros((), device=local(parameter).device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return everything a resume needs: weights, average and moments, by name."""
-        module = inner(self.model)
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in trainable(module).items():
-            moments = self.optimizer.state[parameter]
-            tensors[f"model/{name}"] = parameter.detach()
-            tensors[f"ema/{name}"] = self.ema.values[name]
-            tensors[f"exp_avg/{name}"] = moments["exp_avg"]
-            tensors[f"exp_avg_sq/{name}"] = moments["exp_avg_sq"]
-        kept = module.state_dict()
-        buffers = {n: b for n, b in module.named_buffers() if n in kept}
-        return tensors | {f"buffer/{name}": value for name, value in buffers.items()}

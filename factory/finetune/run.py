@@ -5,70 +5,28 @@
 A target is one class, or all of them. Targets train side by side where the cluster has room.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from factory.atomic import write_bytes
 from factory.errors import ConfigError, DataError
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
 from factory.finetune.config import FinetuneConfig
+from factory.finetune.finish import WEIGHTS, export
 from factory.finetune.material import Material, choose_images, load_material, make_material
-from factory.finetune.pretrain import TextConditioned
+from factory.finetune.plan import Plan
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
 from factory.finetune.workers import Workers
-from factory.models.adapters import write_adapters
-from factory.models.card import finetuned_card
 from factory.models.expert_file import load_expert
-from factory.models.export import write_generator
-from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
-from factory.models.lora_file import LoraNotes, open_lora, save_lora
+from factory.models.generator import EVERY_CLASS, Generator, find_generator
+from factory.models.lora_file import LoraNotes, save_lora
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 from factory.sample.engine import load_pipeline
-
-PLAN, WEIGHTS = "plan.json", "weights.safetensors"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Everything a worker needs to know; stored as `plan.json` in the output folder."""
-
-    config: FinetuneConfig
-    base_model_id: str
-    material: Path
-    validation: Path | None
-    targets: tuple[str, ...]
-    output: Path
-
-    def save(self) -> None:
-        """Write `plan.json`."""
-        stored = {
-            "config": self.config.model_dump(mode="json"),
-            "base_model_id": self.base_model_id,
-            "material": str(self.material),
-            "validation": str(self.validation) if self.validation else None,
-            "targets": list(self.targets),
-        }
-        (self.output / PLAN).write_text(json.dumps(stored, indent=1))
-
-    @classmethod
-    def load(cls, output: Path) -> "Plan":
-        """Return the plan in `output`."""
-        stored = json.loads((output / PLAN).read_text())
-        return cls(
-            config=FinetuneConfig.model_validate(stored["config"]),
-            base_model_id=stored["base_model_id"],
-            material=Path(stored["material"]),
-            validation=Path(stored["validation"]) if stored["validation"] else None,
-            targets=tuple(stored["targets"]),
-            output=output,
-        )
 
 
 def prepare(config: FinetuneConfig, dataset: RealDataset, split: Split, output: Path) -> Plan:
@@ -163,40 +121,6 @@ def finetune_on_ray(plan: Plan) -> Generator:
     return export(plan)
 
 
-def export(plan: Plan) -> Generator:
-    """Write `output/generator` from the finished targets and return it."""
-    base = find_generator(plan.config.base, revision=plan.config.revision)
-    folder, material = plan.output / "generator", load_material(plan.material)
-    manifest = {
-        "name": plan.config.name,
-        "method": "text",
-        "size_px": plan.config.size_px or base.size_px,
-        "class_names": sorted(set(material.labels)),
-        "prompts": {name: plan.config.prompt_of(name) for name in sorted(set(material.labels))},
-        "split_digest": material.split_digest,
-        "dataset_fingerprint": material.dataset_fingerprint,
-        "base": plan.config.base,
-        "base_revision": plan.config.revision,
-        "base_model_id": base.model_id,
-        "lora_scale": 1.0,
-        "licence": base.manifest.get("licence", "unknown"),
-        "config": plan.config.model_dump(mode="json"),
-        "images_trained": len(material.ids),
-        "steps_trained": plan.config.training.steps,
-    }
-    card = finetuned_card(manifest)
-    if plan.config.train == "full":
-        return _export_full(plan, manifest, card)
-    loras = {target: open_lora(_target_folder(plan, target)) for target in plan.targets}
-    write_adapters(
-        folder,
-        {name: (lora.tensors, lora.notes) for name, lora in loras.items()},
-        manifest=manifest,
-        card=card,
-    )
-    return open_generator(folder)
-
-
 def _on_worker(settings: dict[str, str]) -> None:
     plan = Plan.load(Path(settings["output"]))
     log_dir = plan.output / "tensorboard" / settings["target"]
@@ -216,7 +140,7 @@ def _train(plan: Plan, target: str, workers: Workers, run: Callable[..., None]) 
         adaptation,
         material,
         base_model_id=plan.base_model_id,
-        checkpoints=_target_folder(plan, target) / "checkpoints",
+        checkpoints=plan.folder_of(target) / "checkpoints",
     )
     how: dict[str, Any] = {"validate_every": plan.config.validation.every_steps}
     if plan.validation is not None:
@@ -229,9 +153,9 @@ def _train(plan: Plan, target: str, workers: Workers, run: Callable[..., None]) 
     if not workers.first:
         return
     if plan.config.train == "lora":
-        save_lora(_target_folder(plan, target), tensors, _notes(plan, material))
+        save_lora(plan.folder_of(target), tensors, _notes(plan, material))
     else:
-        write_bytes(_target_folder(plan, target) / WEIGHTS, save(tensors))
+        write_bytes(plan.folder_of(target) / WEIGHTS, save(tensors))
 
 
 def _adaptation(plan: Plan, workers: Workers) -> Adaptation:
@@ -266,23 +190,4 @@ def _notes(plan: Plan, material: Material) -> LoraNotes:
         ids_digest=material.ids_digest,
         class_names=tuple(sorted(set(material.labels))),
         settings=plan.config.lora,
-    )
-
-
-def _target_folder(plan: Plan, target: str) -> Path:
-    return plan.output / "targets" / target
-
-
-def _export_full(plan: Plan, manifest: Mapping[str, Any], card: str) -> Generator:
-    """Write base, tokenizer and schedule with the trained U-Net and text encoder."""
-    base = find_generator(plan.config.base, revision=plan.config.revision)
-    pipeline = load_pipeline(base)
-    trained = load_file(_target_folder(plan, EVERY_CLASS) / WEIGHTS)
-    TextConditioned(pipeline.unet, pipeline.text_encoder).load_state_dict(trained)
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    return write_generator(
-        plan.output / "generator",
-        parts={name: getattr(pipeline, name) for name in parts},
-        manifest=manifest,
-        card=card,
     )

@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from factory.finetune.run import Plan, finetune_here, finetune_on_ray, prepare
+from factory.finetune.plan import Plan
+from factory.finetune.run import finetune_here, finetune_on_ray, prepare
 from factory.models.generator import Generator
 from factory.models.lora_file import open_lora
 from factory.real.dataset import RealDataset

@@ -13,7 +13,8 @@ from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.material import choose_images, load_material
 from factory.finetune.order import Part
-from factory.finetune.run import Plan, finetune_here, prepare
+from factory.finetune.plan import Plan
+from factory.finetune.run import finetune_here, prepare
 from factory.models.generator import Generator
 from factory.models.lora_file import open_lora
 from factory.real.dataset import RealDataset

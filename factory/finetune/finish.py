@@ -1,0 +1,67 @@
+"""The end of a fine-tuning: the weights of its targets become a generator folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import load_file
+
+from factory.finetune.material import load_material
+from factory.finetune.plan import Plan
+from factory.finetune.pretrain import TextConditioned
+from factory.models.adapters import write_adapters
+from factory.models.card import finetuned_card
+from factory.models.export import write_generator
+from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
+from factory.models.lora_file import open_lora
+from factory.sample.engine import load_pipeline
+
+WEIGHTS = "weights.safetensors"
+
+
+def export(plan: Plan) -> Generator:
+    """Write `output/generator` from the finished targets and return it."""
+    base = find_generator(plan.config.base, revision=plan.config.revision)
+    folder, material = plan.output / "generator", load_material(plan.material)
+    manifest = {
+        "name": plan.config.name,
+        "method": "text",
+        "size_px": plan.config.size_px or base.size_px,
+        "class_names": sorted(set(material.labels)),
+        "prompts": {name: plan.config.prompt_of(name) for name in sorted(set(material.labels))},
+        "split_digest": material.split_digest,
+        "dataset_fingerprint": material.dataset_fingerprint,
+        "base": plan.config.base,
+        "base_revision": plan.config.revision,
+        "base_model_id": base.model_id,
+        "lora_scale": 1.0,
+        "licence": base.manifest.get("licence", "unknown"),
+        "config": plan.config.model_dump(mode="json"),
+        "images_trained": len(material.ids),
+        "steps_trained": plan.config.training.steps,
+    }
+    card = finetuned_card(manifest)
+    if plan.config.train == "full":
+        return _export_full(plan, manifest, card)
+    loras = {target: open_lora(plan.folder_of(target)) for target in plan.targets}
+    write_adapters(
+        folder,
+        {name: (lora.tensors, lora.notes) for name, lora in loras.items()},
+        manifest=manifest,
+        card=card,
+    )
+    return open_generator(folder)
+
+
+def _export_full(plan: Plan, manifest: Mapping[str, Any], card: str) -> Generator:
+    """Write base, tokenizer and schedule with the trained U-Net and text encoder."""
+    base = find_generator(plan.config.base, revision=plan.config.revision)
+    pipeline = load_pipeline(base)
+    trained = load_file(plan.folder_of(EVERY_CLASS) / WEIGHTS)
+    TextConditioned(pipeline.unet, pipeline.text_encoder).load_state_dict(trained)
+    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    return write_generator(
+        plan.output / "generator",
+        parts={name: getattr(pipeline, name) for name in parts},
+        manifest=manifest,
+        card=card,
+    )
