@@ -39,7 +39,7 @@ class GenerateConfig(Frozen):
 
     model: str = "wbc-base"
     revision: str | None = None
-    method: Literal["text", "class_conditional"] | None = None
+    method: Literal["text", "class_conditional", "pairs", "bridge"] | None = None
     """null: that of the generator."""
     num_images: int = Field(gt=0, le=10**9)
     classes: Mapping[str, Prompts] = Field(default_factory=dict)

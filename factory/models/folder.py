@@ -20,6 +20,16 @@ _DECIDING = (".safetensors", ".json", ".txt", ".model")
 _NOT_LOADED = ("safety_checker",)
 
 
+class _Bound(BaseModel):
+    """One entry of `domains`, see `factory.models.domains`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    model_id: str
+    class_name: str
+
+
 class _Manifest(BaseModel):
     """What `factory.json` may say, as far as the factory itself reads it."""
 
@@ -35,6 +45,7 @@ class _Manifest(BaseModel):
     dataset_fingerprint: str | None = None
     licence: str | None = None
     config: dict[str, Any] = Field({})
+    domains: dict[str, _Bound] = Field({})
 
     @field_validator("class_names")
     @classmethod

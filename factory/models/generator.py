@@ -24,6 +24,8 @@ LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
 """Where the LoRAs of a generator lie: <folder>/lora/<class>/<the file that diffusers looks for>."""
 EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
+DOMAINS = "domains"
+"""Key of the manifest under which a generator binds others, see `factory.models.domains`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +134,20 @@ def open_generator(folder: Path, *, name: str | None = None) -> Generator:
     """
     adapters = _adapters(folder)
     index = folder / INDEX
-    if not index.is_file() and not adapters:
+    manifest = read_manifest(folder)
+    domains = manifest.get(DOMAINS)
+    if not index.is_file() and not adapters and not domains:
         raise ModelError(
             f"{folder} is not a generator: model_index.json is missing",
             remedy="Point to the folder that `save_pretrained` of a diffusers pipeline wrote",
         )
     check_folder(folder)
-    manifest = read_manifest(folder)
     model_id = digest_files(folder, deciding_files(folder))
     if adapters:
         model_id = digest([model_id, manifest.get("base_model_id"), manifest.get("lora_scale")])
+    if domains:
+        bound = {name: [told["model_id"], told["class_name"]] for name, told in domains.items()}
+        model_id = digest([model_id, bound])
     return Generator(
         name=name or manifest.get("name", folder.name),
         folder=folder,

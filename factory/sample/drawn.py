@@ -53,11 +53,16 @@ class Drawn:
 
     def first(self, count: int) -> "Drawn":
         """Return the first `count` images: what is left when the padding is dropped."""
+        return self.rows(range(count))
+
+    def rows(self, numbers: Sequence[int]) -> "Drawn":
+        """Return the images with these numbers, in this order."""
+        chosen = list(numbers)
         return Drawn(
-            images=self.images[:count],
-            masks=None if self.masks is None else self.masks[:count],
-            columns={name: values[:count] for name, values in self.columns.items()},
-            verdicts=self.verdicts[:count],
+            images=self.images[chosen],
+            masks=None if self.masks is None else self.masks[chosen],
+            columns={name: [all_[i] for i in chosen] for name, all_ in self.columns.items()},
+            verdicts=[self.verdicts[i] for i in chosen] if self.verdicts else (),
         )
 
     def mask(self, number: int) -> NDArray[np.uint8] | None:

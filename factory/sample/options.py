@@ -4,26 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from factory.config import Frozen, parse_config
+from factory.config import parse_config
 from factory.digest import canonical_json
 from factory.errors import ConfigError
+from factory.sample.method_options import MethodOptions as MethodOptions
+from factory.sample.methods.bridge_options import BridgeOptions
+from factory.sample.methods.pairs_options import PairsOptions
 
-
-class MethodOptions(Frozen):
-    """Base of the options of one method."""
-
-    @property
-    def shows_references(self) -> bool:
-        """Whether each image starts from, or is led by, a real one."""
-        return False
-
-    @property
-    def reads_masks(self) -> bool:
-        """Whether the references' masks are shown too."""
-        return False
-
-
-METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {}
+METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {"bridge": BridgeOptions, "pairs": PairsOptions}
 """Method -> its options; a method that is not here has none."""
 
 

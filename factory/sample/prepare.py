@@ -8,7 +8,11 @@ from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.models.generator import Generator
+from factory.sample.bridge_plan import bridge_quotas
+from factory.sample.methods.bridge_options import BridgeOptions
+from factory.sample.methods.pairs_options import PairsOptions
 from factory.sample.options import MethodOptions, options_text, parse_options
+from factory.sample.pairs_plan import pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
 from factory.sample.references import References, counts_by_reference
@@ -54,6 +58,15 @@ def make_plan(
     base = _base_recipe(config, generator)
     options = parse_options(base.method, config.options)
     base = replace(base, options=options_text(options))
+    if isinstance(options, BridgeOptions):
+        return Plan(quotas=tuple(bridge_quotas(config, generator, base, options, references)))
+    if isinstance(options, PairsOptions):
+        ids = reference_ids(config, references) if references else ()
+        plain = _quotas(config, generator, base)
+        quotas = pairs_quotas(
+            config, base, generator, options, plain=plain, ids=ids, references=references
+        )
+        return Plan(quotas=tuple(quotas))
     if options is not None and options.shows_references:
         return Plan(quotas=tuple(_shown_quotas(config, generator, base, options, references)))
     return Plan(quotas=tuple(_quotas(config, generator, base)))

@@ -109,16 +109,27 @@ class GuidedMethod(ABC):
         )
         conditions = self.conditions(requests, sides(recipe.guidance_scale))
         latents = denoise(
-            lambda latents, timestep: self._predict(latents, timestep, *conditions),
+            lambda latents, timestep: self.predict(latents, timestep, *conditions),
             make_scheduler(recipe.scheduler, self.training_config, recipe.num_inference_steps),
             batch_noise(seeds, shape).to(self.device),
             guidance_scale=recipe.guidance_scale,
             generators=step_generators(seeds) if recipe.scheduler in NOISY else None,
         )
+        return self.decode(latents).cpu()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return scaled latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], float32."""
+        latents: Tensor = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        scaled: Tensor = latents.float() * self.vae.config.scaling_factor
+        return scaled
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images (B, 3, H, W), about [-1, 1], float32, of scaled latents (B, C, h, w)."""
         unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         images: Tensor = self.vae.decode(unscaled).sample
-        return images.float().cpu()
+        return images.float()
 
-    def _predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:
+        """Return the network's prediction (B, C, h, w), float32, at one timestep or (B,)."""
         prediction: Tensor = self.unet(latents.to(self.unet.dtype), timestep, *conditions).sample
         return prediction.float()

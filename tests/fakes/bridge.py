@@ -1,0 +1,62 @@
+"""Tiny generators of one latent space, whose networks differ: what a bridge is built between."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from factory.models.adapters import write_adapters
+from factory.models.domains import write_domains
+from factory.models.generator import Generator, open_generator
+from factory.models.lora import LoraSettings, attach_lora, lora_tensors
+from factory.models.lora_file import LoraNotes
+from factory.sample.engine import load_pipeline
+from tests.fakes.tiny import tiny_generator
+
+SETTINGS = LoraSettings(rank=2)
+
+
+def two_generators(folder: Path, names: tuple[str, str]) -> tuple[Generator, Generator]:
+    """Write a generator for each class; the second gets the first one's autoencoder."""
+    first = tiny_generator(folder / names[0], seed=1, class_names=names[:1])
+    second = tiny_generator(folder / names[1], seed=2, class_names=names[1:])
+    shutil.copytree(first.folder / "vae", second.folder / "vae", dirs_exist_ok=True)
+    return first, open_generator(second.folder)
+
+
+def tiny_bridge(folder: Path, names: tuple[str, str]) -> Generator:
+    """Write two generators and a third that binds them."""
+    found = two_generators(folder, names)
+    chosen = {name: (str(each.folder), None) for name, each in zip(names, found, strict=True)}
+    return write_domains(folder / "bridge", chosen)
+
+
+def lora_per_class(folder: Path, base: Generator, names: tuple[str, ...]) -> Generator:
+    """Write a generator with a LoRA of random weights for every class of `names`."""
+    loras = {}
+    for number, name in enumerate(names):
+        pipeline = load_pipeline(base)
+        attach_lora(pipeline.unet, pipeline.text_encoder, SETTINGS, seed=number)
+        generator = torch.Generator().manual_seed(number)
+        tensors = {
+            key: torch.randn(value.shape, generator=generator) * 0.3
+            for key, value in lora_tensors(pipeline.unet, pipeline.text_encoder).items()
+        }
+        told = LoraNotes(
+            base_model_id=base.model_id,
+            dataset_fingerprint="d" * 32,
+            split_digest="s" * 32,
+            ids_digest="i" * 32,
+            class_names=(name,),
+            settings=SETTINGS,
+        )
+        loras[name] = (tensors, told)
+    manifest = {
+        "name": "loras",
+        "base": str(base.folder),
+        "base_model_id": base.model_id,
+        "class_names": list(names),
+        "size_px": base.size_px,
+    }
+    write_adapters(folder, loras, manifest=manifest, card="# loras\n")
+    return open_generator(folder)
