@@ -1,7 +1,7 @@
 """Contact sheets of images in memory: labelled rows, enlarged so that a pixel can be seen."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,19 @@ def write_sheet(path: Path, rows: Mapping[str, Images], *, zoom: int = 2) -> Non
         OSError: the folder cannot be written to.
     """
     blocks = [_row(caption, images, zoom) for caption, images in rows.items()]
+    write_bytes(path, _stacked(blocks))
+
+
+def below_each_other(sheets: Sequence[Path]) -> bytes:
+    """Return the PNG of several sheets, one below the other.
+
+    Raises:
+        OSError: a sheet cannot be read.
+    """
+    return _stacked([Image.open(path) for path in sheets])
+
+
+def _stacked(blocks: Sequence[Image.Image]) -> bytes:
     width = max(block.width for block in blocks)
     sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
     top = 0
@@ -29,13 +42,15 @@ def write_sheet(path: Path, rows: Mapping[str, Images], *, zoom: int = 2) -> Non
         top += block.height
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _row(caption: str, images: Images, zoom: int) -> Image.Image:
     side = images.shape[1] * zoom + GAP_PX
-    row = Image.new("RGB", (len(images) * side, side + CAPTION_PX), "white")
-    ImageDraw.Draw(row).text((2, 2), caption, fill="black", font=ImageFont.load_default(13))
+    font = ImageFont.load_default(13)
+    width = max(len(images) * side, int(font.getlength(caption)) + 4)
+    row = Image.new("RGB", (width, side + CAPTION_PX), "white")
+    ImageDraw.Draw(row).text((2, 2), caption, fill="black", font=font)
     for number, image in enumerate(images):
         enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
         row.paste(Image.fromarray(enlarged), (number * side, CAPTION_PX))

@@ -18,7 +18,7 @@ from factory.finetune.alignment import Alignment, aligned_losses, build_alignmen
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import Noised, add_noise, denoising_loss
-from factory.finetune.material import Material
+from factory.finetune.material import Material, spread
 from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.pretrain import TextConditioned
 from factory.finetune.workers import Workers, inner, place
@@ -39,7 +39,9 @@ class Adaptation:
     scheduler: DDPMScheduler
     tokens: dict[str, Tensor]
     """Token ids (1, length) of every prompt, '' among them."""
-    scaling_factor: float
+    tokenizer: Any
+    autoencoder: Any
+    """Frozen; only samples and an aligned loss use it."""
     alignment: Alignment | None
     config: FinetuneConfig
     workers: Workers
@@ -63,14 +65,14 @@ class Adaptation:
 
     @torch.no_grad()
     def validate(self, material: Material, *, max_images: int) -> dict[str, float]:
-        """Return the losses on the first images of `material`, always with the same noise.
+        """Return the losses on images spread over `material`, always with the same noise.
 
         Every worker computes all of it: a sharded model needs them all.
         """
-        count = min(max_images, len(material.ids))
-        part = Part(step=0)
-        noised = self._noised(material.latents[:count, 0], part, count, VALIDATION_SEED)
-        prompts = [self._prompt(label) for label in material.labels[:count]]
+        rows = spread(material.labels, max_images)
+        latents, part = material.latents[rows, 0], Part(step=0)
+        noised = self._noised(latents, part, len(rows), VALIDATION_SEED)
+        prompts = [self._prompt(material.labels[row]) for row in rows]
         losses = self._losses(noised, prompts)
         return {f"val_{name}": float(value) for name, value in losses.items()}
 
@@ -78,7 +80,8 @@ class Adaptation:
         return self.config.prompt_of(class_name)
 
     def _noised(self, latents: Tensor, part: Part, batch_size: int, seed: int) -> Noised:
-        clean = latents.float().to(self.workers.device) * self.scaling_factor
+        factor = self.autoencoder.config.scaling_factor
+        clean = latents.float().to(self.workers.device) * factor
         return add_noise(self.scheduler, clean, part, batch_size=batch_size, seed=seed)
 
     def _losses(self, noised: Noised, prompts: list[str]) -> dict[str, Tensor]:
@@ -141,7 +144,8 @@ def adapt(
         network=network,
         scheduler=scheduler,
         tokens={prompt: tokenize(pipeline.tokenizer, [prompt]) for prompt in prompts},
-        scaling_factor=factor,
+        tokenizer=pipeline.tokenizer,
+        autoencoder=vae,
         alignment=alignment,
         config=config,
         workers=workers,
@@ -177,7 +181,7 @@ def adaptation_loop(
                 "ids_digest": material.ids_digest,
             },
             checkpoint_dir=checkpoints,
-            best_by="val_loss",
+            best_by=config.validation.best_by,
         ),
         adaptation.workers,
     )

@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from factory.config import Frozen
 from factory.finetune.alignment import AlignmentSettings
 from factory.finetune.train import ClusterConfig
 from factory.models.lora import LoraSettings
+
+
+def _path(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) else value
+
+
+Place = Annotated[Path, BeforeValidator(_path)]
+"""A path as YAML writes it, which has only strings."""
 
 
 class TrainingConfig(Frozen):
@@ -36,15 +44,33 @@ class TrainingConfig(Frozen):
 
 
 class ValidationConfig(Frozen):
-    """Loss on the val part, outside the steps."""
+    """Loss on the val part and samples, outside the steps."""
 
     every_steps: int = Field(100, ge=1)
     max_images: int = Field(64, ge=1)
+    """Of the val part, spread evenly over its classes: for the loss, and as many drawn for KID."""
+    draw_every: int | None = Field(2, ge=1)
+    """Every n-th validation draws samples, and so does the last; null: none does."""
+    images_per_class: int = Field(4, ge=1)
+    """Of a grid; the last one stands on the card of the generator."""
+    num_inference_steps: int = Field(10, ge=1, le=1000)
+    guidance_scale: float = Field(2.0, ge=0)
+    features: Place | None = None
+    """Weights of timm's tf_efficientnet_lite0 (safetensors), for KID against the val part."""
+    best_by: Literal["val_loss", "val_kid"] | None = None
+    """Export the checkpoint in which this was lowest; null: the last one."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> "ValidationConfig":
+        if self.best_by == "val_kid" and (self.features is None or self.draw_every is None):
+            raise ValueError("val_kid needs validation.features and validation.draw_every")
+        return self
 
 
 class FinetuneConfig(Frozen):
     """One fine-tuning of a base; with `separate`, one for every class."""
 
+    method: Literal["text"] = "text"
     name: str = Field(min_length=1)
     base: str = "wbc-base"
     revision: str | None = None
@@ -65,7 +91,7 @@ class FinetuneConfig(Frozen):
     seed: int = Field(0, ge=0)
     lora: LoraSettings = LoraSettings()
     alignment: AlignmentSettings = AlignmentSettings(weight=0)
-    expert: Path | None = None
+    expert: Place | None = None
     """Folder of the expert of `alignment`."""
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()

@@ -1,25 +1,55 @@
 """The end of a fine-tuning: the weights of its targets become a generator folder."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
+from factory.atomic import write_bytes
+from factory.evaluate.sheets import below_each_other
 from factory.finetune.material import load_material
 from factory.finetune.plan import Plan
 from factory.finetune.pretrain import TextConditioned
 from factory.models.adapters import write_adapters
-from factory.models.card import finetuned_card
+from factory.models.card import finetuned_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
 from factory.models.lora_file import open_lora
 from factory.sample.engine import load_pipeline
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, RESULT, SHEET = "weights.safetensors", "result.json", "samples.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Which step of a target is exported, its figures, and its grid of samples if one was drawn."""
+
+    step: int
+    metrics: Mapping[str, float]
+    grid: Path | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/result.json`."""
+        write_bytes(folder / RESULT, _RESULT.dump_json(self, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Result":
+        """Return what `save` wrote."""
+        return _RESULT.validate_json((folder / RESULT).read_bytes())
+
+
+_RESULT = TypeAdapter(Result)
 
 
 def export(plan: Plan) -> Generator:
-    """Write `output/generator` from the finished targets and return it."""
+    """Write `output/generator` from the finished targets and return it.
+
+    Its card shows the samples that were drawn with the weights it has, and their figures.
+    """
+    results = {target: Result.load(plan.folder_of(target)) for target in plan.targets}
     base = find_generator(plan.config.base, revision=plan.config.revision)
     folder, material = plan.output / "generator", load_material(plan.material)
     manifest = {
@@ -37,22 +67,30 @@ def export(plan: Plan) -> Generator:
         "licence": base.manifest.get("licence", "unknown"),
         "config": plan.config.model_dump(mode="json"),
         "images_trained": len(material.ids),
-        "steps_trained": plan.config.training.steps,
+        "steps_trained": max(result.step for result in results.values()),
+        "validation": {
+            target: {"step": result.step, **result.metrics} for target, result in results.items()
+        },
     }
-    card = finetuned_card(manifest)
+    grids = [result.grid for result in results.values() if result.grid]
+    pictures = {SHEET: below_each_other(grids)} if grids else {}
+    card = finetuned_card(manifest, validation_figures(manifest["validation"], [*pictures]))
     if plan.config.train == "full":
-        return _export_full(plan, manifest, card)
+        return _export_full(plan, manifest, card, pictures)
     loras = {target: open_lora(plan.folder_of(target)) for target in plan.targets}
     write_adapters(
         folder,
         {name: (lora.tensors, lora.notes) for name, lora in loras.items()},
         manifest=manifest,
         card=card,
+        pictures=pictures,
     )
     return open_generator(folder)
 
 
-def _export_full(plan: Plan, manifest: Mapping[str, Any], card: str) -> Generator:
+def _export_full(
+    plan: Plan, manifest: Mapping[str, Any], card: str, pictures: Mapping[str, bytes]
+) -> Generator:
     """Write base, tokenizer and schedule with the trained U-Net and text encoder."""
     base = find_generator(plan.config.base, revision=plan.config.revision)
     pipeline = load_pipeline(base)
@@ -64,4 +102,5 @@ def _export_full(plan: Plan, manifest: Mapping[str, Any], card: str) -> Generato
         parts={name: getattr(pipeline, name) for name in parts},
         manifest=manifest,
         card=card,
+        pictures=pictures,
     )

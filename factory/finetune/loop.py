@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
-from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint
+from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint, read_notes
 from factory.finetune.ema import Ema, trainable
 from factory.finetune.meter import Progress, count_flops, matmul_rate
 from factory.finetune.order import Part, parts
@@ -82,7 +82,8 @@ class Loop:
         )
         self.step = 0
         self.metrics: dict[str, float] = {}
-        """Of the newest validation; they are noted in the next checkpoint."""
+        """Of a validation after the present step, if there was one; checkpoints note them."""
+        self._lowest = math.inf
         self._saved = time.monotonic()
         self._due = False
         self._checkpoints = (
@@ -104,6 +105,7 @@ class Loop:
         """
         tensors = state_tensors(self.model, self.ema, self.optimizer)
         self.step = load_checkpoint(path, tensors, config=self.config.resumable)
+        self.metrics = dict(read_notes(path).metrics)
         self.ema.updates = self.step
         for state in self.optimizer.state.values():
             state["step"].fill_(float(self.step))
@@ -138,13 +140,15 @@ class Loop:
             ModelError: the loss is not finite; the newest checkpoint holds the last good weights.
         """
         first = self.resume()
+        self._lowest = self._lowest_so_far()
         step_flops = self._step_flops() if self.config.measure_utilisation else None
         started = self._saved = time.monotonic()
         while self.step < self.config.steps:
             progress = self._step(save_now)
             last = self.step == self.config.steps
+            self.metrics, best = {}, False
             if validate and (last or self.step % validate_every == 0):
-                self.metrics = validate()
+                best = self._validated(validate())
                 progress = replace(progress, losses=progress.losses | self.metrics)
             seconds = time.monotonic() - started
             yield replace(
@@ -153,15 +157,38 @@ class Loop:
                 seconds=seconds,
                 utilisation=step_flops and step_flops * (self.step - first) / seconds,
             )
-            if self._checkpoints and (self._due or last):
+            if self._checkpoints and (self._due or best or last):
                 self.save()
                 self._saved = time.monotonic()
         self.wait()
+
+    def restore_best(self) -> None:
+        """Go back to the checkpoint with the lowest `best_by`; stay here where none was measured.
+
+        Raises:
+            ModelError: it is damaged, or a checkpoint could not be written.
+        """
+        self.wait()
+        if self._checkpoints and (path := self._checkpoints.best()):
+            self.restore(path)
 
     def wait(self) -> None:
         """Return when the last checkpoint is on disk."""
         if self._checkpoints:
             self._checkpoints.wait()
+
+    def _validated(self, found: Mapping[str, float]) -> bool:
+        """Keep the means of all workers' figures; tell if the one that counts was never lower."""
+        device = self.workers.device
+        figures = {name: torch.tensor(value, device=device) for name, value in found.items()}
+        self.metrics = mean_over_workers(figures) if figures else {}
+        value = self.metrics.get(self.config.best_by or "", math.inf)
+        lowest, self._lowest = self._lowest, min(self._lowest, value)
+        return value < lowest
+
+    def _lowest_so_far(self) -> float:
+        path = self._checkpoints.best() if self._checkpoints else None
+        return read_notes(path).metrics[str(self.config.best_by)] if path else math.inf
 
     def _step(self, save_now: Callable[[], bool]) -> Progress:
         config = self.config

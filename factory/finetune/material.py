@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,6 @@ from torch import Tensor
 from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
-from factory.finetune.config import FinetuneConfig
 from factory.finetune.latents import encode_turned
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
@@ -51,7 +51,30 @@ class Material:
         return digest(sorted(self.ids))
 
 
-def choose_images(dataset: RealDataset, split: Split, config: FinetuneConfig) -> tuple[str, ...]:
+def spread(labels: Sequence[str], count: int) -> list[int]:
+    """Return `count` rows, or all, with the classes in proportion; always the same ones."""
+    order = sorted(range(len(labels)), key=lambda row: (labels[row], row))
+    places = np.linspace(0, len(order) - 1, min(count, len(order)))
+    return [order[round(place)] for place in places]
+
+
+class Choice(Protocol):
+    """What of a configuration decides which images are learnt from."""
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """Classes; none: all."""
+
+    @property
+    def n_shot(self) -> int | None:
+        """Images of each class; None: all."""
+
+    @property
+    def seed(self) -> int:
+        """Draws them."""
+
+
+def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:
     """Return the ids to learn from: of the train part only, `n_shot` of each class if asked.
 
     Raises:
@@ -92,26 +115,38 @@ def make_material(
     latents = encode_turned(autoencoder, torch.from_numpy(dataset.array(size_px, ids)))
     latents = latents if turns else latents[:, :1]
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    facts = {
-        "shape": list(latents.shape[1:]),
-        "dataset_fingerprint": dataset.fingerprint,
-        "split_digest": split.digest,
-    }
-    table = pa.table(
-        {
-            "image_id": list(ids),
-            "class_name": [labels[i] for i in ids],
-            "latents": [row.numpy().tobytes() for row in latents],
-        }
+    material = Material(
+        latents=latents,
+        ids=tuple(ids),
+        labels=tuple(labels[i] for i in ids),
+        dataset_fingerprint=dataset.fingerprint,
+        split_digest=split.digest,
     )
-    with new_folder(target) as work:
-        pq.write_table(table, work / "latents.parquet", compression="zstd")
-        (work / FACTS).write_text(json.dumps(facts))
+    save_material(material, target)
     return target
 
 
+def save_material(material: Material, folder: Path) -> None:
+    """Write `folder`, whole or not at all."""
+    facts = {
+        "shape": list(material.latents.shape[1:]),
+        "dataset_fingerprint": material.dataset_fingerprint,
+        "split_digest": material.split_digest,
+    }
+    table = pa.table(
+        {
+            "image_id": list(material.ids),
+            "class_name": list(material.labels),
+            "latents": [row.numpy().tobytes() for row in material.latents],
+        }
+    )
+    with new_folder(folder) as work:
+        pq.write_table(table, work / "latents.parquet", compression="zstd")
+        (work / FACTS).write_text(json.dumps(facts))
+
+
 def load_material(folder: Path) -> Material:
-    """Return what `make_material` wrote.
+    """Return what `save_material` wrote.
 
     Raises:
         DataError: the folder is missing or damaged.

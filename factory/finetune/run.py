@@ -5,21 +5,25 @@
 A target is one class, or all of them. Targets train side by side where the cluster has room.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from factory.atomic import write_bytes
 from factory.errors import ConfigError, DataError
+from factory.evaluate.features import load_feature_space
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
 from factory.finetune.config import FinetuneConfig
-from factory.finetune.finish import WEIGHTS, export
+from factory.finetune.finish import WEIGHTS, Result, export
+from factory.finetune.loop import Loop
 from factory.finetune.material import Material, choose_images, load_material, make_material
 from factory.finetune.plan import Plan
+from factory.finetune.samples import text_samples
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
+from factory.finetune.validation import FEWEST, Validation, distance_to, keep_features
 from factory.finetune.workers import Workers
 from factory.models.expert_file import load_expert
 from factory.models.generator import EVERY_CLASS, Generator, find_generator
@@ -72,6 +76,7 @@ def prepare(config: FinetuneConfig, dataset: RealDataset, split: Split, output: 
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     classes = tuple(sorted({labels[i] for i in ids}))
     held_out = [i for i in split.val if labels[i] in classes]
+    _check_validation(config, Counter(labels[i] for i in held_out), classes)
     plan = Plan(
         config=config,
         base_model_id=base.model_id,
@@ -80,8 +85,31 @@ def prepare(config: FinetuneConfig, dataset: RealDataset, split: Split, output: 
         targets=classes if config.separate else (EVERY_CLASS,),
         output=output,
     )
+    if config.validation.features is not None and plan.validation is not None:
+        keep_features(
+            dataset,
+            held_out,
+            load_feature_space(config.validation.features),
+            size_px=config.size_px or base.size_px,
+            folder=plan.validation,
+        )
     plan.save()
     return plan
+
+
+def _check_validation(
+    config: FinetuneConfig, held_out: Counter[str], classes: Sequence[str]
+) -> None:
+    """Raise unless every target has the images of the val part that its best checkpoint needs."""
+    needed = {None: 0, "val_loss": 1, "val_kid": FEWEST}[config.validation.best_by]
+    for names in [[name] for name in classes] if config.separate else [classes]:
+        found = sum(held_out[name] for name in names)
+        if found < needed:
+            raise DataError(
+                f"validation.best_by {config.validation.best_by} needs {needed} images in the val"
+                f" part, and {', '.join(names)} has {found}",
+                remedy="Hold out more, or set validation.best_by to null",
+            )
 
 
 def finetune_here(plan: Plan, *, tell: Callable[[str], object]) -> Generator:
@@ -142,20 +170,47 @@ def _train(plan: Plan, target: str, workers: Workers, run: Callable[..., None]) 
         base_model_id=plan.base_model_id,
         checkpoints=plan.folder_of(target) / "checkpoints",
     )
-    how: dict[str, Any] = {"validate_every": plan.config.validation.every_steps}
-    if plan.validation is not None:
-        held_out = _part(load_material(plan.validation), target)
-        if held_out.ids:
-            most = plan.config.validation.max_images
-            how["validate"] = lambda: adaptation.validate(held_out, max_images=most)
-    run(loop, **how)
+    validation = _validation(plan, target, adaptation, loop)
+    run(loop, validate=validation, validate_every=plan.config.validation.every_steps)
+    if plan.config.validation.best_by is not None:
+        loop.restore_best()
+    grid = validation.finish()
     tensors = trained_tensors(adaptation, loop)  # every worker: shards are gathered
     if not workers.first:
         return
+    Result(step=loop.step, metrics=loop.metrics, grid=grid).save(plan.folder_of(target))
     if plan.config.train == "lora":
         save_lora(plan.folder_of(target), tensors, _notes(plan, material))
     else:
         write_bytes(plan.folder_of(target) / WEIGHTS, save(tensors))
+
+
+def _validation(plan: Plan, target: str, adaptation: Adaptation, loop: Loop) -> Validation:
+    settings = plan.config.validation
+    names = tuple(sorted(set(_part(load_material(plan.material), target).labels)))
+    distance, held_out = None, None
+    if plan.validation is not None:
+        held_out = _part(load_material(plan.validation), target)
+        if settings.features is not None:
+            space = load_feature_space(settings.features, device=adaptation.workers.device)
+            most = settings.max_images
+            distance = distance_to(plan.validation, names, space, max_images=most)
+
+    def losses() -> dict[str, float]:
+        if held_out is None or not held_out.ids:
+            return {}
+        return adaptation.validate(held_out, max_images=settings.max_images)
+
+    base = find_generator(plan.config.base, revision=plan.config.revision)
+    return Validation(
+        loop=loop,
+        settings=settings,
+        losses=losses,
+        sample=text_samples(adaptation, plan.config.size_px or base.size_px),
+        class_names=names,
+        folder=plan.folder_of(target) / "samples",
+        distance=distance,
+    )
 
 
 def _adaptation(plan: Plan, workers: Workers) -> Adaptation:

@@ -25,6 +25,7 @@ def write_adapters(
     *,
     manifest: Mapping[str, Any],
     card: str,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the folder atomically.
 
@@ -33,6 +34,7 @@ def write_adapters(
         loras: class, or `EVERY_CLASS`, -> tensors and notes.
         manifest: the content of `factory.json`, with 'base' and 'base_model_id'.
         card: Markdown, written as README.md.
+        pictures: file name -> PNG that the card shows.
     """
     with new_folder(folder) as work:
         for name, (tensors, notes) in sorted(loras.items()):
@@ -40,6 +42,8 @@ def write_adapters(
         told = {**manifest, "adapters": sorted(loras)}
         (work / "factory.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
         (work / "README.md").write_text(card)
+        for name, content in (pictures or {}).items():
+            (work / name).write_bytes(content)
 
 
 class Adapted:

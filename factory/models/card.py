@@ -1,6 +1,6 @@
 """The card of a base generator: data, licence, configuration, figures, known weaknesses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -76,6 +76,54 @@ def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
 (dataset {manifest["dataset_fingerprint"]}, split {manifest["split_digest"]}).
 
 **Licence of the base.** {manifest["licence"]}. Add the licence of the images it was adapted to.
+
+**Not for diagnosis.**
+
+{figures}
+## Configuration
+
+```yaml
+{config}```
+"""
+
+
+def validation_figures(
+    validation: Mapping[str, Mapping[str, float]], pictures: Sequence[str] = ()
+) -> str:
+    """Return the Markdown of what a training measured and drew when its weights were exported.
+
+    Args:
+        validation: target -> 'step' and named figures; a name that is missing was not measured.
+        pictures: files beside the card.
+    """
+    names = sorted({name for figures in validation.values() for name in figures} - {"step"})
+    rows = [["target", "step", *names], ["---"] * (2 + len(names))]
+    for target, figures in sorted(validation.items()):
+        told = [f"{figures[name]:.4g}" if name in figures else "" for name in names]
+        rows.append([target, str(int(figures["step"])), *told])
+    lines = ["## Validation", "", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines += ["", "Losses and distances are to images of the val part, which were not learnt from."]
+    for name in pictures:
+        lines += ["", f"![Samples of every class, not selected]({name})"]
+    return "\n".join(lines) + "\n"
+
+
+def class_card(manifest: Mapping[str, Any], figures: str = "") -> str:
+    """Return the README.md of a class-conditional generator: data, configuration, figures."""
+    front = yaml.safe_dump(
+        {"library_name": "diffusers", "tags": ["medical", "synthetic-data"]}, sort_keys=False
+    )
+    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
+    return f"""---
+{front}---
+# {manifest["name"]}
+
+Class-conditional latent diffusion for images of {manifest["size_px"]} px, classes
+{", ".join(manifest["class_names"])}; trained from scratch for {manifest["steps_trained"]} steps on
+{manifest["images_trained"]} images (dataset {manifest["dataset_fingerprint"]}, split
+{manifest["split_digest"]}). `factory generate --set model=<this folder>` draws with it.
+
+**Licence.** That of the images it was trained on; add it here.
 
 **Not for diagnosis.**
 

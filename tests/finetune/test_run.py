@@ -55,7 +55,7 @@ def config(generator: Generator, **changes: object) -> FinetuneConfig:
         "n_shot": 2,
         "lora": {"rank": 2},
         "training": {"steps": 3, "batch_size": 2, "warmup_steps": 1},
-        "validation": {"every_steps": 2},
+        "validation": {"every_steps": 2, "draw_every": None},
     }
     return parse_config(FinetuneConfig, known | changes, where="test")
 
