@@ -12,6 +12,7 @@ from factory.atomic import new_folder
 from factory.models.class_pipeline import ClassConditionalPipeline
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
+from factory.models.pair_pipeline import PairPipeline
 
 
 def write_generator(
@@ -36,6 +37,8 @@ def write_generator(
     """
     if manifest.get("method") == "class_conditional":
         pipeline: DiffusionPipeline = ClassConditionalPipeline(**parts)
+    elif manifest.get("method") == "pairs":
+        pipeline = PairPipeline(**parts)
     else:
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False

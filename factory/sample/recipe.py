@@ -10,9 +10,28 @@ from factory.errors import ConfigError
 SEED_BITS = 63
 """Seeds are non-negative int64, the widest integer that every table reader knows."""
 
-OPTIONAL = frozenset({"adapter_id", "reference_id", "reference_sha256", "options"})
+OPTIONAL = frozenset(
+    {
+        "adapter_id",
+        "reference_id",
+        "reference_sha256",
+        "target_id",
+        "target_sha256",
+        "cluster_id",
+        "options",
+    }
+)
 """Fields of a recipe that may be missing from its plain form."""
-PER_IMAGE = ("class_name", "class_id", "prompt", "reference_id", "reference_sha256")
+PER_IMAGE = (
+    "class_name",
+    "class_id",
+    "prompt",
+    "reference_id",
+    "reference_sha256",
+    "target_id",
+    "target_sha256",
+    "cluster_id",
+)
 """Fields in which the images of one batch may differ."""
 
 
@@ -44,6 +63,12 @@ class Recipe:
     """The real image that is shown to the method, if any ..."""
     reference_sha256: str | None = None
     """... and the hash of its pixels (and mask) as they are shown."""
+    target_id: str | None = None
+    """Another real image whose look is wanted, if it is not the reference ..."""
+    target_sha256: str | None = None
+    """... and the hash of its pixels."""
+    cluster_id: int | None = None
+    """The cluster of training pairs that is drawn; None: the generator knows none."""
     options: str | None = None
     """Canonical JSON of the method's own options; None: it has none."""
 

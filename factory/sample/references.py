@@ -29,6 +29,8 @@ class Reference:
     label: str
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None = None
+    target: "Reference | None" = None
+    """Another real image that leads the method, where its look is not to be the reference's own."""
 
     @cached_property
     def sha256(self) -> str:

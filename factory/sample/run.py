@@ -86,7 +86,8 @@ def prepare(
 
 def _travelling(references: References | None, plan: Plan) -> References | None:
     """Return those references that the plan shows."""
-    shown = [quota.recipe.reference_id for quota in plan.quotas]
+    recipes = [quota.recipe for quota in plan.quotas]
+    shown = [name for recipe in recipes for name in (recipe.reference_id, recipe.target_id)]
     ids = [image_id for image_id in shown if image_id is not None]
     return references.only(ids) if references is not None and ids else None
 

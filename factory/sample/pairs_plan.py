@@ -1,0 +1,188 @@
+"""The plan of a run of pairs: a recipe for every real image, target and cluster that it shows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from factory.config import GenerateConfig
+from factory.digest import digest
+from factory.errors import ConfigError, DataError
+from factory.models.generator import Generator
+from factory.models.pair_codec import class_indices
+from factory.sample.methods.pairs_options import PairsOptions
+from factory.sample.methods.walk import first_index
+from factory.sample.plan import Quota
+from factory.sample.recipe import Recipe
+from factory.sample.references import Reference, References, counts_by_reference
+
+Nearest = Callable[[Sequence[str]], Mapping[str, str]]
+"""Ids to the id of the image most like each."""
+
+
+def pairs_quotas(
+    config: GenerateConfig,
+    base: Recipe,
+    generator: Generator,
+    options: PairsOptions,
+    *,
+    plain: Iterator[Quota],
+    ids: Sequence[str] = (),
+    references: References | None = None,
+    nearest: Nearest | None = None,
+) -> Iterator[Quota]:
+    """Yield the quotas of a run.
+
+    Args:
+        config: seeded, with its classes.
+        base: what all recipes share.
+        generator: of method 'pairs'.
+        options: of the run.
+        plain: the quotas by class, which a run without references keeps.
+        ids: the real images that may be shown, see `prepare.reference_ids`.
+        references: where they come from.
+        nearest: for target 'nearest'.
+
+    Raises:
+        ConfigError: nothing is left of the steps, or target 'nearest' without clusters.
+        DataError: a reference without a mask, with an empty one where its object is re-drawn, or of
+            no cluster of the generator.
+    """
+    first_index(config.num_inference_steps, options.skip_timesteps)
+    if not options.shows_references:
+        yield from _by_cluster(plain, generator)
+        return
+    if references is None:
+        raise ConfigError(
+            "these options show real images, and the job names none",
+            remedy="Set data: to the real images and split: to their split file",
+        )
+    ids = in_order(_of_cluster(ids, generator), options.order, seed=int(config.seed or 0))
+    targets = target_of(ids, options.target, seed=int(config.seed or 0), nearest=nearest)
+    counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
+    names = generator.class_names or tuple(sorted(config.classes))
+    for image_id, count in counts.items():
+        shown = references.get(image_id, base.height_px, masks=options.reads_masks)
+        if options.reads_masks:
+            check_mask(shown, generator, options)
+        prompt = config.classes[shown.label]
+        recipe = replace(
+            base,
+            class_name=shown.label,
+            class_id=names.index(shown.label),
+            prompt=prompt if isinstance(prompt, str) else prompt[0],
+            adapter_id=generator.adapter_of(shown.label),
+            reference_id=image_id,
+            reference_sha256=shown.sha256,
+            cluster_id=cluster_of(generator, image_id),
+        )
+        if (target_id := targets.get(image_id)) is not None:
+            look = references.get(target_id, base.height_px, masks=False)
+            recipe = replace(recipe, target_id=target_id, target_sha256=look.sha256)
+        yield Quota(recipe=recipe, count=count)
+
+
+def in_order(ids: Sequence[str], order: str, *, seed: int) -> list[str]:
+    """Return `ids` as they are ('sequential'), or shuffled by `seed` ('random')."""
+    if order == "sequential":
+        return list(ids)
+    return sorted(ids, key=lambda image_id: digest(["order", seed, image_id]))
+
+
+def target_of(
+    ids: Sequence[str], choice: str, *, seed: int, nearest: Nearest | None = None
+) -> Mapping[str, str]:
+    """Return the target of every reference; empty where each is its own.
+
+    'sequential': the next in turn; 'random': any other, by `seed`; 'nearest': the most alike.
+
+    Raises:
+        ConfigError: fewer than two images, or 'nearest' without a measure.
+    """
+    if choice == "reference":
+        return {}
+    if len(ids) < 2:
+        raise ConfigError(
+            f"target {choice!r} among {len(ids)} real images",
+            remedy="Show two or more, or set target: reference",
+        )
+    if choice == "sequential":
+        return {image_id: ids[(place + 1) % len(ids)] for place, image_id in enumerate(ids)}
+    if choice == "random":
+        return {
+            image_id: min(
+                (other for other in ids if other != image_id),
+                key=lambda other: digest(["target", seed, image_id, other]),
+            )
+            for image_id in ids
+        }
+    if nearest is None:
+        raise ConfigError(
+            "target 'nearest' needs features of the real images, and this generator has none",
+            remedy="Train it with clusters, or choose another target",
+        )
+    return nearest(ids)
+
+
+def cluster_of(generator: Generator, image_id: str) -> int | None:
+    """Return the cluster of a training image; None: the generator knows no clusters.
+
+    Raises:
+        DataError: an image that is in none of its clusters.
+    """
+    clusters = generator.manifest.get("clusters")
+    if not clusters:
+        return None
+    for number, members in clusters["members"].items():
+        if image_id in members:
+            return int(number)
+    raise DataError(
+        f"image {image_id!r} is in no cluster of generator {generator.name!r}",
+        remedy="Show images that it was trained on",
+    )
+
+
+def check_mask(shown: Reference, generator: Generator, options: PairsOptions) -> None:
+    """Refuse a reference whose mask has unknown values, or nothing to re-draw.
+
+    Raises:
+        DataError: naming the image.
+    """
+    values = generator.manifest.get("mask_values") or (0, 255)
+    if shown.mask is None:
+        return
+    indices = class_indices(shown.mask, values, name=shown.id)
+    if options.inpaint is not None and not indices.any():
+        raise DataError(
+            f"the mask of {shown.id!r} is empty: there is nothing to inpaint",
+            remedy="Leave this image out (references:), or start from it without inpaint",
+        )
+
+
+def _of_cluster(ids: Sequence[str], generator: Generator) -> list[str]:
+    """Return those `ids` that belong to the clusters of the generator: all, if it has none."""
+    clusters = generator.manifest.get("clusters")
+    if not clusters:
+        return list(ids)
+    known = {image_id for members in clusters["members"].values() for image_id in members}
+    return [image_id for image_id in ids if image_id in known]
+
+
+def _by_cluster(plain: Iterator[Quota], generator: Generator) -> Iterator[Quota]:
+    """Yield `plain` with every quota shared out over the clusters by their sizes."""
+    clusters = generator.manifest.get("clusters")
+    if not clusters:
+        yield from plain
+        return
+    sizes = {int(number): len(members) for number, members in clusters["members"].items()}
+    for quota in plain:
+        for number, count in shares(quota.count, sizes).items():
+            if count:
+                yield Quota(recipe=replace(quota.recipe, cluster_id=number), count=count)
+
+
+def shares(count: int, sizes: Mapping[int, int]) -> dict[int, int]:
+    """Return `count` divided in proportion to `sizes`: largest remainders first, then by number."""
+    total = sum(sizes.values())
+    floors = {number: count * size // total for number, size in sizes.items()}
+    left = count - sum(floors.values())
+    by_rest = sorted(sizes, key=lambda number: (-(count * sizes[number] % total), number))
+    return {number: floors[number] + (number in by_rest[:left]) for number in sorted(sizes)}
