@@ -104,10 +104,19 @@ def load_config(kind: type[Config], source: str | Path, overrides: Sequence[str]
     Raises:
         ConfigError: missing file, broken YAML, unknown key, wrong type, value out of range.
     """
+    return parse_config(kind, read_config(source, overrides), where=str(source))
+
+
+def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what `load_config` parses: for a configuration that says itself of which kind it is.
+
+    Raises:
+        ConfigError: missing file, broken YAML, an override that fits nowhere.
+    """
     stored = _read_yaml(_find(source))
     for text in overrides:
         _override(stored, text)
-    return parse_config(kind, stored, where=str(source))
+    return stored
 
 
 def parse_config(kind: type[Config], stored: Mapping[str, Any], *, where: str) -> Config:

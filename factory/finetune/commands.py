@@ -1,8 +1,11 @@
 """`factory finetune`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from factory.real.options import column_options, opened
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -12,6 +15,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--config", "source", default="cytodiff", show_default=True, metavar="FILE|PRESET")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
+@column_options
 @click.option("--split", type=_FILE, required=True, help="Of these images: `factory real split`.")
 @click.option("--class", "only", multiple=True, metavar="NAME", help="Train only these classes.")
 @click.option("--output", required=True, type=_FOLDER, help="Storage that every worker sees.")
@@ -26,30 +30,34 @@ def finetune(
     output: Path,
     address: str | None,
     without_ray: bool,
+    **columns: Any,
 ) -> None:
-    """Adapt a generator to real images; the new one is written to OUTPUT/generator.
+    """Train a generator on real images; it is written to OUTPUT/generator.
+
+    The configuration's `method` says how: 'text' adapts a base that reads prompts (CytoDiff),
+    'class_conditional' trains autoencoder and denoiser from scratch (BlastDiffusion). Name the
+    columns of --data as for its split.
 
     The same command goes on where a killed one stopped.
 
     \b
     factory real split cells --out split.json
     factory finetune --data cells --split split.json --output runs/mine
+    factory finetune --config blastdiffusion_small --data cells --split split.json --output ...
     factory generate --set model=runs/mine/generator --num-images 64
     """  # noqa: D301 -- \b is click's mark
-    from factory.config import load_config
-    from factory.finetune.config import FinetuneConfig
-    from factory.finetune.run import finetune_here, finetune_on_ray, prepare
-    from factory.real.sources import open_dataset
+    from factory.finetune.methods import load_training
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
 
-    config = load_config(FinetuneConfig, source, overrides)
+    training, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
-    plan = prepare(config, open_dataset(data), load_split(split), output.resolve())
+    dataset = opened(data, columns)
+    plan = training.prepare(config, dataset, load_split(split), output.resolve())
     if without_ray:
-        generator = finetune_here(plan, tell=click.echo)
+        generator = training.here(plan, tell=click.echo)
     else:
         with ray_session(address, show_workers=True):
-            generator = finetune_on_ray(plan)
+            generator = training.on_ray(plan)
     click.echo(f"{generator.name} {generator.model_id} in {generator.folder}")

@@ -41,6 +41,11 @@ def encode_turned(
 
 def pick_turns(latents: Tensor, indices: Tensor, part: Part, *, seed: int) -> Tensor:
     """Return (b, C, h, w) float32 latents of this part of `indices` (B,), randomly turned."""
+    turns = part_turns(part, len(indices), of=latents.shape[1], seed=seed)
+    return latents[part.take(indices), turns].float()
+
+
+def part_turns(part: Part, batch_size: int, *, of: int = TURNS, seed: int) -> Tensor:
+    """Return which of the first `of` turns each image of this part of a batch is shown under."""
     generator = step_generator(part.step, seed=seed, stream=1)
-    turns = torch.randint(0, TURNS, (len(indices),), generator=generator)
-    return latents[part.take(indices), part.take(turns)].float()
+    return part.take(torch.randint(0, of, (batch_size,), generator=generator))

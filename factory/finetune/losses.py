@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factory.errors import ConfigError, ModelError
+from factory.finetune.adversarial import AdversarialTerm
 from factory.finetune.order import Part, step_generator
 from factory.models.tensors import read_tensors
 
@@ -120,21 +121,36 @@ def autoencoder_loss(
     perceptual: nn.Module | None,
     perceptual_weight: float,
     generator: torch.Generator,
+    adversarial: AdversarialTerm | None = None,
+    step: int = 0,
 ) -> dict[str, Tensor]:
     """Return the terms 'l1', 'kl' (nats per latent value), 'perceptual' and their sum 'loss'.
 
     Args:
         images: (B, 3, H, W) in [-1, 1].
         perceptual: maps (B, 3, H, W), (B, 3, H, W) to a distance; None leaves the term out.
+        adversarial: adds 'generator' and 'discriminator'; None leaves them out.
+        step: of the training, for the start of the adversary.
     """
     posterior = autoencoder.encode(images).latent_dist
     latents = posterior.sample(generator)
     decoded = autoencoder.decode(latents).sample.float()
     l1 = (decoded - images).abs().mean()
     kl = posterior.kl().mean() / latents[0].numel()
-    distance = torch.zeros(()) if perceptual is None else perceptual(decoded, images)
+    distance = l1.new_zeros(()) if perceptual is None else perceptual(decoded, images)
     loss = l1 + kl_weight * kl + perceptual_weight * distance
-    return {"loss": loss, "l1": l1, "kl": kl, "perceptual": distance}
+    terms = {"l1": l1, "kl": kl, "perceptual": distance}
+    if adversarial is not None:
+        scored = adversarial(
+            decoded,
+            images,
+            step=step,
+            reconstruction=l1 + perceptual_weight * distance,
+            last_layer=autoencoder.decoder.conv_out.weight,
+        )
+        terms |= {name: scored[name] for name in ("generator", "discriminator")}
+        loss = loss + scored["generator"] + scored["discriminator"]
+    return {"loss": loss} | terms
 
 
 class FeatureDistance(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from factory.evaluate.features import Images
 from factory.finetune.adapt import Adaptation
+from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.workers import Workers, inner
 from factory.sample.drawn import Method
@@ -23,6 +24,8 @@ from factory.sample.recipe import Recipe, Request
 
 SCHEDULER = "dpmpp_2m"
 
+Drawable = FinetuneConfig | ClassConditionalConfig
+"""Configurations that say how classes are drawn."""
 Draw = Callable[[Mapping[str, int]], dict[str, Images]]
 """Class -> count to class -> images (count, S, S, 3); the first ones are the same in every call."""
 
@@ -41,7 +44,7 @@ def text_samples(adaptation: Adaptation, size_px: int) -> Draw:
 
 
 def sample_plan(
-    counts: Mapping[str, int], config: FinetuneConfig, *, size_px: int, batch_size: int
+    counts: Mapping[str, int], config: Drawable, *, size_px: int, batch_size: int
 ) -> Plan:
     """Return what is drawn: the same requests, and so the same noise, throughout a run."""
     quotas = []

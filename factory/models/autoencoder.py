@@ -4,21 +4,39 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from factory.errors import ConfigError
 
-def small_autoencoder(*, sample_size_px: int = 64, latent_channels: int = 4) -> AutoencoderKL:
-    """Return an untrained `AutoencoderKL` of 1.8 M parameters that shrinks each side by 4.
 
-    The layout is Stable Diffusion's, so `StableDiffusionPipeline` drives it unchanged. No attention
+def small_autoencoder(
+    *,
+    sample_size_px: int = 64,
+    latent_channels: int = 4,
+    channels: tuple[int, ...] = (32, 64, 96),
+    layers_per_block: int = 1,
+    norm_num_groups: int = 16,
+) -> AutoencoderKL:
+    """Return an untrained `AutoencoderKL`; the default has 1.8 M parameters.
+
+    Every level of `channels` but the first halves the sides: the default shrinks them by 4. The
+    layout is Stable Diffusion's, so `StableDiffusionPipeline` drives it unchanged. No attention
     in the middle: at 16x16 latents its receptive field already spans a cell.
+
+    Raises:
+        ConfigError: channels that the groups do not divide.
     """
+    if odd := [width for width in channels if width % norm_num_groups]:
+        raise ConfigError(
+            f"{odd[0]} channels of the autoencoder cannot be divided by {norm_num_groups} groups",
+            remedy=f"Choose multiples of {norm_num_groups}",
+        )
     return AutoencoderKL(
         sample_size=sample_size_px,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 96),
-        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=layers_per_block,
         latent_channels=latent_channels,
-        norm_num_groups=16,
+        norm_num_groups=norm_num_groups,
         mid_block_add_attention=False,
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from factory.errors import DataError
 from factory.real.dataset import RealImage
@@ -32,12 +32,16 @@ that nobody asked about; a set whose groups go by another name needs `group=`.""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Columns that the caller named; None: look for a usual name (attributes: take the rest)."""
+    """Columns that the caller named; None: look for a usual name (attributes: take the rest).
+
+    `root` is the folder in which the paths of a table start; None: that of the table.
+    """
 
     label: str | None = None
     image: str | None = None
     group: str | None = None
     attributes: tuple[str, ...] | None = None
+    root: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

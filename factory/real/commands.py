@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.errors import DataError
+from factory.real.options import column_options, opened
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
-    from factory.real.dataset import RealDataset
     from factory.real.describe import Description
     from factory.real.splits import Split
 
@@ -32,17 +32,7 @@ def real() -> None:
 
 def _source(command: Callable[..., None]) -> Callable[..., None]:
     """Add the argument and options by which every command opens its dataset."""
-    options = [
-        click.argument("uri"),
-        click.option("--label", metavar="COLUMN", help="Column of the class."),
-        click.option("--image", metavar="COLUMN", help="Column of path or bytes."),
-        click.option("--group", metavar="COLUMN", help="Column of patient, slide or sequence."),
-        click.option("--skip-broken", is_flag=True, help="Leave broken images out and list them."),
-        click.option("--download", is_flag=True, help="Fetch a MedMNIST set if it is missing."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return click.argument("uri")(column_options(command))
 
 
 @real.command("describe")
@@ -58,7 +48,7 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
 
     from factory.real.describe import contact_sheet, describe
 
-    dataset = _open(uri, options, tell=False)
+    dataset = opened(uri, options, tell=False)
     found = describe(dataset)
     if sheet is not None:
         contact_sheet(dataset, sheet)
@@ -87,7 +77,7 @@ def split(
     from factory.real.splits import Split, make_folds, make_split
 
     shares = _fractions(fractions)
-    dataset = _open(uri, options)
+    dataset = opened(uri, options)
     make = partial(make_split, fractions=shares) if folds is None else partial(make_folds, k=folds)
     made = make(
         dataset=dataset.fingerprint,
@@ -115,7 +105,7 @@ def verify(split_file: Path, uri: str, **options: Any) -> None:
     from factory.real.splits import load_split, verify_split
 
     made = load_split(split_file)
-    dataset = _open(uri, options)
+    dataset = opened(uri, options)
     verify_split(made, dataset=dataset.fingerprint, ids=dataset.ids, groups=grouped(dataset))
     click.echo(f"{split_file} holds for {uri}: {len(dataset)} images, digest {made.digest}")
 
@@ -137,7 +127,7 @@ def shots(
     from factory.real.splits import check_dataset, load_split, n_shot
 
     made = load_split(split_file)
-    dataset = _open(uri, options)
+    dataset = opened(uri, options)
     check_dataset(made, dataset.fingerprint)
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     text = json.dumps(n_shot(made, labels=labels, shots=number, seed=seed), indent=1)
@@ -172,15 +162,6 @@ def smear(out: Path, num_images: int, seed: int, size_px: int, **style: float) -
 def _fold_paths(out: Path, folds: "list[Split]") -> "dict[Path, Split]":
     """Name fold n of split.json split.n.json."""
     return {out.with_suffix(f".{n}{out.suffix}"): fold for n, fold in enumerate(folds)}
-
-
-def _open(uri: str, options: dict[str, Any], *, tell: bool = True) -> "RealDataset":
-    from factory.real.sources import open_dataset
-
-    dataset = open_dataset(uri, **options)
-    for reason in dataset.broken if tell else ():
-        click.echo(f"left out: {reason}", err=True)
-    return dataset
 
 
 def _fractions(text: str) -> dict[str, float]:

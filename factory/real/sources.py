@@ -22,6 +22,7 @@ def open_dataset(
     image: str | None = None,
     group: str | None = None,
     attributes: Sequence[str] | None = None,
+    root: str | Path | None = None,
     skip_broken: bool = False,
     download: bool = False,
 ) -> RealDataset:
@@ -33,6 +34,7 @@ def open_dataset(
             `smear:300?seed=1&size=64` (drawn cells).
         label, image, group: columns of a table or of `metadata.csv`; the usual names when absent.
         attributes: columns to keep as attributes; all that play no other role when absent.
+        root: folder in which the paths of a table start; that of the table when absent.
         skip_broken: leave broken images out and list them in `RealDataset.broken`.
         download: allow a named MedMNIST set to be fetched.
 
@@ -44,6 +46,7 @@ def open_dataset(
         image=image,
         group=group,
         attributes=None if attributes is None else tuple(attributes),
+        root=None if root is None else Path(os.path.expanduser(root)).resolve(),
     )
     items, class_names = _items(str(uri), asked, download=download)
     return build_dataset(items, class_names=class_names, skip_broken=skip_broken)
@@ -75,6 +78,11 @@ def _path_items(path: Path, asked: Asked) -> Iterable[RealImage]:
     path = path.resolve()  # workers read the bytes from another working directory
     if path.is_dir():
         parts = sorted(path.glob("*.parquet"))
+        if asked.root is not None and not parts:
+            raise DataError(
+                f"{path} is a folder, its images start there",
+                remedy="Leave root out, or give the table that lists them",
+            )
         return parquet_items(parts, asked) if parts else folder_items(path, asked)
     match path.suffix.lower():
         case ".csv":

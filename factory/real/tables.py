@@ -15,7 +15,7 @@ from factory.real.stored import FileBytes, ParquetBytes, Stored
 
 
 def csv_items(path: Path, asked: Asked) -> Iterator[RealImage]:
-    """Yield the images of a CSV table; paths are relative to the table's folder.
+    """Yield the images of a CSV table; paths start at the root asked for or the table's folder.
 
     Raises:
         DataError: unreadable, a role without a column, a row of another length, no label or path.
@@ -25,7 +25,7 @@ def csv_items(path: Path, asked: Asked) -> Iterator[RealImage]:
     required(roles, "image", columns, table=str(path))
     required(roles, "label", columns, table=str(path))
     for row, values in rows:
-        yield _item_with_path(values, roles, row=row, root=path.parent)
+        yield _item_with_path(values, roles, row=row, root=asked.root or path.parent)
 
 
 def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
@@ -89,7 +89,7 @@ def _parquet_file_items(path: Path, asked: Asked, number: int) -> Iterator[RealI
                 values = _flat(record)
                 where = f"{path} row group {group} row {row}"
                 if pt.is_string(schema.field(image).type):
-                    yield _item_with_path(values, roles, row=where, root=path.parent)
+                    yield _item_with_path(values, roles, row=where, root=asked.root or path.parent)
                     continue
                 stored = [
                     ParquetBytes(path=path, column=name, row_group=group, row=row)

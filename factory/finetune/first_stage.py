@@ -1,0 +1,218 @@
+"""The first stage of a latent generator: an autoencoder, trained here or taken from elsewhere."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from factory.atomic import new_folder
+from factory.config import Frozen
+from factory.errors import ModelError
+from factory.finetune.adversarial import AdversarialConfig, AdversarialTerm
+from factory.finetune.config import Place
+from factory.finetune.latents import TURNS, to_signed, turn
+from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.losses import FeatureDistance, autoencoder_loss
+from factory.finetune.order import Part, step_generator, step_indices
+from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
+from factory.models.generator import find_generator
+
+Follow = Callable[..., None]
+"""Runs a loop to its end: `follow_here` or `follow`, with where to report bound to it."""
+SCALE_IMAGES = 512
+"""Images by which the spread of the latents is measured."""
+
+
+class FirstStageConfig(Frozen):
+    """Where the autoencoder comes from, and how it is trained."""
+
+    base: str | None = None
+    """Generator (name, folder, hub id) whose autoencoder is the start; null: random weights."""
+    revision: str | None = None
+    steps: int = Field(ge=0)
+    """0: the base's, as it is."""
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(200, ge=0)
+    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: Place | None = None
+    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
+    perceptual_weight: float = Field(0.5, ge=0)
+    adversarial: AdversarialConfig | None = None
+    """null leaves the term out."""
+    channels: tuple[int, ...] = (32, 64, 96)
+    """Of its levels; each but the first halves the sides of the latents."""
+    layers_per_block: int = Field(1, ge=1)
+    latent_channels: int = Field(4, ge=1)
+    scaling_factor: float | None = Field(None, gt=0)
+    """null: measured on the training images, so that latents have unit variance."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "FirstStageConfig":
+        if self.steps == 0 and self.base is None:
+            raise ValueError("steps 0 without a base leaves random weights")
+        return self
+
+
+class FirstStage(nn.Module):
+    """What the first stage trains: the autoencoder and, if asked for, its adversary."""
+
+    def __init__(self, autoencoder: AutoencoderKL, adversarial: AdversarialTerm | None) -> None:
+        super().__init__()
+        self.autoencoder, self.adversarial = autoencoder, adversarial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What an autoencoder is trained on.
+
+    Args:
+        images: (N, S, S, 3) uint8 of the train part.
+        seed: of initial weights, order and noise.
+        turns: show images under flips and quarter turns, one for all images of a step.
+        perceptual: see `feature_distance`; None leaves the term out.
+        depends_on: what else the weights depend on.
+        device: to train on.
+    """
+
+    images: Tensor
+    seed: int
+    turns: bool = True
+    perceptual: FeatureDistance | None = None
+    depends_on: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def train_first_stage(
+    config: FirstStageConfig, lesson: Lesson, folder: Path, *, follow: Follow
+) -> AutoencoderKL:
+    """Return the autoencoder in `folder`, trained if it is not there yet.
+
+    It trains on one worker: it is small beside the denoiser, and its adversary's start and balance
+    need all gradients of a step in one place.
+
+    Args:
+        config: where it comes from and how it learns.
+        lesson: what it learns from.
+        folder: of the result; checkpoints lie beside it, in `<folder>-checkpoints`.
+        follow: runs the loop.
+
+    Raises:
+        ModelError: a result that cannot be read, or a checkpoint of another configuration.
+    """
+    if (folder / "config.json").exists():
+        return load_first_stage(folder)
+    stage = build_first_stage(config, size_px=lesson.images.shape[1], seed=lesson.seed)
+    if config.steps:
+        checkpoints = folder.with_name(f"{folder.name}-checkpoints")
+        loop = first_stage_loop(stage.to(lesson.device), config, lesson, checkpoints=checkpoints)
+        follow(loop)
+        with loop.ema.applied(stage):
+            stage = copy.deepcopy(stage)
+    autoencoder = stage.autoencoder.eval().cpu()
+    factor = config.scaling_factor or measure_scaling_factor(autoencoder, _some(lesson))
+    autoencoder.register_to_config(scaling_factor=factor)
+    with new_folder(folder) as work:
+        autoencoder.save_pretrained(work)
+    return autoencoder
+
+
+def load_first_stage(folder: Path) -> AutoencoderKL:
+    """Return the autoencoder that a first stage left in `folder`.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    try:
+        loaded: AutoencoderKL = AutoencoderKL.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{folder} holds no readable autoencoder ({next(iter(str(error).splitlines()), '')})",
+            remedy="Delete it and start again: it is made anew, finished stages are kept",
+        ) from error
+    return loaded.eval()
+
+
+def build_first_stage(config: FirstStageConfig, *, size_px: int, seed: int) -> FirstStage:
+    """Return the untrained (or the base's) autoencoder and its adversary.
+
+    Raises:
+        ConfigError: channels that cannot be built.
+        ModelError: the base cannot be found or loaded.
+    """
+    torch.manual_seed(seed)  # noqa: TID251 -- initial weights have no generator argument
+    if config.base is not None:
+        autoencoder = autoencoder_of(config.base, config.revision)
+    else:
+        autoencoder = small_autoencoder(
+            sample_size_px=size_px,
+            latent_channels=config.latent_channels,
+            channels=config.channels,
+            layers_per_block=config.layers_per_block,
+        )
+    adversarial = AdversarialTerm(config.adversarial) if config.adversarial else None
+    return FirstStage(autoencoder, adversarial)
+
+
+def autoencoder_of(name: str, revision: str | None) -> AutoencoderKL:
+    """Return the autoencoder of a generator, or of its base if it is one with LoRAs.
+
+    Raises:
+        ModelError: it cannot be found or loaded.
+    """
+    from factory.sample.engine import load_pipeline
+
+    generator = find_generator(name, revision=revision)
+    base = generator.base() if generator.adapters else generator
+    autoencoder: AutoencoderKL = load_pipeline(base).vae
+    return autoencoder
+
+
+def first_stage_loop(
+    stage: FirstStage, config: FirstStageConfig, lesson: Lesson, *, checkpoints: Path | None
+) -> Loop:
+    """Return the resumable loop that trains `stage` in place; it averages the weights."""
+    images, size = lesson.images, config.batch_size
+
+    def loss_of(_model: nn.Module, part: Part) -> dict[str, Tensor]:
+        indices = step_indices(part.step, batch_size=size, num_images=len(images), seed=lesson.seed)
+        shown = to_signed(images[torch.from_numpy(indices)]).to(lesson.device)
+        return autoencoder_loss(
+            stage.autoencoder,
+            turn(shown, part.step % TURNS).contiguous() if lesson.turns else shown,
+            kl_weight=config.kl_weight,
+            perceptual=lesson.perceptual,
+            perceptual_weight=config.perceptual_weight,
+            generator=step_generator(part.step, seed=lesson.seed),
+            adversarial=stage.adversarial,
+            step=part.step,
+        )
+
+    return Loop(
+        stage.train(),
+        loss_of,
+        LoopConfig(
+            steps=config.steps,
+            batch_size=size,
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_steps=config.steps,
+            weight_decay=1e-4,
+            ema_decay=0.999,
+            resumable=dict(lesson.depends_on),
+            checkpoint_dir=checkpoints,
+        ),
+    )
+
+
+def _some(lesson: Lesson) -> Tensor:
+    """Return a few hundred images, spread over all, as (n, 3, S, S) in [-1, 1]."""
+    generator = step_generator(0, seed=lesson.seed, stream=9)
+    order = torch.randperm(len(lesson.images), generator=generator)
+    return to_signed(lesson.images[order[:SCALE_IMAGES]])
