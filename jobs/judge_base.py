@@ -25,9 +25,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--generator", "name", default="wbc-base", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="URI", help="The real images of its training.")
 @click.option("--split", required=True, type=_FILE, help="The split of its training.")
-@click.option(
-    "--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors."
-)
+@click.option("--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors.")
 @click.option("--out", required=True, type=_FOLDER)
 @click.option("--cache", type=_FOLDER, help="Default: cache in --out; share it between settings.")
 @click.option("--per-class", default=100, type=click.IntRange(min=4))

@@ -1,4 +1,4 @@
-"""KID and Frechet distance between two sets of features, through torch-fidelity.
+"""KID, through torch-fidelity, and the Frechet distance between two sets of features.
 
 Both are named by their feature space, because figures in different spaces do not compare.
 """
@@ -51,17 +51,27 @@ def frechet_distance(drawn: Features, reference: Features) -> float:
     only beside a floor at the same n. With fewer images than features the covariances are
     singular; torch-fidelity's eigenvalues still give the distance.
 
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of D. Dowson and B. Landau (The Frechet distance
+    between multivariate normal distributions, 1982). With S = A^T A, A the centred features over
+    sqrt(N - 1), the last trace is the sum of the singular values of A B^T: exact, and for a few
+    hundred images a thousand times faster than the root of a (D, D) matrix.
+
     Raises:
         DataError: fewer than 4 images in a set.
     """
-    from torch_fidelity.metric_fid import (
-        KEY_METRIC_FID,
-        fid_features_to_statistics,
-        fid_statistics_to_metric,
-    )
+    (first, a), (second, b) = (_centred(part) for part in (drawn, reference))
+    roots = torch.linalg.svdvals(a @ b.T).sum()
+    return float((first - second).square().sum() + a.square().sum() + b.square().sum() - 2 * roots)
 
-    statistics = [fid_features_to_statistics(_tensor(part)) for part in (drawn, reference)]
-    return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
+
+def _centred(features: Features) -> tuple[Tensor, Tensor]:
+    """Return the mean (D,) and A (N, D) as above, or an (D, D) matrix with the same A^T A."""
+    values = _tensor(features)
+    mean = values.mean(0)
+    deviations = (values - mean) / (len(values) - 1) ** 0.5
+    if len(values) > values.shape[1]:
+        deviations = torch.linalg.qr(deviations, mode="r").R
+    return mean, deviations
 
 
 def _tensor(features: Features) -> Tensor:

@@ -1,7 +1,9 @@
 """LoRA in training: few trainable weights beside a frozen U-Net and text encoder.
 
 Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021: a frozen weight W
-becomes W + (alpha / rank) B A with A (rank, in) Gaussian and B (out, rank) zero at the start.
+becomes W + (alpha / rank) B A with A (rank, in) Gaussian and B (out, rank) zero at the start. A
+convolution's A is one of its own size to `rank` channels and its B a 1x1 one, as peft has it: they
+fold into its weight in the same way.
 """
 
 import logging
@@ -26,7 +28,7 @@ class LoraSettings(Frozen):
     alpha: float | None = Field(None, gt=0)
     """null: equal to the rank, so that the change of a weight is B A itself."""
     unet_targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
-    """Linear layers of the U-Net, by the end of their name."""
+    """Linear layers or convolutions of the U-Net, by the end of their name."""
     train_text_encoder: bool = True
     text_targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "out_proj"), min_length=1)
 
@@ -61,22 +63,31 @@ def attach_lora(
 
 
 def lora_parameter_count(network: nn.Module, targets: tuple[str, ...], rank: int) -> int:
-    """Return rank * (in + out), summed over the target layers of a network without LoRA.
+    """Return rank * (inputs + out), summed over the target layers of a network without LoRA.
+
+    A convolution's inputs are its channels times its kernel's places.
 
     Raises:
-        ConfigError: a target that names no layer, or one that is not linear.
+        ConfigError: a target that names no layer, or one of another kind.
     """
-    layers: dict[str, nn.Linear] = {}
+    layers: dict[str, nn.Module] = {}
     for target in targets:
         found = {n: m for n, m in network.named_modules() if f".{n}".endswith(f".{target}")}
-        linear = {name: m for name, m in found.items() if isinstance(m, nn.Linear)}
-        if not found or len(linear) < len(found):
+        if not found or any(lora_weight(layer) is None for layer in found.values()):
             raise ConfigError(
-                f"LoRA target {target!r} names no linear layer of {type(network).__name__}",
+                f"LoRA target {target!r} names no linear layer or convolution of"
+                f" {type(network).__name__}",
                 remedy="Use ends of module names, such as to_q (U-Net) or q_proj (text encoder)",
             )
-        layers |= linear
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers.values())
+        layers |= found
+    weights = [weight for layer in layers.values() if (weight := lora_weight(layer)) is not None]
+    return sum(rank * (weight[0].numel() + len(weight)) for weight in weights)
+
+
+def lora_weight(layer: nn.Module | None) -> Tensor | None:
+    """Return the weight that a LoRA on this layer changes; None where there can be none."""
+    grouped = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    return layer.weight if isinstance(layer, nn.Linear | nn.Conv2d) and not grouped else None
 
 
 def trainable_parameters(*networks: nn.Module) -> list[nn.Parameter]:

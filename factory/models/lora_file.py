@@ -10,14 +10,14 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from factory.atomic import write_bytes
 from factory.config import Frozen
 from factory.digest import canonical_json
 from factory.errors import ModelError
 from factory.models.generator import LORA_FILE
-from factory.models.lora import LoraSettings
+from factory.models.lora import LoraSettings, lora_weight
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -112,7 +112,8 @@ def fuse_lora(pipeline: Any, lora: Lora, *, base_model_id: str, scale: float = 1
         )
     changes = list(_changes(pipeline, lora))  # all are checked before the first is made
     for weight, down, up in changes:
-        change = scale * lora.notes.settings.scaling * (up.float() @ down.float())
+        product = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
+        change = scale * lora.notes.settings.scaling * product
         weight.copy_(weight.float() + change.to(weight.device))
 
 
@@ -127,8 +128,9 @@ def _changes(pipeline: Any, lora: Lora) -> Iterator[tuple[Tensor, Tensor, Tensor
         down, up = lora.tensors[place + _DOWN], lora.tensors[place + _UP]
         weight = _weight(pipeline, place)
         if weight is None:
-            raise _misfit(lora, f"changes {place}, which is no linear layer of the base")
-        wanted = [(weight.shape[0], rank), (rank, weight.shape[1])]
+            raise _misfit(lora, f"changes {place}, which is no layer of the base that can have one")
+        ones = (1,) * (weight.dim() - 2)  # B of a convolution is a 1x1 one
+        wanted = [(weight.shape[0], rank, *ones), (rank, *weight.shape[1:])]
         if (shapes := [tuple(up.shape), tuple(down.shape)]) != wanted:
             raise _misfit(lora, f"has B and A of shapes {shapes} for {place}, wanted {wanted}")
         yield weight, down, up
@@ -138,8 +140,7 @@ def _weight(pipeline: Any, place: str) -> Tensor | None:
     part, _, name = place.partition(".")
     network = getattr(pipeline, part, None) if part in ("unet", "text_encoder") else None
     layers = dict(network.named_modules()) if network is not None else {}
-    layer = layers.get(name) or layers.get(name.removeprefix("text_model."))
-    return layer.weight if isinstance(layer, nn.Linear) else None
+    return lora_weight(layers.get(name) or layers.get(name.removeprefix("text_model.")))
 
 
 def _misfit(lora: Lora, what: str) -> ModelError:

@@ -67,6 +67,20 @@ def test_frechet_distance_is_the_formula() -> None:
     assert frechet_distance(first, second) == pytest.approx(expected, abs=1e-4)
 
 
+def test_frechet_distance_is_that_of_torch_fidelity() -> None:
+    import torch
+    from torch_fidelity.metric_fid import (
+        KEY_METRIC_FID,
+        fid_features_to_statistics,
+        fid_statistics_to_metric,
+    )
+
+    for first, second in ((cloud(90, shift=0.3), cloud(70, seed=1)), (cloud(12), cloud(9, seed=2))):
+        told = [fid_features_to_statistics(torch.from_numpy(f).double()) for f in (first, second)]
+        expected = fid_statistics_to_metric(*told, verbose=False)[KEY_METRIC_FID]
+        assert frechet_distance(first, second) == pytest.approx(expected, abs=1e-4)
+
+
 def test_frechet_distance_bears_fewer_images_than_features() -> None:
     first = cloud(10, width=32)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-4)

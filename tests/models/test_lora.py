@@ -25,7 +25,11 @@ from factory.models.lora_file import LORA_FILE, LoraNotes, fuse_lora, open_lora,
 from factory.sample.engine import load_pipeline
 from tests.fakes.stable_diffusion import on_meta
 
-SETTINGS = LoraSettings(rank=3, alpha=6)
+SETTINGS = LoraSettings(
+    rank=3,
+    alpha=6,
+    unet_targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_out", "time_emb_proj"),
+)
 
 
 def notes(base_model_id: str, settings: LoraSettings = SETTINGS) -> LoraNotes:
@@ -99,7 +103,7 @@ def test_training_leaves_the_base_to_the_byte_and_moves_every_lora_weight(
 def test_what_trains_is_what_the_formula_says(tiny: Generator) -> None:
     base = load_pipeline(tiny)
     expected = lora_parameter_count(base.unet, SETTINGS.unet_targets, 3)
-    unet_only = LoraSettings(rank=3, train_text_encoder=False)
+    unet_only = SETTINGS.model_copy(update={"train_text_encoder": False})
     assert attach_lora(base.unet, base.text_encoder, unet_only, seed=0) == expected
     trainable = trainable_parameters(base.unet, base.text_encoder)
     assert sum(p.numel() for p in trainable) == expected
@@ -168,7 +172,7 @@ def test_half_precision_bases_get_float32_lora_weights(tiny: Generator) -> None:
 def test_a_target_that_is_no_linear_layer_is_named(tiny: Generator, target: str) -> None:
     pipeline = load_pipeline(tiny)
     settings = LoraSettings(unet_targets=("to_q", target))
-    with pytest.raises(ConfigError, match=f"'{target}' names no linear layer of UNet2D"):
+    with pytest.raises(ConfigError, match=f"'{target}' names no linear layer or convolution"):
         attach_lora(pipeline.unet, pipeline.text_encoder, settings, seed=0)
 
 
@@ -282,7 +286,7 @@ def altered(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         ("flat", r"\(7,\)"),
         ("rank", r"wanted \[\(32, 3\)"),
         ("unpaired", "unpaired or foreign tensors"),
-        ("elsewhere", "to_z, which is no linear layer"),
+        ("elsewhere", "to_z, which is no layer"),
         ("empty", "it is empty"),
     ],
 )

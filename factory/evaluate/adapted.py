@@ -1,0 +1,163 @@
+"""How near generators come to a domain: the adapted one beside its base, on images unseen by both.
+
+Everything is drawn in the class mix of the unseen images, so that a distance means how the cells
+look and not how many there are of each kind.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from factory.errors import DataError
+from factory.evaluate.base_drawn import Drawn
+from factory.evaluate.copies import (
+    CopyCheck,
+    Nearest,
+    check_copies,
+    nearest,
+    thumbnails,
+    turned_thumbnails,
+)
+from factory.evaluate.features import Features, Images
+from factory.evaluate.fidelity import frechet_distance, kid
+from factory.evaluate.intervals import Z95, Estimate, proportion
+from factory.evaluate.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
+from factory.evaluate.real_features import RealPart
+
+HALVES = 20
+"""Half-samples behind the interval of a fall; a Fréchet distance of 1,280 features takes 1 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """Real images of one domain: unseen ones, others for the floor, and those learnt from."""
+
+    unseen: RealPart
+    """With all turns: fits the judge, and is what distances are measured to."""
+    others: RealPart
+    """The rest of the domain, in about the same class mix: their distance is the floor."""
+    learnt: RealPart
+    """What the adapted generator was trained on: copies are sought among them."""
+    unseen_images: Images
+    learnt_images: Images
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Class -> how many to draw: the mix of the unseen images."""
+        return dict(sorted(Counter(self.unseen.labels).items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One set of images against the domain. `copies`: by the name of the space, for drawn ones."""
+
+    name: str
+    num_images: int
+    kid: Estimate
+    frechet: float
+    named: Estimate
+    named_by_class: Mapping[str, Estimate]
+    copies: Mapping[str, CopyCheck]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fall:
+    """By how much a distance is lower than the base's, as a share of it; paired half-samples."""
+
+    kid: Estimate
+    frechet: Estimate
+
+
+def check_domain(domain: Domain) -> None:
+    """Raise unless unseen and learnt images are apart and every drawn class can be judged.
+
+    Raises:
+        DataError: an image in both parts, or a class with fewer than two unseen images.
+    """
+    if both := sorted(set(domain.unseen.ids) & set(domain.learnt.ids)):
+        raise DataError(
+            f"{len(both)} images were learnt from and would judge, such as {both[0]!r}",
+            remedy="Judge with the part of the split that no generator was trained on",
+        )
+    if rare := [name for name, count in domain.counts.items() if count < 2]:
+        raise DataError(
+            f"class {rare[0]!r} has a single unseen image", remedy="Leave it out, or split anew"
+        )
+
+
+def measure(name: str, drawn: Drawn, domain: Domain, *, space: str) -> tuple[Figures, Nearest]:
+    """Return the figures of drawn images, and which learnt image is nearest to each in `space`."""
+    judge = fit_judge(domain.unseen.turns, domain.unseen.labels)
+    found = judge.names(drawn.turns)
+    right = sum(asked == said for asked, said in zip(drawn.labels, found, strict=True))
+    near, unseen = _distances(drawn.turns, drawn.images, domain, space), _unseen(domain, space)
+    figures = Figures(
+        name=name,
+        num_images=len(drawn.images),
+        kid=kid(drawn.turns[0], domain.unseen.turns[0]),
+        frechet=frechet_distance(drawn.turns[0], domain.unseen.turns[0]),
+        named=proportion(right, len(found)),
+        named_by_class=recalls(found, drawn.labels),
+        copies={s: check_copies(s, near[s].distance, unseen[s].distance) for s in near},
+    )
+    return figures, near[space]
+
+
+def floor(domain: Domain) -> Figures:
+    """Return the figures of other real images of the domain: what a perfect generator would get.
+
+    The judge's share is that of unseen images, each named by a judge of the other half.
+    """
+    unseen = domain.unseen
+    logits = cross_fitted_logits(unseen.turns, unseen.labels, unseen.ids)
+    names = sorted(set(unseen.labels))
+    found = [names[k] for k in logits.argmax(axis=1)]
+    return Figures(
+        name="other real images",
+        num_images=len(domain.others.ids),
+        kid=kid(domain.others.turns[0], unseen.turns[0]),
+        frechet=frechet_distance(domain.others.turns[0], unseen.turns[0]),
+        named=balanced_accuracy(found, unseen.labels),
+        named_by_class=recalls(found, unseen.labels),
+        copies={},
+    )
+
+
+def fall(base: Features, adapted: Features, unseen: Features, *, seed: int = 0) -> Fall:
+    """Return 1 - adapted / base for both distances of features (N, D), (N, D) and (M, D).
+
+    The interval: the same random halves for both generators, `HALVES` times; their spread is the
+    sampling error at the whole n (see `fidelity.kid`).
+    """
+    random = np.random.default_rng(seed)
+    halves = []
+    for _ in range(HALVES):
+        rows = random.permutation(len(base))[: len(base) // 2]
+        real = unseen[random.permutation(len(unseen))[: len(unseen) // 2]]
+        halves.append(_shares(base[rows], adapted[rows], real))
+    whole, spread = _shares(base, adapted, unseen), np.std(halves, axis=0, ddof=1)
+    kids, frechets = (
+        Estimate(value=value, low=value - Z95 * s, high=value + Z95 * s, n=len(base))
+        for value, s in zip(whole, spread, strict=True)
+    )
+    return Fall(kid=kids, frechet=frechets)
+
+
+def _shares(base: Features, adapted: Features, real: Features) -> tuple[float, float]:
+    return (
+        1 - kid(adapted, real).value / kid(base, real).value,
+        1 - frechet_distance(adapted, real) / frechet_distance(base, real),
+    )
+
+
+def _distances(turns: Features, images: Images, domain: Domain, space: str) -> dict[str, Nearest]:
+    return {
+        space: nearest(turns, domain.learnt.turns[0]),
+        "pixels": nearest(turned_thumbnails(images), thumbnails(domain.learnt_images)),
+    }
+
+
+def _unseen(domain: Domain, space: str) -> dict[str, Nearest]:
+    return _distances(domain.unseen.turns, domain.unseen_images, domain, space)

@@ -1,0 +1,165 @@
+"""Judges an adapted generator beside its base: draws, measures, writes report and sheets."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from factory.atomic import write_text
+from factory.evaluate.adapted import Domain, Fall, Figures, check_domain, fall, floor, measure
+from factory.evaluate.base_drawn import Drawn, all_turns
+from factory.evaluate.cache import ArrayCache
+from factory.evaluate.copies import Nearest
+from factory.evaluate.drawing import Order, Settings, draw
+from factory.evaluate.features import TURNS, FeatureSpace, Images, load_feature_space
+from factory.evaluate.real_features import RealPart, real_part
+from factory.evaluate.sheets import beside, pairs, write_sheet
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.material import choose_images
+from factory.models.generator import Generator
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, check_dataset
+from factory.sample.engine import Engine
+
+CELLS = 8
+"""Images of each kind in a row of a sheet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedReport:
+    """Base and adapted generator against the new domain, and the floor of real images."""
+
+    model_id: str
+    base_model_id: str
+    settings: Settings
+    features: str
+    split_digest: str
+    figures: Sequence[Figures]
+    fall: Fall
+    n_learnt: int
+
+
+def judge_adapted(
+    generator: Generator,
+    base: Generator,
+    dataset: RealDataset,
+    split: Split,
+    *,
+    part: Literal["val", "test"] = "test",
+    features: Path,
+    settings: Settings,
+    times: int = 1,
+    out: Path,
+) -> AdaptedReport:
+    """Draw with both in the class mix of the unseen `part`, and write report and sheets into `out`.
+
+    Sheets: real-base-adapted.png (a row a class) and closest.png (drawn images beside the learnt
+    ones that they are nearest to). Both show real images: they stay where the data is.
+
+    Args:
+        times: images drawn for each unseen image.
+
+    Raises:
+        DataError: another dataset or split than that of the training, or see `check_domain`.
+    """
+    space, cache = load_feature_space(features), ArrayCache(folder=out / "cache")
+    domain = _domain(generator, dataset, split, part, space, cache)
+    check_domain(domain)
+    drawn = {
+        name: _draw(Engine(each), domain, settings, times, space, cache)
+        for name, each in (("base", base), ("adapted", generator))
+    }
+    found = {name: measure(name, own, domain, space=space.name) for name, own in drawn.items()}
+    report = AdaptedReport(
+        model_id=generator.model_id,
+        base_model_id=base.model_id,
+        settings=settings,
+        features=space.name,
+        split_digest=split.digest,
+        figures=[floor(domain), *(figures for figures, _ in found.values())],
+        fall=fall(drawn["base"].turns[0], drawn["adapted"].turns[0], domain.unseen.turns[0]),
+        n_learnt=len(domain.learnt.ids),
+    )
+    _write_sheets(out, domain, drawn, found["adapted"][1])
+    write_text(out / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def _domain(
+    generator: Generator,
+    dataset: RealDataset,
+    split: Split,
+    part: Literal["val", "test"],
+    space: FeatureSpace,
+    cache: ArrayCache,
+) -> Domain:
+    check_dataset(split, dataset.fingerprint)
+    size_px, labels = generator.size_px, dict(zip(dataset.ids, dataset.labels, strict=True))
+    config = FinetuneConfig.model_validate(generator.manifest["config"])
+    learnt = choose_images(
+        dataset, split, config.model_copy(update={"only": generator.class_names})
+    )
+
+    def known(ids: Sequence[str]) -> list[str]:
+        return [i for i in ids if labels[i] in generator.class_names]
+
+    def opened(ids: Sequence[str], num_turns: int) -> RealPart:
+        return real_part(
+            dataset, ids, size_px=size_px, space=space, num_turns=num_turns, cache=cache
+        )
+
+    unseen = known(getattr(split, part))
+    return Domain(
+        unseen=opened(unseen, TURNS),
+        others=opened(known(split.train), 1),
+        learnt=opened(learnt, 1),
+        unseen_images=dataset.array(size_px, unseen),
+        learnt_images=dataset.array(size_px, learnt),
+    )
+
+
+def _draw(
+    engine: Engine,
+    domain: Domain,
+    settings: Settings,
+    times: int,
+    space: FeatureSpace,
+    cache: ArrayCache,
+) -> Drawn:
+    prompts = engine.generator.prompts
+    orders = [
+        Order(class_name=name, prompt=prompts[name], count=count * times)
+        for name, count in domain.counts.items()
+    ]
+    images = np.concatenate(draw(engine, orders, settings, cache=cache))
+    labels = [order.class_name for order in orders for _ in range(order.count)]
+    return Drawn(images=images, labels=labels, turns=all_turns(images, space, cache))
+
+
+def _write_sheets(out: Path, domain: Domain, drawn: Mapping[str, Drawn], near: Nearest) -> None:
+    rows = {}
+    for name in domain.counts:
+        real = domain.unseen_images[[own == name for own in domain.unseen.labels]][:CELLS]
+        ours = [
+            each.images[[own == name for own in each.labels]][:CELLS] for each in drawn.values()
+        ]
+        rows[f"{name}: real | base | adapted"] = beside(beside(real, ours[0]), ours[1])
+    write_sheet(out / "real-base-adapted.png", rows)
+    closest = near.distance.argsort()[: 2 * CELLS]
+    stored = domain.learnt_images[near.position[closest]]
+    shown = pairs(drawn["adapted"].images[closest], stored)
+    caption = "drawn, nearest learnt image; distances "
+    halves = {
+        caption + ", ".join(f"{d:.3g}" for d in near.distance[closest[i : i + CELLS]]): shown[
+            2 * i : 2 * (i + CELLS)
+        ]
+        for i in (0, CELLS)
+    }
+    write_sheet(out / "closest.png", halves)
+
+
+def _first(images: Images, labels: Sequence[str], name: str) -> Images:
+    return images[[own == name for own in labels]][:CELLS]
