@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.atomic import write_bytes, writing
-from factory.errors import CatalogError
+from factory.errors import CatalogError, DataError
 
 if TYPE_CHECKING:  # pyarrow and deltalake cost 0.3 s, which `factory --help` need not pay
     import pyarrow as pa
@@ -167,6 +167,44 @@ def sheet(where: str | None, out: Path, per_class: int, columns: int, **view: An
 
     shown = sheet_of(_open(**view), out, where=where, per_class=per_class, columns=columns)
     click.echo(f"{out}: {shown} images")
+
+
+@catalog.command()
+@click.argument("source_id")
+@view_options
+@click.option(
+    "--out",
+    "outs",
+    type=_FILE,
+    multiple=True,
+    default=(Path("strip.png"),),
+    show_default="strip.png",
+    help="A .png, or an animated .gif or .webp; may be repeated.",
+)
+@click.option("--data", metavar="URI", help="Where the source lies. [as the run says]")
+def strip(source_id: str, outs: tuple[Path, ...], data: str | None, **view: Any) -> None:
+    """Draw what was bridged from a real image: the source, then k = 1 .. m with their labels.
+
+    The number at each image is the target's share of its soft label.
+
+    \b
+    Example:
+      factory catalog strip healthy/0123 --out strip.png --out strip.gif
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.strip import data_of, progressions_of, source_image, write_strip
+
+    catalog = _open(**view)
+    found = progressions_of(catalog, source_id)
+    place, source = data or data_of(catalog, found[0].run_id), None
+    try:
+        source = source_image(place, source_id)
+    except DataError as error:
+        if data is not None:
+            raise
+        click.echo(f"without the source: {error}", err=True)
+    for out in outs:
+        write_strip(out, found, source)
+        click.echo(f"{out}: {len(found)} progressions")
 
 
 def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, ...]) -> "Catalog":

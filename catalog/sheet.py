@@ -104,12 +104,12 @@ def contact_sheet(
     step = cell_px + GAP_PX
     lines = [-(-len(shown) // columns) for _, shown in blocks]
     height = sum(CAPTION_PX + count * step for count in lines) + GAP_PX
-    captions = [_font().getlength(caption) for caption, _ in blocks]
+    captions = [font().getlength(caption) for caption, _ in blocks]
     width = max(columns * step, int(max(captions)) + GAP_PX) + GAP_PX
     sheet = Image.new("RGB", (width, height), PAPER)
     top = GAP_PX
     for (caption, shown), count in zip(blocks, lines, strict=True):
-        ImageDraw.Draw(sheet).text((GAP_PX, top), caption, INK, _font())
+        ImageDraw.Draw(sheet).text((GAP_PX, top), caption, INK, font())
         _paste(sheet, shown, top + CAPTION_PX - GAP_PX, columns, cell_px)
         top += CAPTION_PX + count * step
     buffer = io.BytesIO()
@@ -136,14 +136,15 @@ def _blocks(
         number = counts[name] if counts else {True: found[True], False: found[False]}
         caption = f"{number[True]} accepted, {number[False]} rejected"
         shown = [
-            (_decoded(rows["image"][place].as_py(), name), good[place])
+            (decoded(rows["image"][place].as_py(), name), good[place])
             for place in places[name][:per_class]
         ]
         blocks.append((f"{name}: {caption if judged else f'{number[True]} images'}", shown))
     return blocks
 
 
-def _decoded(image: dict[str, bytes], name: str) -> Image.Image:
+def decoded(image: dict[str, bytes], name: str) -> Image.Image:
+    """Return the picture in an image column; `CatalogError` when there is none."""
     try:
         return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
     except (OSError, TypeError, Image.DecompressionBombError) as error:
@@ -182,5 +183,6 @@ def _paste(
             ImageDraw.Draw(sheet).rectangle(box, outline=REFUSED, width=2)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the one font of sheets and strips."""
     return ImageFont.load_default(14)

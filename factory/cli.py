@@ -10,7 +10,7 @@ from factory import __version__
 from factory.errors import FactoryError
 from factory.finetune.commands import finetune
 from factory.real.commands import real
-from factory.sample.commands import generate, regenerate
+from factory.sample.commands import bridge, generate, regenerate
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -21,7 +21,7 @@ def cli() -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
 
 
-for command in (real, finetune, generate, catalog, regenerate):
+for command in (real, finetune, bridge, generate, catalog, regenerate):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ Weights stay where they are; the folder names them by digest. A generator that k
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,25 @@ def domains_of(generator: Generator) -> dict[str, Domain]:
             for name in generator.class_names
         }
     return {name: _member(generator, name, bound[name]) for name in generator.class_names}
+
+
+def parse_domains(texts: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return what `write_domains` takes of texts 'name=model' or 'name=model:class'.
+
+    Raises:
+        ConfigError: no such text, or a domain twice.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        model, _, class_name = rest.partition(":")
+        if not (name and equals and model) or name in found:
+            raise ConfigError(
+                f"domain {text!r} is {'there twice' if name in found else 'no NAME=MODEL[:CLASS]'}",
+                remedy="Write --domain healthy=runs/healthy/generator, each name once",
+            )
+        found[name] = (model, class_name or None)
+    return found
 
 
 def write_domains(folder: Path, chosen: Mapping[str, tuple[str, str | None]]) -> Generator:

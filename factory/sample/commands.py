@@ -101,3 +101,33 @@ def regenerate(
         worst = max(worst, outcome.tier)
     if worst > ["identical", "equal", "any"].index(allow_tier):
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option(
+    "--domain",
+    "domains",
+    multiple=True,
+    required=True,
+    metavar="NAME=MODEL[:CLASS]",
+    help="A domain and the generator that draws it; CLASS where it knows several. Two or more.",
+)
+@click.option("--out", required=True, metavar="FOLDER", help="Folder of the new generator.")
+def bridge(domains: tuple[str, ...], out: str) -> None:
+    """Bind generators of several domains into one, between which images can be carried.
+
+    They must share latent space, noise schedule and attention layout: fine-tune them from one base.
+    A generator that knows several classes is a bridge already.
+
+    \b
+    factory bridge --domain healthy=runs/healthy/generator --domain tumour=runs/tumour/generator
+                   --out runs/bridge
+    factory generate --config adbd --set model=runs/bridge --set data=... --set split=...
+    """  # noqa: D301 -- \b is click's mark
+    from pathlib import Path
+
+    from factory.models.domains import parse_domains, write_domains
+
+    chosen = parse_domains(domains)
+    generator = write_domains(Path(out), chosen)
+    click.echo(f"{out}: {' <-> '.join(generator.class_names)}, model_id {generator.model_id}")

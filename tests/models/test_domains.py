@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from factory.errors import ConfigError, ModelError
 from factory.models.attention_layout import HEADS_THEN_QKV, LAYOUT_NOTE, add_notes, unet_file
-from factory.models.domains import domains_of, latent_space, write_domains
+from factory.models.domains import domains_of, latent_space, parse_domains, write_domains
 from factory.models.generator import Generator, find_generator
+from factory.sample.commands import bridge
 from tests.fakes.bridge import two_generators
 from tests.fakes.tiny import tiny_generator
 
@@ -127,3 +129,22 @@ def test_a_broken_manifest_is_one_clear_error(tiny: Generator, tmp_path: Path):
     path.write_text(json.dumps(stored))
     with pytest.raises(ModelError, match="model_id"):
         find_generator(str(bound.folder))
+
+
+def test_domains_are_read_from_the_command_line():
+    assert parse_domains(["a=runs/a", "b c=runs/b:monocyte"]) == {
+        "a": ("runs/a", None),
+        "b c": ("runs/b", "monocyte"),
+    }
+    with pytest.raises(ConfigError, match="'a' is no NAME=MODEL"):
+        parse_domains(["a"])
+    with pytest.raises(ConfigError, match="'a=y' is there twice"):
+        parse_domains(["a=x", "a=y"])
+
+
+def test_the_command_binds(tiny: Generator, tmp_path: Path):
+    asked = [f"--domain={name}={tiny.folder}:{name}" for name in NAMES]
+    result = CliRunner().invoke(bridge, [*asked, "--out", str(tmp_path / "b")])
+    assert result.exit_code == 0
+    bound = find_generator(str(tmp_path / "b"))
+    assert f"lymphocyte <-> monocyte, model_id {bound.model_id}" in result.output

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import GenerateConfig
+from factory.config import GenerateConfig, load_config
 from factory.errors import ConfigError, DataError, ModelError
 from factory.models.domains import write_domains
 from factory.models.expert_file import save_expert
@@ -18,7 +18,9 @@ from factory.models.experts import ExpertSpec, build_expert
 from factory.models.generator import Generator
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
-from factory.sample.methods.inversion import make_ladder
+from factory.sample.methods.bridge_options import BridgeOptions
+from factory.sample.methods.inversion import evaluations_of, make_ladder
+from factory.sample.options import parse_options
 from factory.sample.pixels import psnr_db
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
@@ -387,3 +389,13 @@ def test_more_depths_than_steps_are_refused(
     plan = planned(bridge, references, num_inference_steps=2)
     with pytest.raises(ConfigError, match="3 depths do not fit into 2"):
         engine.draw(plan.batch(0))
+
+
+def test_the_preset_is_a_bridge_of_ten_depths():
+    config = load_config(GenerateConfig, "adbd")
+    options = parse_options("bridge", config.options)
+    assert isinstance(options, BridgeOptions)
+    assert options.depths == 10
+    assert config.scheduler == "ddim"
+    assert config.num_images % 10 == config.batch_size % 10 == 0
+    assert evaluations_of(config.num_inference_steps, range(10, 101, 10)) <= 7500 / 2
