@@ -24,6 +24,8 @@ LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
 """Where the LoRAs of a generator lie: <folder>/lora/<class>/<the file that diffusers looks for>."""
 EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
+CLUSTERS = "clusters.safetensors"
+"""File of the clusters that a generator of pairs was trained by, see `factory.real.clusters`."""
 DOMAINS = "domains"
 """Key of the manifest under which a generator binds others, see `factory.models.domains`."""
 

@@ -49,8 +49,12 @@ class PairCodec:
 
     def encode(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return (B, C, h, w) from images (B, 3, H, W) in [-1, 1] and class indices (B, H, W)."""
+        return self.joined(self.encode_images(images), masks)
+
+    def joined(self, image: Tensor, masks: Tensor) -> Tensor:
+        """Return (B, C, h, w) from an image part that is encoded already and class indices."""
         planes = F.pixel_unshuffle(to_planes(masks, self.num_classes), self.fold)
-        return torch.cat([self.encode_images(images), planes.to(images.device)], dim=1)
+        return torch.cat([image, planes.to(image.device)], dim=1)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Return the image part: folded pixels, or the mean of scaled latents."""

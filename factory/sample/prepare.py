@@ -7,12 +7,13 @@ from dataclasses import replace
 from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
-from factory.models.generator import Generator
+from factory.models.generator import CLUSTERS, Generator
+from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.pairs_options import PairsOptions
 from factory.sample.options import MethodOptions, options_text, parse_options
-from factory.sample.pairs_plan import pairs_quotas
+from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
 from factory.sample.references import References, counts_by_reference
@@ -64,7 +65,14 @@ def make_plan(
         ids = reference_ids(config, references) if references else ()
         plain = _quotas(config, generator, base)
         quotas = pairs_quotas(
-            config, base, generator, options, plain=plain, ids=ids, references=references
+            config,
+            base,
+            generator,
+            options,
+            plain=plain,
+            ids=ids,
+            references=references,
+            nearest=_nearest(generator),
         )
         return Plan(quotas=tuple(quotas))
     if options is not None and options.shows_references:
@@ -145,6 +153,12 @@ def _shown_quotas(
             reference_sha256=shown.sha256,
         )
         yield Quota(recipe=recipe, count=count)
+
+
+def _nearest(generator: Generator) -> Nearest | None:
+    """Return what finds the most alike real image; None: the generator has no clusters."""
+    path = generator.folder / CLUSTERS
+    return load_clusters(path).nearest if path.is_file() else None
 
 
 def reference_ids(config: GenerateConfig, references: References) -> list[str]:

@@ -1,0 +1,177 @@
+"""Training of image + mask pairs: the network, its loss on a part of a step, its loop.
+
+Nothing here knows of Ray or of files.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from factory.errors import ConfigError
+from factory.finetune.latents import to_signed, turn
+from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.losses import Noised, add_noise, min_snr_weight, training_target
+from factory.finetune.order import Part, step_generator, step_indices, step_random
+from factory.finetune.pairs_config import PairsConfig
+from factory.finetune.pairs_data import PairSet
+from factory.finetune.workers import Workers, place
+from factory.models.pair_codec import PairCodec
+from factory.models.pair_pipeline import pair_scheduler
+from factory.models.pair_unet import PairUNet
+
+TURNS = {"all": tuple(range(8)), "flip": (0, 4), "none": (0,)}
+"""Dihedral symmetries by the configuration's word; 4 is the mirror image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTask:
+    """A network of pairs in training: `model` is what the loop steps."""
+
+    model: nn.Module
+    network: PairUNet
+    scheduler: DDPMScheduler
+    codec: PairCodec
+    config: PairsConfig
+    workers: Workers
+
+    def loss(self, pairs: PairSet, part: Part) -> dict[str, Tensor]:
+        """Return the named losses of a part of a step: 'loss', and its 'image' and 'mask' part."""
+        size, seed = self.config.training.batch_size, self.config.seed
+        indices = step_indices(part.step, batch_size=size, num_images=len(pairs.ids), seed=seed)
+        mine = [int(indices[place]) for place in part.take(range(size))]
+        clean = self.clean(pairs, mine, self._turns(part))
+        noised = add_noise(
+            self.scheduler, clean.to(self.workers.device), part, batch_size=size, seed=seed
+        )
+        labels = self._labels(pairs, mine, part)
+        prediction = self.model(noised.noisy, noised.timesteps, labels).sample
+        return self.weighted(noised, prediction)
+
+    def clean(self, pairs: PairSet, rows: list[int], turns: list[int]) -> Tensor:
+        """Return pairs (B, C, h, w) of these rows, each under its own turn."""
+        masks = torch.cat(
+            [turn(pairs.masks[r, None, None], t) for r, t in zip(rows, turns, strict=True)]
+        )[:, 0]
+        if pairs.latents is None:
+            images = to_signed(pairs.images[rows])
+            turned = [turn(image[None], t) for image, t in zip(images, turns, strict=True)]
+            return self.codec.encode(torch.cat(turned), masks)
+        latents = pairs.latents[rows, turns].float() * self.codec.vae.config.scaling_factor
+        return self.codec.joined(latents, masks)
+
+    def weighted(self, noised: Noised, prediction: Tensor) -> dict[str, Tensor]:
+        """Return the min-SNR weighted squared error: of the image channels, of the mask's, both.
+
+        Each group counts by the mean over its channels, so that folding changes no weight.
+        """
+        training = self.config.training
+        error = (prediction.float() - training_target(self.scheduler, noised)).square()
+        if training.snr_gamma is not None:
+            weight = min_snr_weight(self.scheduler, noised.timesteps, gamma=training.snr_gamma)
+            error = error * weight[:, None, None, None]
+        channels = self.codec.image_channels
+        image, mask = error[:, :channels].mean(), error[:, channels:].mean()
+        loss = (image + training.mask_weight * mask) / (1 + training.mask_weight)
+        return {"loss": loss, "image": image, "mask": mask}
+
+    def _turns(self, part: Part) -> list[int]:
+        choices, size = TURNS[self.config.turns], self.config.training.batch_size
+        generator = step_generator(part.step, seed=self.config.seed, stream=1)
+        drawn = torch.randint(0, len(choices), (size,), generator=generator)
+        return [choices[number] for number in part.take(drawn).tolist()]
+
+    def _labels(self, pairs: PairSet, rows: list[int], part: Part) -> Tensor | None:
+        """Return the labels (B,) of a part, some of them the null label."""
+        known = list(self.network.config.labels)
+        if not known:
+            return None
+        training, seed = self.config.training, self.config.seed
+        own = pairs.labels if self.config.condition == "class" else tuple(map(str, pairs.clusters))
+        labels = []
+        for row, place_ in zip(rows, part.take(range(training.batch_size)), strict=True):
+            chance = step_random(part.step, seed=seed, place=place_).random()
+            dropped = chance < training.condition_dropout
+            labels.append(self.network.null_label if dropped else known.index(own[row]))
+        return torch.tensor(labels, device=self.workers.device)
+
+
+def build_task(
+    config: PairsConfig, pairs: PairSet, *, vae: Any = None, workers: Workers | None = None
+) -> PairTask:
+    """Return an untrained network for `pairs` on the worker's device; weights follow the seed.
+
+    Raises:
+        ConfigError: a side that cannot be folded or halved as the network wants.
+    """
+    workers = workers or Workers()
+    fold = config.fold if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+    codec = PairCodec(num_classes=len(pairs.mask_values), fold=fold, vae=vae)
+    side = codec.shape(config.size_px)[-1]
+    halvings = len(config.network.block_out_channels) - 1
+    if side % 2**halvings:
+        raise ConfigError(
+            f"a side of {side} cannot be halved {halvings} times (size_px {config.size_px})",
+            remedy="Choose another size_px, or fewer network.block_out_channels",
+        )
+    torch.manual_seed(config.seed)  # noqa: TID251 -- initial weights have no generator argument
+    network = PairUNet(
+        sample_size=side,
+        fold=fold,
+        latent=vae is not None,
+        image_channels=3 if vae is None else int(vae.config.latent_channels),
+        mask_values=pairs.mask_values,
+        labels=label_names(config, pairs),
+        condition=config.condition,
+        **config.network.model_dump(),
+    ).to(memory_format=torch.channels_last)
+    scheduler = pair_scheduler(
+        prediction_type=config.prediction_type, beta_schedule=config.beta_schedule
+    )
+    return PairTask(
+        model=place(network, workers),
+        network=network,
+        scheduler=scheduler,
+        codec=codec,
+        config=config,
+        workers=workers,
+    )
+
+
+def label_names(config: PairsConfig, pairs: PairSet) -> tuple[str, ...]:
+    """Return what the condition chooses from: classes or clusters in order, nothing for 'none'."""
+    if config.condition == "class":
+        return tuple(sorted(set(pairs.labels)))
+    if config.condition == "cluster":
+        return tuple(map(str, sorted(set(pairs.clusters))))
+    return ()
+
+
+def pairs_loop(task: PairTask, pairs: PairSet, checkpoints: Path | None) -> Loop:
+    """Return the resumable loop that trains `task` on `pairs`."""
+    training = task.config.training
+    decay = max(0, training.steps - training.warmup_steps)
+    resumable = task.config.model_dump(mode="json", exclude={"cluster", "name", "only_clusters"})
+    return Loop(
+        task.model,
+        lambda _module, part: task.loss(pairs, part),
+        LoopConfig(
+            steps=training.steps,
+            batch_size=training.batch_size,
+            accumulate=training.accumulate,
+            learning_rate=training.learning_rate,
+            warmup_steps=training.warmup_steps,
+            decay_steps=decay if training.decay_steps is None else training.decay_steps,
+            final_fraction=training.final_fraction,
+            weight_decay=training.weight_decay,
+            ema_decay=training.ema_decay,
+            precision=training.precision,
+            resumable=resumable
+            | {"split_digest": pairs.split_digest, "ids_digest": pairs.ids_digest},
+            checkpoint_dir=checkpoints,
+        ),
+        task.workers,
+    )

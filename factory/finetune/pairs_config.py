@@ -1,0 +1,88 @@
+"""Configuration of a training of pairs: size and form, network, condition, lengths and rates."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from factory.config import Frozen
+from factory.finetune.train import ClusterConfig
+
+
+class PairNetwork(Frozen):
+    """Size of the network; the default has 4.6 M parameters."""
+
+    block_out_channels: tuple[int, ...] = Field((64, 128, 128), min_length=1)
+    layers_per_block: int = Field(1, ge=1)
+    attention_levels: int = Field(1, ge=0)
+    """How many of the lowest levels attend."""
+    attention_head_dim: int = Field(32, ge=1)
+    norm_num_groups: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PairNetwork":
+        if self.attention_levels > len(self.block_out_channels):
+            raise ValueError("attention_levels exceeds the number of block_out_channels")
+        return self
+
+
+class PairTraining(Frozen):
+    """Length and rates: what worked at 32 to 64 px on a CPU, given 45,000 images and more."""
+
+    steps: int = Field(3000, ge=1)
+    batch_size: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(6e-4, gt=0)
+    warmup_steps: int = Field(200, ge=0)
+    decay_steps: int | None = Field(None, ge=0)
+    """Of a half cosine at the end; null: from the warm-up on. At a constant rate images stay
+    noise."""
+    final_fraction: float = Field(0.02, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    snr_gamma: float | None = Field(5.0, gt=0)
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of images shown under the null label, which guidance needs."""
+    mask_weight: float = Field(1 / 3, gt=0)
+    """Of the mean error of the mask channels beside that of the image channels; 1/3: one mask and
+    three colour channels weigh alike."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class PairsConfig(Frozen):
+    """One training of a pair generator, or of one for every cluster."""
+
+    name: str = Field(min_length=1)
+    method: Literal["pairs"] = "pairs"
+    size_px: int = Field(64, ge=8, multiple_of=8)
+    fold: int = Field(1, ge=1)
+    """Pixel form: squares of so many pixels a side become channels, 4 times faster at 2."""
+    autoencoder: str | None = None
+    """Latent form: the generator whose autoencoder encodes the images; null: pixel form."""
+    mask_values: tuple[int, ...] = ()
+    """Stored value of every class in real masks, background first; empty: those that are found."""
+    condition: Literal["none", "class", "cluster"] = "none"
+    clusters: Path | None = None
+    """File of clusters, see `factory.real.clusters`."""
+    per_cluster: bool = False
+    """A generator for every cluster, trained side by side, in place of one for all."""
+    only_clusters: tuple[int, ...] = ()
+    """Of `per_cluster`: train these; none named: all."""
+    turns: Literal["all", "flip", "none"] = "all"
+    """Show images under flips and quarter turns, mirrored only, or as they are."""
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    seed: int = Field(0, ge=0)
+    network: PairNetwork = PairNetwork()
+    training: PairTraining = PairTraining()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PairsConfig":
+        if (self.condition == "cluster" or self.per_cluster) and self.clusters is None:
+            raise ValueError("clusters: condition 'cluster' and per_cluster need the file of some")
+        if self.condition == "cluster" and self.per_cluster:
+            raise ValueError("per_cluster: each generator knows one cluster, it has no condition")
+        if self.autoencoder is not None and self.fold > 1:
+            raise ValueError("fold: in latent form the autoencoder folds, leave it 1")
+        return self

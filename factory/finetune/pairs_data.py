@@ -1,0 +1,177 @@
+"""What a training of pairs learns from: the train part's images and masks, for all workers."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from factory.atomic import new_folder
+from factory.digest import digest
+from factory.errors import DataError
+from factory.finetune.latents import encode_turned
+from factory.finetune.pairs_config import PairsConfig
+from factory.models.pair_codec import class_indices
+from factory.real.clusters import Clusters, load_clusters
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, check_dataset
+
+MOST_CLASSES = 16
+"""More mask values than these were not drawn by hand: JPEG and resizing leave such masks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSet:
+    """Pairs in memory: images (N, S, S, 3) uint8, masks (N, S, S) class indices, what they are.
+
+    `latents` (N, 8, c, h, w) float16, unscaled, of all turns, in latent form; else None.
+    """
+
+    images: Tensor
+    masks: Tensor
+    latents: Tensor | None
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    clusters: tuple[int, ...]
+    """Cluster of each; empty without clusters."""
+    mask_values: tuple[int, ...]
+    dataset_fingerprint: str
+    split_digest: str
+
+    @property
+    def ids_digest(self) -> str:
+        """Names the images that are learnt from."""
+        return digest(sorted(self.ids))
+
+    @property
+    def members(self) -> dict[str, list[str]]:
+        """Ids by cluster, as the manifest of a generator lists them."""
+        found: dict[str, list[str]] = {}
+        for image_id, number in sorted(zip(self.ids, self.clusters, strict=False)):
+            found.setdefault(str(number), []).append(image_id)
+        return dict(sorted(found.items(), key=lambda pair: int(pair[0])))
+
+    def of_cluster(self, number: int) -> "PairSet":
+        """Return the pairs of one cluster.
+
+        Raises:
+            DataError: there is none.
+        """
+        rows = [row for row, own in enumerate(self.clusters) if own == number]
+        if not rows:
+            raise DataError(
+                f"there is no cluster {number}", remedy=f"Choose of {sorted(set(self.clusters))}"
+            )
+        return PairSet(
+            images=self.images[rows],
+            masks=self.masks[rows],
+            latents=None if self.latents is None else self.latents[rows],
+            ids=tuple(self.ids[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+            clusters=tuple(self.clusters[row] for row in rows),
+            mask_values=self.mask_values,
+            dataset_fingerprint=self.dataset_fingerprint,
+            split_digest=self.split_digest,
+        )
+
+
+def prepare_pairs(
+    config: PairsConfig,
+    dataset: RealDataset,
+    split: Split,
+    folder: Path,
+    *,
+    autoencoder: Any = None,
+) -> None:
+    """Write the train part, and nothing of val or test, below `folder` for all workers.
+
+    Raises:
+        DataError: a split or clusters of another dataset, an image without a mask, an empty train
+            part, or a mask whose values are no classes.
+    """
+    check_dataset(split, dataset.fingerprint)
+    clusters = None if config.clusters is None else load_clusters(config.clusters, split)
+    ids = tuple(sorted(split.train))
+    if not ids:
+        raise DataError("the train part is empty", remedy="Make a split with train images")
+    stored = dataset.mask_array(config.size_px, ids)
+    values = config.mask_values or found_values(dataset, ids)
+    masks = [class_indices(m, values, name=i) for i, m in zip(ids, stored, strict=True)]
+    images = torch.from_numpy(dataset.array(config.size_px, ids))
+    tensors = {"images": images, "masks": torch.from_numpy(np.stack(masks))}
+    if autoencoder is not None:
+        tensors["latents"] = encode_turned(autoencoder, images)
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    facts = {
+        "ids": list(ids),
+        "labels": [labels[i] for i in ids],
+        "clusters": _numbers(clusters, ids),
+        "mask_values": list(values),
+        "dataset_fingerprint": dataset.fingerprint,
+        "split_digest": split.digest,
+    }
+    with new_folder(folder) as work:
+        save_file(tensors, work / "pairs.safetensors")
+        (work / "pairs.json").write_text(json.dumps(facts))
+
+
+def load_pairs(folder: Path) -> PairSet:
+    """Return what `prepare_pairs` wrote.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / "pairs.json").read_text())
+        tensors = load_file(folder / "pairs.safetensors")
+        return PairSet(
+            images=tensors["images"],
+            masks=tensors["masks"],
+            latents=tensors.get("latents"),
+            ids=tuple(facts["ids"]),
+            labels=tuple(facts["labels"]),
+            clusters=tuple(facts["clusters"]),
+            mask_values=tuple(facts["mask_values"]),
+            dataset_fingerprint=facts["dataset_fingerprint"],
+            split_digest=facts["split_digest"],
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DataError(
+            f"prepared pairs in {folder} cannot be read ({error})",
+            remedy="Delete the folder and start again: they are made anew",
+        ) from error
+
+
+def found_values(dataset: RealDataset, ids: Sequence[str]) -> tuple[int, ...]:
+    """Return the values that the masks of `ids` hold, ascending: background first.
+
+    Raises:
+        DataError: one value only, or so many that they are no classes.
+    """
+    counts: Counter[int] = Counter()
+    for image_id in ids:
+        mask = dataset.mask(dataset.index_of(image_id))
+        if mask is not None:
+            counts.update(np.unique(mask).tolist())
+    if not 2 <= len(counts) <= MOST_CLASSES:
+        shown = ", ".join(map(str, sorted(counts)[:5]))  # JPEG leaves dozens
+        raise DataError(
+            f"the masks hold {len(counts)} values ({shown}{', ...' if counts else ''}):"
+            f" not 2 to {MOST_CLASSES} classes",
+            remedy="Store class indices losslessly, or threshold the masks first",
+        )
+    return tuple(sorted(counts))
+
+
+def _numbers(clusters: Clusters | None, ids: Sequence[str]) -> list[int]:
+    if clusters is None:
+        return []
+    number = dict(zip(clusters.ids, clusters.numbers.tolist(), strict=True))
+    return [number[image_id] for image_id in ids]

@@ -1,0 +1,240 @@
+"""Training of pairs: it learns, resumes, and leaves a generator that the line draws with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from factory.config import GenerateConfig, load_config, parse_config
+from factory.errors import ConfigError, DataError
+from factory.finetune import pairs_data
+from factory.finetune.order import Part
+from factory.finetune.pairs import build_task, pairs_loop
+from factory.finetune.pairs_config import PairsConfig
+from factory.finetune.pairs_data import PairSet, found_values, load_pairs, prepare_pairs
+from factory.finetune.pairs_run import load_plan, prepare, train_here
+from factory.real.clusters import make_clusters
+from factory.real.dataset import RealDataset
+from factory.real.sources import open_dataset
+from factory.real.splits import Split, load_split
+from factory.sample.engine import Engine
+from factory.sample.prepare import make_plan
+from factory.sample.references import open_references
+from tests.fakes.pairs import write_pairs
+
+NETWORK = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
+STEPS = {"batch_size": 8, "warmup_steps": 5, "precision": "float32", "learning_rate": 3e-3}
+
+
+def config(steps: int = 6, training: dict[str, object] | None = None, **changes: object):
+    known = {"name": "discs", "size_px": 16, "network": NETWORK}
+    known["training"] = {"steps": steps, **STEPS, **(training or {})}
+    return PairsConfig.model_validate(known | changes)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return write_pairs(
+        tmp_path_factory.mktemp("real"), count=14, classes=("a", "b"), values=(0, 128, 255)
+    )
+
+
+@pytest.fixture(scope="module")
+def real(files: tuple[str, str]) -> tuple[RealDataset, Split]:
+    return open_dataset(files[0]), load_split(Path(files[1]))
+
+
+@pytest.fixture(scope="module")
+def pairs(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathFactory) -> PairSet:
+    folder = tmp_path_factory.mktemp("material") / "pairs"
+    prepare_pairs(config(), *real, folder)
+    return load_pairs(folder)
+
+
+@pytest.fixture(scope="module")
+def clusters(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clusters") / "clusters.safetensors"
+    made = make_clusters(
+        *real, lambda images: images.mean((1, 2)), extractor="mean", k=3, size_px=16
+    )
+    made.save(path)
+    return path
+
+
+def test_only_the_train_part_is_prepared(pairs: PairSet, real: tuple[RealDataset, Split]) -> None:
+    assert pairs.ids == tuple(sorted(real[1].train))
+    assert pairs.images.shape == (12, 16, 16, 3)
+    assert pairs.mask_values == (0, 128, 255)
+    assert set(pairs.masks.unique().tolist()) == {0, 1, 2}
+    row = real[0].index_of(pairs.ids[3])
+    assert np.array_equal(pairs.images[3].numpy(), real[0].image(row))
+    assert np.array_equal(pairs.masks[3].numpy() == 2, real[0].mask(row) == 255)
+
+
+def test_image_and_mask_are_turned_together(pairs: PairSet) -> None:
+    task = build_task(config(), pairs)
+    for number in range(8):
+        images, planes = task.codec.decode(task.clean(pairs, [2, 5], [number, 0]))
+        straight, masks = task.codec.decode(task.clean(pairs, [2, 5], [0, 0]))
+        assert torch.equal(images[1], straight[1])
+        both = torch.cat([straight[0], masks[0]])
+        back = torch.rot90(both, number % 4, (1, 2))
+        back = back.flip(2) if number >= 4 else back
+        assert torch.equal(torch.cat([images[0], planes[0]]), back)
+
+
+def test_a_few_steps_already_learn(pairs: PairSet, tmp_path: Path) -> None:
+    task = build_task(config(30), pairs)
+    losses = [each.losses for each in pairs_loop(task, pairs, None).run()]
+    first, last = (np.mean([each["loss"] for each in part]) for part in (losses[:6], losses[-6:]))
+    assert last < 0.75 * first
+    assert losses[-1]["mask"] < losses[0]["mask"]
+
+
+def test_mask_and_image_weigh_as_asked(pairs: PairSet) -> None:
+    part = Part(step=0)
+    for weight in (1 / 3, 2.0):
+        task = build_task(config(training={"mask_weight": weight}), pairs)
+        losses = {name: value.detach() for name, value in task.loss(pairs, part).items()}
+        wanted = (losses["image"] + weight * losses["mask"]) / (1 + weight)
+        assert float(losses["loss"]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_resumed_training_ends_at_the_same_weights(pairs: PairSet, tmp_path: Path) -> None:
+    def weights(loop: Callable[..., object]) -> torch.Tensor:
+        return torch.cat([p.flatten() for p in loop.model.parameters()])  # type: ignore[attr-defined]
+
+    whole = pairs_loop(build_task(config(6), pairs), pairs, None)
+    list(whole.run())
+    begun = pairs_loop(build_task(config(6), pairs), pairs, tmp_path / "checkpoints")
+    steps = begun.run()
+    for _ in range(3):
+        next(steps)
+    begun.save()
+    begun.wait()
+    again = pairs_loop(build_task(config(6), pairs), pairs, tmp_path / "checkpoints")
+    assert next(again.run()).step == 4
+    again = pairs_loop(build_task(config(6), pairs), pairs, tmp_path / "checkpoints")
+    list(again.run())
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_the_trained_generator_draws_pairs_and_starts_from_real_ones(
+    real: tuple[RealDataset, Split], files: tuple[str, str], tmp_path: Path
+) -> None:
+    plan = prepare(config(condition="class", fold=2), *real, tmp_path)
+    assert load_plan(tmp_path) == plan
+    (generator,) = train_here(plan, tell=lambda _: None)
+    assert generator.class_names == ("a", "b")
+    assert generator.manifest["split_digest"] == real[1].digest
+    assert "3 classes" in (generator.folder / "README.md").read_text()
+    references = open_references(*files)
+    job = {"num_images": 4, "num_inference_steps": 3, "batch_size": 4, "seed": 1}
+    for options in ({}, {"inpaint": {"repeats": 1}}):
+        run = make_plan(GenerateConfig(**job, options=options), generator, references)
+        drawn = Engine(generator, references=references).draw(run.batch(0))
+        assert drawn.masks is not None
+        assert drawn.masks.max() <= 2
+    again = train_here(plan, tell=lambda _: None)
+    assert again[0].model_id == generator.model_id  # finished trainings are not trained on
+
+
+def test_every_cluster_gets_its_own_generator(
+    real: tuple[RealDataset, Split], clusters: Path, tmp_path: Path
+) -> None:
+    plan = prepare(config(2, clusters=clusters, per_cluster=True), *real, tmp_path)
+    made = train_here(plan, tell=lambda _: None)
+    assert len(made) == 3
+    members = [set(*g.manifest["clusters"]["members"].values()) for g in made]
+    assert set.union(*members) == set(real[1].train)
+    assert sum(map(len, members)) == len(real[1].train)
+    assert len({g.model_id for g in made}) == 3
+    only = prepare(
+        config(2, clusters=clusters, per_cluster=True, only_clusters=(1,)), *real, tmp_path
+    )
+    assert only.targets == ("1",)
+    with pytest.raises(DataError, match="there is no cluster 7"):
+        prepare(config(2, clusters=clusters, per_cluster=True, only_clusters=(7,)), *real, tmp_path)
+
+
+def test_one_generator_knows_all_clusters_and_their_neighbours(
+    real: tuple[RealDataset, Split], files: tuple[str, str], clusters: Path, tmp_path: Path
+) -> None:
+    plan = prepare(config(2, clusters=clusters, condition="cluster"), *real, tmp_path)
+    (generator,) = train_here(plan, tell=lambda _: None)
+    references = open_references(*files)
+    options = {"start": "reference", "match_colours": True, "target": "nearest"}
+    job = {"num_images": 4, "num_inference_steps": 2, "batch_size": 4, "seed": 1}
+    run = make_plan(GenerateConfig(**job, options=options), generator, references)
+    for quota in run.quotas:
+        recipe = quota.recipe
+        assert recipe.reference_id in generator.manifest["clusters"]["members"][
+            str(recipe.cluster_id)
+        ]  # fmt: skip
+        assert recipe.target_id not in (None, recipe.reference_id)
+    assert len(Engine(generator, references=references).draw(run.batch(0))) == 4
+
+
+def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
+    real: tuple[RealDataset, Split], tmp_path: Path, tiny: object
+) -> None:
+    plan = prepare(config(2, autoencoder=str(tiny.folder)), *real, tmp_path)
+    (generator,) = train_here(plan, tell=lambda _: None)
+    unet = json.loads((generator.folder / "unet" / "config.json").read_text())
+    assert unet["latent"] is True
+    assert unet["fold"] == 4
+    job = {
+        "num_images": 2,
+        "num_inference_steps": 2,
+        "batch_size": 2,
+        "guidance_scale": 1,
+        "seed": 1,
+    }
+    drawn = Engine(generator).draw(make_plan(GenerateConfig(**job), generator).batch(0))
+    assert drawn.images.shape == (2, 16, 16, 3)
+
+
+def test_masks_that_are_no_classes_are_refused(
+    real: tuple[RealDataset, Split], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = real[1].train
+    assert found_values(real[0], ids) == (0, 128, 255)
+    monkeypatch.setattr(pairs_data, "MOST_CLASSES", 2)
+    with pytest.raises(DataError, match=r"hold 3 values \(0, 128, 255, ...\): not 2 to 2 classes"):
+        found_values(real[0], ids)
+
+
+def test_a_mask_value_that_is_not_listed_is_refused(
+    real: tuple[RealDataset, Split], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="holds the value 128"):
+        prepare_pairs(config(mask_values=(0, 255)), *real, tmp_path / "pairs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"condition": "cluster"}, "need the file of some"),
+        ({"fold": 2, "autoencoder": "x"}, "the autoencoder folds"),
+        ({"network": {"block_out_channels": (8,), "attention_levels": 2}}, "exceeds the number"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, object], reason: str) -> None:
+    stored = {"name": "a", **changes}
+    with pytest.raises(ConfigError, match=reason):
+        parse_config(PairsConfig, stored, where="job")
+
+
+def test_a_side_that_the_network_cannot_halve_is_refused(pairs: PairSet) -> None:
+    odd = config(fold=8, network={**NETWORK, "block_out_channels": (8, 8, 8)})
+    with pytest.raises(ConfigError, match="a side of 2 cannot be halved 2 times"):
+        build_task(odd, pairs)
+
+
+def test_the_presets_are_read() -> None:
+    assert load_config(PairsConfig, "polyp_pairs_train").fold == 2
+    job = load_config(GenerateConfig, "polyp_pairs")
+    assert job.images_per_reference == 3
