@@ -90,7 +90,7 @@ def build_network(
         in_channels=latent_channels,
         out_channels=latent_channels,
         class_names=list(class_names),
-        condition_channels=len(mask_values),
+        mask_values=list(mask_values),
         **settings,
     )
     if config.training.gradient_checkpointing:

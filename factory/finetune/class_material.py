@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from factory.finetune.latents import TURNS, encode_turned, to_signed, turn
 from factory.finetune.pixels import Pixels
-from factory.models.class_conditioning import labels_of
+from factory.models.class_conditioning import labels_of, mask_planes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +111,6 @@ def turned(images: Tensor, turns: Tensor) -> Tensor:
     """Return (B, C, S, S) images, each under its own of `turns` (B,)."""
     rows = zip(torch.split(images, 1), turns.tolist(), strict=True)
     return torch.cat([turn(image, number) for image, number in rows])
-
-
-def mask_planes(masks: Tensor, values: Sequence[int], *, side: int) -> Tensor:
-    """Return (B, V, side, side) float32: the share of each value in each area of masks (B, S, S).
-
-    Shares, not the nearest pixel: an area at a border is of both classes.
-    """
-    planes = torch.stack([masks == value for value in values], dim=1).float()
-    return F.interpolate(planes, (side, side), mode="area")
 
 
 def values_of(masks: Tensor) -> tuple[int, ...]:

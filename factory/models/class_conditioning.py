@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from factory.errors import ConfigError
+from factory.errors import ConfigError, DataError
 
 CONDITIONINGS = ("context_class", "class", "text", "concat")
 NULLS = ("learned", "zero")
@@ -86,6 +87,37 @@ def labels_of(names: Sequence[str], class_names: Sequence[str]) -> Tensor:
             f"unknown class {unknown[0]!r}", remedy=f"Choose from {', '.join(class_names)}"
         )
     return torch.tensor([numbers[name] for name in names])
+
+
+def mask_planes(masks: Tensor, values: Sequence[int], *, side: int) -> Tensor:
+    """Return (B, V, side, side) float32: the share of each value in each area of masks (B, S, S).
+
+    Shares, not the nearest pixel: an area at a border is of both classes.
+
+    Raises:
+        DataError: a value that is not among `values`.
+    """
+    _known_values(masks, values)
+    planes = torch.stack([masks == value for value in values], dim=1).float()
+    return F.interpolate(planes, (side, side), mode="area")
+
+
+def mask_classes(masks: Tensor, values: Sequence[int]) -> Tensor:
+    """Return masks (B, S, S) uint8 with the place of each value in `values`: class indices.
+
+    Raises:
+        DataError: a value that is not among `values`.
+    """
+    _known_values(masks, values)
+    return torch.stack([masks == value for value in values]).to(torch.uint8).argmax(0).byte()
+
+
+def _known_values(masks: Tensor, values: Sequence[int]) -> None:
+    if odd := sorted(set(torch.unique(masks).tolist()) - set(values)):
+        raise DataError(
+            f"a mask holds the value {odd[0]}, the network knows {', '.join(map(str, values))}",
+            remedy="Give masks with the values of those it was trained on",
+        )
 
 
 def _one_of(known: Sequence[str], value: str, key: str) -> None:

@@ -46,6 +46,7 @@ class ClassUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
         null_condition: str = "learned",
         context_dim: int = 512,
         condition_channels: int = 0,
+        mask_values: Sequence[int] = (),
         down_channels: Sequence[int] = (256, 320, 384, 512),
         mid_channels: Sequence[int] = (512, 384),
         conv_out_channels: int = 128,
@@ -60,6 +61,8 @@ class ClassUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         """`condition_channels`: of the maps that 'concat' puts beside the latents.
 
+        Or `mask_values`: what each channel stands for, where the maps come from masks.
+
         Raises:
             ConfigError: widths that do not fit each other, the groups or the heads, or what
                 `Condition` refuses.
@@ -68,7 +71,7 @@ class ClassUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
         _check_levels(down_channels, mid_channels, down_sample, self_attention)
         channels = (*down_channels, *mid_channels, conv_out_channels)
         _check_divisible(channels, norm_num_groups, num_attention_heads)
-        widths = {"class": time_embed_dim, "concat": condition_channels}
+        widths = {"class": time_embed_dim, "concat": condition_channels or len(mask_values)}
         self.condition = Condition(
             conditioning,
             width=widths.get(conditioning, context_dim),
@@ -84,7 +87,7 @@ class ClassUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
         )
         self.time_proj = Timesteps(time_embed_dim, flip_sin_to_cos=False, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(time_embed_dim, time_embed_dim)
-        maps = condition_channels if conditioning == "concat" else 0
+        maps = widths["concat"] if conditioning == "concat" else 0
         self.conv_in = nn.Conv2d(in_channels + maps, down_channels[0], 3, padding=1)
         self.down_levels, self.shrink = nn.ModuleList(), nn.ModuleList()
         self.mid_layers = nn.ModuleList()

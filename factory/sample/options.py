@@ -9,9 +9,14 @@ from factory.digest import canonical_json
 from factory.errors import ConfigError
 from factory.sample.method_options import MethodOptions as MethodOptions
 from factory.sample.methods.bridge_options import BridgeOptions
+from factory.sample.methods.class_options import ClassConditionalOptions
 from factory.sample.methods.pairs_options import PairsOptions
 
-METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {"bridge": BridgeOptions, "pairs": PairsOptions}
+METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {
+    "bridge": BridgeOptions,
+    "class_conditional": ClassConditionalOptions,
+    "pairs": PairsOptions,
+}
 """Method -> its options; a method that is not here has none."""
 
 

@@ -4,22 +4,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
-from factory.errors import ConfigError
+from factory.errors import ConfigError, DataError
+from factory.models.class_conditioning import mask_classes, mask_planes
 from factory.models.class_pipeline import ClassConditionalPipeline
 from factory.models.class_unet import ClassUNet
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.sample.engine import Engine
 from factory.sample.methods.class_conditional import ClassConditionalMethod
-from factory.sample.methods.guided import denoise, guide, sides
+from factory.sample.methods.guided import guide, sides
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.plan import Batch
 from factory.sample.recipe import Recipe, Request
+from factory.sample.references import Reference
 from factory.sample.schedulers import NOISY, SCHEDULERS, make_scheduler
 from tests.fakes.class_unet import CLASSES, WIDTH, tiny_class_unet
 
@@ -178,22 +181,56 @@ def test_a_text_network_reads_prompts_and_takes_an_empty_one_for_null() -> None:
     assert method.conditions(away, (False,))[1].tolist() == [True] * 3
 
 
-def test_a_network_beside_maps_is_drawn_with_the_maps_bound() -> None:
-    pipeline = pipeline_of(tiny_class_unet("concat"))
-    with pytest.raises(ConfigError, match="needs images or masks"):
-        ClassConditionalMethod(pipeline, "cpu")
-    masks = torch.zeros(2, 2, 8, 8)
-    masks[1, :, 2:6, 2:6] = 1
-    noise = batch_noise([5, 5], (4, 8, 8))
-    scheduler = make_scheduler("ddim", pipeline.scheduler.config, 3)
-    with torch.inference_mode():
-        drawn = denoise(
-            lambda latents, timestep: pipeline.unet(latents, timestep, masks).sample,
-            scheduler,
-            noise,
-            guidance_scale=1.0,
-        )
-    assert not torch.allclose(drawn[0], drawn[1], atol=1e-4)
+def over(*corners: int) -> list[Reference]:
+    """References whose masks hold a square of 255, at different places."""
+    masks = np.zeros((len(corners), 32, 32), np.uint8)
+    for mask, corner in zip(masks, corners, strict=True):
+        mask[corner : corner + 12, corner : corner + 12] = 255
+    image = np.zeros((32, 32, 3), np.uint8)
+    return [
+        Reference(id=str(c), label="good", image=image, mask=m)
+        for c, m in zip(corners, masks, strict=True)
+    ]
+
+
+def test_masks_are_drawn_over_and_come_with_the_images() -> None:
+    method = ClassConditionalMethod(
+        pipeline_of(tiny_class_unet("concat", condition_channels=0, mask_values=(0, 255))), "cpu"
+    )
+    same = [requests_of("good")[0]] * 2
+    drawn = method.drawn(same, over(0, 16))
+    assert not np.array_equal(drawn.images[0], drawn.images[1])
+    assert drawn.masks is not None
+    assert [np.argwhere(mask == 1)[0].tolist() for mask in drawn.masks] == [[0, 0], [16, 16]]
+    again = method.drawn(same[:1], over(0))
+    assert np.array_equal(again.images[0], method.drawn(same[:1], over(0)).images[0])
+    unconditional = [replace(r, recipe=replace(r.recipe, guidance_scale=0.0)) for r in same]
+    deaf = method.drawn(unconditional, over(0, 16))
+    assert np.array_equal(deaf.images[0], deaf.images[1])
+
+
+def test_masks_belong_to_networks_that_are_shown_them(method: ClassConditionalMethod) -> None:
+    concat = ClassConditionalMethod(
+        pipeline_of(tiny_class_unet("concat", condition_channels=0, mask_values=(0, 1))), "cpu"
+    )
+    requests = requests_of("good")
+    with pytest.raises(ConfigError, match=r"options\.masks to reference"):
+        concat.drawn(requests, [])
+    with pytest.raises(ConfigError, match=r"options\.masks to none"):
+        method.drawn(requests, over(0))
+    with pytest.raises(DataError, match="value 255, the network knows 0, 1"):
+        concat.drawn(requests, over(0))
+    with pytest.raises(ConfigError, match="none are at hand"):
+        concat.conditions(requests, (True,))
+
+
+def test_a_mask_becomes_shares_of_its_values() -> None:
+    masks = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    masks[0, :, :1] = 7
+    planes = mask_planes(masks, (0, 7), side=2)
+    assert planes[0, 1].tolist() == [[0.5, 0.0], [0.5, 0.0]]
+    assert torch.equal(planes.sum(1), torch.ones(1, 2, 2))
+    assert mask_classes(masks, (0, 7))[0, 0].tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("conditioning", ["context_class", "text"])

@@ -99,15 +99,21 @@ class GuidedMethod(ABC):
         return Drawn(images=to_uint8(self.draw(requests)))
 
     @torch.inference_mode()
-    def draw(self, requests: Sequence[Request]) -> Tensor:
-        """Return images (B, 3, H, W) in [-1, 1], float32 on the CPU, one per request."""
+    def draw(
+        self, requests: Sequence[Request], conditions: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Return images (B, 3, H, W) in [-1, 1], float32 on the CPU, one per request.
+
+        `conditions`: of all `sides`, where the requests alone do not tell them.
+        """
         recipe, seeds = requests[0].recipe, [request.seed for request in requests]
         shape = (
             self.unet.config.in_channels,
             recipe.height_px // self.latents_per_side,
             recipe.width_px // self.latents_per_side,
         )
-        conditions = self.conditions(requests, sides(recipe.guidance_scale))
+        if conditions is None:
+            conditions = self.conditions(requests, sides(recipe.guidance_scale))
         latents = denoise(
             lambda latents, timestep: self.predict(latents, timestep, *conditions),
             make_scheduler(recipe.scheduler, self.training_config, recipe.num_inference_steps),
