@@ -7,9 +7,10 @@ from typing import Any
 
 from factory.config import Frozen, parse_config, read_config
 from factory.errors import ConfigError
-from factory.finetune import class_prepare, class_run, run
+from factory.finetune import class_prepare, class_run, pairs_run, run
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
+from factory.finetune.pairs_config import PairsConfig
 from factory.models.generator import Generator
 
 METHOD = "method"
@@ -39,6 +40,12 @@ METHODS: Mapping[str, Training] = {
         prepare=run.prepare,
         here=run.finetune_here,
         on_ray=run.finetune_on_ray,
+    ),
+    "pairs": Training(
+        kind=PairsConfig,
+        prepare=pairs_run.prepare,
+        here=pairs_run.finetune_here,
+        on_ray=pairs_run.finetune_on_ray,
     ),
     "class_conditional": Training(
         kind=ClassConditionalConfig,

@@ -68,6 +68,8 @@ class PairsConfig(Frozen):
     """A generator for every cluster, trained side by side, in place of one for all."""
     only_clusters: tuple[int, ...] = ()
     """Of `per_cluster`: train these; none named: all."""
+    only: tuple[str, ...] = ()
+    """Train on these classes; none named: every class of the train part."""
     turns: Literal["all", "flip", "none"] = "all"
     """Show images under flips and quarter turns, mirrored only, or as they are."""
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"

@@ -98,9 +98,14 @@ def prepare_pairs(
     """
     check_dataset(split, dataset.fingerprint)
     clusters = None if config.clusters is None else load_clusters(config.clusters, split)
-    ids = tuple(sorted(split.train))
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    wanted = config.only or tuple(sorted(set(dataset.labels)))
+    ids = tuple(sorted(i for i in split.train if labels[i] in wanted))
     if not ids:
-        raise DataError("the train part is empty", remedy="Make a split with train images")
+        raise DataError(
+            f"the train part has no image of {', '.join(wanted)}",
+            remedy="Choose other classes, or a split that has train images of them",
+        )
     stored = dataset.mask_array(config.size_px, ids)
     values = config.mask_values or found_values(dataset, ids)
     masks = [class_indices(m, values, name=i) for i, m in zip(ids, stored, strict=True)]
@@ -108,7 +113,6 @@ def prepare_pairs(
     tensors = {"images": images, "masks": torch.from_numpy(np.stack(masks))}
     if autoencoder is not None:
         tensors["latents"] = encode_turned(autoencoder, images)
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     facts = {
         "ids": list(ids),
         "labels": [labels[i] for i in ids],

@@ -56,7 +56,9 @@ def prepare(config: PairsConfig, dataset: RealDataset, split: Split, output: Pat
         DataError: see `prepare_pairs`, or a cluster that is not there.
         ModelError: the autoencoder's generator cannot be loaded.
     """
-    made_of = config.model_dump(mode="json", include={"size_px", "mask_values", "autoencoder"})
+    made_of = config.model_dump(
+        mode="json", include={"size_px", "mask_values", "autoencoder", "only"}
+    )
     clusters = config.clusters.read_bytes() if config.clusters else b""
     name = digest([dataset.fingerprint, split.digest, made_of, digest(clusters.hex())])
     material = output / f"pairs-{name}"
@@ -81,17 +83,17 @@ def prepare(config: PairsConfig, dataset: RealDataset, split: Split, output: Pat
     return plan
 
 
-def train_here(plan: PairsPlan, *, tell: Callable[[str], object]) -> list[Generator]:
-    """Train all targets in this process, one after another; return their generators."""
+def finetune_here(plan: PairsPlan, *, tell: Callable[[str], object]) -> Generator:
+    """Train all targets in this process, one after another; return the generator of the first."""
     workers = Workers(device="cuda" if torch.cuda.is_available() else "cpu")
     for target in plan.targets:
         tell(f"{plan.config.name}: {target}")
         _train(plan, target, workers, lambda loop: follow_here(loop, tell=tell))
-    return [export(plan, target) for target in plan.targets]
+    return export_all(plan)
 
 
-def train_pairs_on_ray(plan: PairsPlan) -> list[Generator]:
-    """Train all targets on the cluster, side by side as far as it has room.
+def finetune_on_ray(plan: PairsPlan) -> Generator:
+    """Train all targets on the cluster, side by side as far as it has room; return the first.
 
     Raises:
         ClusterError: a target failed more often than it may; the others are finished.
@@ -111,7 +113,7 @@ def train_pairs_on_ray(plan: PairsPlan) -> list[Generator]:
     started = [waits.remote(target) for target in plan.targets]
     ray.wait(started, num_returns=len(started))
     ray.get(started)
-    return [export(plan, target) for target in plan.targets]
+    return export_all(plan)
 
 
 def load_plan(output: Path) -> PairsPlan:
@@ -123,6 +125,12 @@ def load_plan(output: Path) -> PairsPlan:
         targets=tuple(stored["targets"]),
         output=output,
     )
+
+
+def export_all(plan: PairsPlan) -> Generator:
+    """Write the generators of all finished targets; return the first."""
+    made = [export(plan, target) for target in plan.targets]
+    return made[0]
 
 
 def export(plan: PairsPlan, target: str) -> Generator:

@@ -11,11 +11,12 @@ import torch
 from factory.config import GenerateConfig, load_config, parse_config
 from factory.errors import ConfigError, DataError
 from factory.finetune import pairs_data
+from factory.finetune.methods import load_training
 from factory.finetune.order import Part
 from factory.finetune.pairs import build_task, pairs_loop
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet, found_values, load_pairs, prepare_pairs
-from factory.finetune.pairs_run import load_plan, prepare, train_here
+from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
 from factory.real.clusters import make_clusters
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
@@ -127,7 +128,7 @@ def test_the_trained_generator_draws_pairs_and_starts_from_real_ones(
 ) -> None:
     plan = prepare(config(condition="class", fold=2), *real, tmp_path)
     assert load_plan(tmp_path) == plan
-    (generator,) = train_here(plan, tell=lambda _: None)
+    generator = finetune_here(plan, tell=lambda _: None)
     assert generator.class_names == ("a", "b")
     assert generator.manifest["split_digest"] == real[1].digest
     assert "3 classes" in (generator.folder / "README.md").read_text()
@@ -138,16 +139,18 @@ def test_the_trained_generator_draws_pairs_and_starts_from_real_ones(
         drawn = Engine(generator, references=references).draw(run.batch(0))
         assert drawn.masks is not None
         assert drawn.masks.max() <= 2
-    again = train_here(plan, tell=lambda _: None)
-    assert again[0].model_id == generator.model_id  # finished trainings are not trained on
+    again = finetune_here(plan, tell=lambda _: None)
+    assert again.model_id == generator.model_id  # finished trainings are not trained on
 
 
 def test_every_cluster_gets_its_own_generator(
     real: tuple[RealDataset, Split], clusters: Path, tmp_path: Path
 ) -> None:
     plan = prepare(config(2, clusters=clusters, per_cluster=True), *real, tmp_path)
-    made = train_here(plan, tell=lambda _: None)
+    first = finetune_here(plan, tell=lambda _: None)
+    made = [export(plan, target) for target in plan.targets]
     assert len(made) == 3
+    assert made[0].model_id == first.model_id
     members = [set(*g.manifest["clusters"]["members"].values()) for g in made]
     assert set.union(*members) == set(real[1].train)
     assert sum(map(len, members)) == len(real[1].train)
@@ -164,7 +167,7 @@ def test_one_generator_knows_all_clusters_and_their_neighbours(
     real: tuple[RealDataset, Split], files: tuple[str, str], clusters: Path, tmp_path: Path
 ) -> None:
     plan = prepare(config(2, clusters=clusters, condition="cluster"), *real, tmp_path)
-    (generator,) = train_here(plan, tell=lambda _: None)
+    generator = finetune_here(plan, tell=lambda _: None)
     references = open_references(*files)
     options = {"start": "reference", "match_colours": True, "target": "nearest"}
     job = {"num_images": 4, "num_inference_steps": 2, "batch_size": 4, "seed": 1}
@@ -182,7 +185,7 @@ def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
     real: tuple[RealDataset, Split], tmp_path: Path, tiny: object
 ) -> None:
     plan = prepare(config(2, autoencoder=str(tiny.folder)), *real, tmp_path)
-    (generator,) = train_here(plan, tell=lambda _: None)
+    generator = finetune_here(plan, tell=lambda _: None)
     unet = json.loads((generator.folder / "unet" / "config.json").read_text())
     assert unet["latent"] is True
     assert unet["fold"] == 4
@@ -205,6 +208,13 @@ def test_masks_that_are_no_classes_are_refused(
     monkeypatch.setattr(pairs_data, "MOST_CLASSES", 2)
     with pytest.raises(DataError, match=r"hold 3 values \(0, 128, 255, ...\): not 2 to 2 classes"):
         found_values(real[0], ids)
+
+
+def test_some_classes_alone_are_prepared(real: tuple[RealDataset, Split], tmp_path: Path) -> None:
+    prepare_pairs(config(only=("b",)), *real, tmp_path / "b")
+    assert set(load_pairs(tmp_path / "b").labels) == {"b"}
+    with pytest.raises(DataError, match="no image of c"):
+        prepare_pairs(config(only=("c",)), *real, tmp_path / "c")
 
 
 def test_a_mask_value_that_is_not_listed_is_refused(
@@ -235,6 +245,8 @@ def test_a_side_that_the_network_cannot_halve_is_refused(pairs: PairSet) -> None
 
 
 def test_the_presets_are_read() -> None:
-    assert load_config(PairsConfig, "polyp_pairs_train").fold == 2
+    training, found = load_training("polyp_pairs_train")
+    assert training.kind is PairsConfig
+    assert found.fold == 2
     job = load_config(GenerateConfig, "polyp_pairs")
     assert job.images_per_reference == 3
