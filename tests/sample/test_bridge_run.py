@@ -1,0 +1,65 @@
+"""A bridge through the whole line: planned, streamed, published, redrawn, shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from catalog.query import sql
+from catalog.strip import progressions_of, source_image, write_strip
+from catalog.table import Catalog
+from factory.config import GenerateConfig
+from factory.sample.regenerate import regenerate_images
+from factory.sample.run import execute, prepare
+from tests.fakes.bridge import tiny_bridge
+from tests.fakes.pairs import write_pairs
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+NAMES = ("lymphocyte", "monocyte")
+
+
+def test_bridged_rows_are_whole_and_redrawn_bit_for_bit(tmp_path: Path):
+    data, split = write_pairs(tmp_path / "real", classes=NAMES)
+    generator = tiny_bridge(tmp_path / "models", NAMES)
+    config = GenerateConfig.model_validate(
+        {
+            "model": str(generator.folder),
+            "num_images": 12,
+            "num_inference_steps": 5,
+            "guidance_scale": 2.0,
+            "scheduler": "ddim",
+            "batch_size": 6,
+            "seed": 1,
+            "data": data,
+            "split": split,
+            "options": {"depths": 3, "min_psnr_db": 90.0},
+            "gates": {"min_contrast": None, "max_clipped": None, "min_sharpness": None},
+        }
+    )
+    uri = str(tmp_path / "catalog")
+    *_, last = execute(prepare(config, uri))
+    assert last.rejected_by_gate == {"inversion": 12}
+    catalog = Catalog(uri)
+    rows = sql(catalog, "SELECT * FROM samples ORDER BY recipe_digest, recipe_index").to_pylist()
+    assert {row["method"] for row in rows} == {"bridge"}
+    assert {row["class_name"] for row in rows} == set(NAMES)
+    for start in range(0, 12, 3):
+        group = rows[start : start + 3]
+        assert len({row["recipe_digest"] for row in group}) == 1
+        depths = [row["bridge_depth"] for row in group]
+        assert depths == sorted(set(depths))
+        shares = [row["soft_label"][row["class_id"]] for row in group]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+        assert "comes back from its noise" in group[0]["gate_reasons"][0]
+        assert json.loads(group[0]["guidance_terms"])["inversion_psnr_db"] < 90
+    redrawn = list(regenerate_images(uri, image_ids=[row["image_id"] for row in rows[1::2]]))
+    assert [outcome.tier for outcome in redrawn] == [0] * 6
+    source_id = rows[0]["reference_ids"][0]
+    write_strip(
+        tmp_path / "s.png", progressions_of(catalog, source_id), source_image(data, source_id)
+    )
+    with Image.open(tmp_path / "s.png") as strip:
+        assert strip.width > 4 * 128
