@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from catalog.query import sql
+from catalog.counts import run_counts
 from catalog.sink import record_model, record_run
 from catalog.table import Catalog
 from factory.code_version import code_version
@@ -56,6 +56,7 @@ class RunRecord:
             code_version=code_version(),
             class_names=class_names(self.config, self.generator),
             gates=self.config.gates,
+            mask_gates=self.config.mask_gates,
             lineage=lineage(self.generator),
         )
 
@@ -76,19 +77,11 @@ class RunRecord:
         return rows
 
     def _counts(self) -> dict[str, Any]:
-        mine = f"FROM samples WHERE run_id = '{self.run_id}'"
-        catalog = self._catalog()
-        status = sql(catalog, f"SELECT gate_status, count(*) AS n {mine} GROUP BY ALL").to_pylist()
-        gates = sql(
-            catalog,
-            "SELECT gate, count(DISTINCT image_id) AS n FROM (SELECT image_id,"
-            f" split_part(unnest(gate_reasons), ':', 1) AS gate {mine}) GROUP BY ALL",
-        ).to_pylist()
-        by_status = {row["gate_status"]: row["n"] for row in status}
+        counts = run_counts(self._catalog(), self.run_id)
         return {
-            "num_accepted": by_status.get("accepted", 0),
-            "num_rejected": by_status.get("rejected", 0),
-            "rejected_by_gate": json.dumps({row["gate"]: row["n"] for row in gates}),
+            "num_accepted": counts.accepted,
+            "num_rejected": counts.rejected,
+            "rejected_by_gate": json.dumps(counts.rejected_by_gate, sort_keys=True),
         }
 
     def _record_event(self, status: str, figures: dict[str, Any]) -> None:

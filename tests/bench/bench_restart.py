@@ -68,11 +68,14 @@ def fill(folder: Path, rows: int) -> None:
 
 
 def resume(folder: Path, rows: int) -> None:
-    """Print seconds to the first new image (Ray is up), and this process's peak memory."""
+    """Print seconds to the first new image (Ray is up), and peak memory, the end included."""
     with ray_session():
         begun = time.perf_counter()
-        first = next(iter(execute(job(folder, rows))))
-        print(time.perf_counter() - begun, peak_mib(), first.drawn)
+        steps = execute(job(folder, rows))
+        first = next(steps)
+        seconds = time.perf_counter() - begun
+        steps.close()  # counts what is published, as the end of a run does
+        print(seconds, peak_mib(), first.drawn)
 
 
 def main() -> None:

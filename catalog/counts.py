@@ -1,0 +1,51 @@
+"""What a run has published, counted: accepted images, and rejected ones by gate."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.schema import ACCEPTED
+from catalog.store import reading
+from catalog.table import Catalog
+
+FILES_AT_A_TIME = 256
+"""A dataset keeps the footers of all its files, 0.1 MB each, until it is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Images of one run. An image that several gates rejected counts for each of them."""
+
+    accepted: int
+    rejected: int
+    rejected_by_gate: Counter[str] = field(default_factory=Counter)
+
+
+def run_counts(catalog: Catalog, run_id: str) -> Counts:
+    """Count the published images of a run; memory does not grow with them."""
+    accepted = rejected = 0
+    by_gate: Counter[str] = Counter()
+    for rows in _pieces(catalog, run_id):
+        passed = pc.equal(rows["gate_status"], ACCEPTED)
+        accepted += pc.sum(passed).as_py() or 0
+        reasons = rows["gate_reasons"].filter(pc.invert(passed)).to_pylist()
+        rejected += len(reasons)
+        for each in reasons:
+            by_gate.update({reason.partition(":")[0] for reason in each})
+    return Counts(accepted=accepted, rejected=rejected, rejected_by_gate=by_gate)
+
+
+def _pieces(catalog: Catalog, run_id: str) -> Iterator[pa.Table]:
+    files = catalog.files("samples")
+    mine = np.flatnonzero(files.may("run_id", "=", run_id))
+    for start in range(0, len(mine), FILES_AT_A_TIME):
+        kept = ~files.every()
+        kept[mine[start : start + FILES_AT_A_TIME]] = True
+        with reading(catalog.uri):
+            yield files.dataset(kept).to_table(
+                columns=["gate_status", "gate_reasons"], filter=pc.field("run_id") == run_id
+            )
