@@ -5,7 +5,6 @@ killed run goes on where it was. The stages are plain functions: `factory.finetu
 on Ray Train, tests and a lone GPU box call them directly.
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,18 +23,17 @@ from transformers import CLIPTokenizer
 
 from factory.atomic import new_folder, write_text
 from factory.errors import ModelError
-from factory.finetune.latents import encode_turned, pick_turns, to_signed, turn
+from factory.finetune.first_stage import FirstStageConfig, Lesson, train_first_stage
+from factory.finetune.latents import encode_turned, pick_turns
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import (
     FeatureDistance,
     add_noise,
-    autoencoder_loss,
     denoising_loss,
 )
 from factory.finetune.meter import Progress
-from factory.finetune.order import Part, step_generator, step_indices, step_random
+from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.workers import Workers, place
-from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.prompts import PromptGrammar, vary_prompt
 from factory.models.unets import small_unet
@@ -47,17 +45,6 @@ Report = Callable[[Progress], None]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AutoencoderConfig(_Frozen):
-    """The first stage."""
-
-    steps: int = Field(gt=0)
-    batch_size: int = Field(16, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = 200
-    kl_weight: float = 1e-3
-    perceptual_weight: float = 0.5
 
 
 class DenoiserConfig(_Frozen):
@@ -86,7 +73,7 @@ class BaseConfig(_Frozen):
     fractions: Mapping[str, float]
     seed: int = 0
     prompt: PromptGrammar
-    autoencoder: AutoencoderConfig
+    autoencoder: FirstStageConfig
     denoiser: DenoiserConfig
 
 
@@ -182,55 +169,18 @@ def train_autoencoder(
     report: Report,
 ) -> AutoencoderKL:
     """Train (or load, if done) the autoencoder below `output/autoencoder`."""
-    folder, stage = output / "autoencoder", config.autoencoder
-    if (folder / "config.json").exists():
-        with restoring(folder):
-            loaded: AutoencoderKL = AutoencoderKL.from_pretrained(folder)
-        return loaded.eval()
-    torch.manual_seed(config.seed)  # noqa: TID251 -- initial weights have no generator argument
-    model = small_autoencoder(sample_size_px=config.size_px)
-
-    def loss_of(module: nn.Module, part: Part) -> dict[str, Tensor]:
-        step = part.step
-        indices = torch.from_numpy(
-            step_indices(
-                step, batch_size=stage.batch_size, num_images=len(data.images), seed=config.seed
-            )
-        )
-        images = turn(to_signed(data.images[indices]), step % 8).contiguous()
-        return autoencoder_loss(
-            module,
-            images,
-            kl_weight=stage.kl_weight,
-            perceptual=perceptual,
-            perceptual_weight=stage.perceptual_weight,
-            generator=step_generator(step, seed=config.seed),
-        )
-
-    loop = Loop(
-        model,
-        loss_of,
-        LoopConfig(
-            steps=stage.steps,
-            batch_size=stage.batch_size,
-            learning_rate=stage.learning_rate,
-            warmup_steps=stage.warmup_steps,
-            decay_steps=stage.steps,
-            weight_decay=1e-4,
-            ema_decay=0.999,
-            resumable=config.model_dump(mode="json"),
-            checkpoint_dir=output / "autoencoder-checkpoints",
-        ),
+    lesson = Lesson(
+        images=data.images,
+        seed=config.seed,
+        perceptual=perceptual,
+        depends_on=config.model_dump(mode="json"),
     )
-    for progress in loop.run():
-        report(progress)
-    with loop.ema.applied(model):
-        trained: AutoencoderKL = copy.deepcopy(model).eval()
-    sample = data.images[torch.randperm(len(data.images))[:512]]
-    trained.register_to_config(scaling_factor=measure_scaling_factor(trained, to_signed(sample)))
-    with new_folder(folder) as work:
-        trained.save_pretrained(work)
-    return trained
+
+    def follow(loop: Loop) -> None:
+        for progress in loop.run():
+            report(progress)
+
+    return train_first_stage(config.autoencoder, lesson, output / "autoencoder", follow=follow)
 
 
 def cache_latents(autoencoder: AutoencoderKL, data: TrainingSet, output: Path) -> Tensor:
