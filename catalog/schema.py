@@ -4,6 +4,10 @@ Order matters in `SAMPLES`. deltalake 1.6.6 applies file statistics to a dataset
 columns that precede the first unlisted nested one, and takes a listed column without statistics
 for one that holds nothing but null: a filter on it would silently drop every row. So the columns
 with statistics stand first, are never null, and `STATISTICS` names exactly these.
+
+A column that is added stands last and is nullable: files without it give null, tables made before
+get it when they are next written to, and a factory that does not know it reads on. That needs no
+new `SCHEMA_VERSION`.
 """
 
 import pyarrow as pa
@@ -76,6 +80,10 @@ SAMPLES = pa.schema(
         pa.field("engine", pa.string(), nullable=False),  # JSON: device, versions, dtype, kernels
         pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
         pa.field("tier_verified", pa.string()),  # what a redraw showed; null = not redrawn
+        # --- learnt later: nullable and last, so that older tables are read and appended to
+        pa.field("mask_area_score", pa.float64()),  # mask area gate: share that is foreground
+        pa.field("mask_parts_score", pa.float64()),  # mask parts gate: connected objects
+        pa.field("agreement_score", pa.float64()),  # agreement gate: Dice with a segmenter
     ]
 )
 

@@ -4,11 +4,11 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from pyarrow import fs
@@ -74,6 +74,20 @@ def ensure_table(
     with storage_errors(uri):
         if not DeltaTable.is_deltatable(table_uri(uri, name), options):
             _create(uri, name, options)
+    table = open_table(uri, name, storage_options=storage_options)
+    return _widened(table, uri, name, storage_options)
+
+
+def _widened(
+    table: DeltaTable, uri: str | Path, name: str, storage_options: StorageOptions | None
+) -> DeltaTable:
+    """Return the table with the columns that it was made too early for; others may do so first."""
+    known = {field.name for field in table.schema().fields}
+    lacking = [field for field in TABLES[name] if field.name not in known]
+    if not lacking:
+        return table
+    with storage_errors(uri), suppress(CommitFailedError):
+        table.alter.add_columns(Schema.from_arrow(pa.schema(lacking)).fields)
     return open_table(uri, name, storage_options=storage_options)
 
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.gate.agreement import AgreementGate
+from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 
 Prompts = Annotated[str | tuple[str, ...], Field(min_length=1)]
@@ -66,6 +68,10 @@ class GenerateConfig(Frozen):
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the method itself."""
     gates: PixelGates = PixelGates()
+    mask_gates: MaskGates = MaskGates()
+    """Of rows with a mask."""
+    agreement: AgreementGate | None = None
+    """Judge masks by a segmenter; null: no such gate."""
     stream: StreamConfig = StreamConfig()
 
     @field_validator("scheduler")
@@ -90,6 +96,8 @@ _LATER: Mapping[str, Any] = {
     "references": (),
     "images_per_reference": 1,
     "options": {},
+    "mask_gates": MaskGates(),
+    "agreement": None,
 }
 """Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""
 

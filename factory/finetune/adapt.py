@@ -26,6 +26,7 @@ from factory.models.conditioning import tokenize
 from factory.models.experts import Expert
 from factory.models.lora import attach_lora, lora_tensors
 from factory.models.shards import whole
+from factory.models.windowed import set_attention_window
 
 VALIDATION_SEED = 1_000_003
 
@@ -121,6 +122,8 @@ def adapt(
     workers = workers or Workers()
     _check_tokenizer(pipeline)
     network: Any = TextConditioned(pipeline.unet, pipeline.text_encoder)
+    if config.attention_window is not None:
+        set_attention_window(network.unet, config.attention_window)
     if config.train == "lora":
         attach_lora(network.unet, network.text_encoder, config.lora, seed=config.seed)
     if config.training.gradient_checkpointing:
@@ -181,6 +184,7 @@ def adaptation_loop(
                 "ids_digest": material.ids_digest,
             },
             checkpoint_dir=checkpoints,
+            checkpoint_seconds=config.cluster.checkpoint_seconds,
             best_by=config.validation.best_by,
         ),
         adaptation.workers,

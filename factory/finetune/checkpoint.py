@@ -75,9 +75,8 @@ class Checkpoints:
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(work, ignore_errors=True)
-        aside = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self._pending = async_save(  # type: ignore[assignment]  # no stager of ours: a Future
-            aside,
+            {name: tensor.detach() for name, tensor in tensors.items()},  # it copies them aside
             storage_writer=_Writer(work, target, notes, self._prune),
             process_group=self._group,
             no_dist=not dist.is_initialized(),

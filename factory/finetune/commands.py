@@ -55,6 +55,8 @@ def finetune(
         config = config.model_copy(update={"only": only})
     dataset = opened(data, columns)
     plan = training.prepare(config, dataset, load_split(split), output.resolve())
+    if line := training.needs(plan):
+        click.echo(line)
     if without_ray:
         generator = training.here(plan, tell=click.echo)
     else:

@@ -86,6 +86,9 @@ class FinetuneConfig(Frozen):
     """Images of each class, drawn by `seed` from the train part; null: all of it."""
     size_px: int | None = Field(None, ge=8, multiple_of=8)
     """Side of the images; null: what the base was trained on."""
+    attention_window: int | None = Field(None, ge=0)
+    """Side in places of the windows within which self-attention looks, 0: everywhere; null: as in
+    the base. Another one than the base's needs `train: full`."""
     turns: bool = True
     """Show images under flips and quarter turns; only where up and down mean nothing."""
     seed: int = Field(0, ge=0)
@@ -96,6 +99,12 @@ class FinetuneConfig(Frozen):
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _windowed_whole(self) -> "FinetuneConfig":
+        if self.train == "lora" and self.attention_window is not None:
+            raise ValueError("attention_window changes the whole network: set train: full")
+        return self
 
     def prompt_of(self, class_name: str) -> str:
         """Return the prompt under which images of a class are trained and drawn."""

@@ -18,6 +18,7 @@ from factory.models.card import finetuned_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
 from factory.models.lora_file import open_lora
+from factory.models.windowed import set_attention_window
 from factory.sample.engine import load_pipeline
 
 WEIGHTS, RESULT, SHEET = "weights.safetensors", "result.json", "samples.png"
@@ -94,6 +95,8 @@ def _export_full(
     """Write base, tokenizer and schedule with the trained U-Net and text encoder."""
     base = find_generator(plan.config.base, revision=plan.config.revision)
     pipeline = load_pipeline(base)
+    if plan.config.attention_window is not None:
+        set_attention_window(pipeline.unet, plan.config.attention_window)
     trained = load_file(plan.folder_of(EVERY_CLASS) / WEIGHTS)
     TextConditioned(pipeline.unet, pipeline.text_encoder).load_state_dict(trained)
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

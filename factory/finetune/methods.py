@@ -10,6 +10,7 @@ from factory.errors import ConfigError
 from factory.finetune import class_prepare, class_run, pairs_run, run
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
+from factory.finetune.memory import told_needs
 from factory.finetune.pairs_config import PairsConfig
 from factory.models.generator import Generator
 
@@ -26,12 +27,14 @@ class Training:
         prepare: (config, dataset, split, output) to a plan that workers can read.
         here: trains the plan in this process; `tell` gets lines to show.
         on_ray: trains the plan on the cluster.
+        needs: what a worker needs in memory, as a line to show before; empty: not known.
     """
 
     kind: type[Frozen]
     prepare: Callable[..., Any]
     here: Callable[..., Generator]
     on_ray: Callable[[Any], Generator]
+    needs: Callable[[Any], str] = lambda _plan: ""
 
 
 METHODS: Mapping[str, Training] = {
@@ -40,6 +43,7 @@ METHODS: Mapping[str, Training] = {
         prepare=run.prepare,
         here=run.finetune_here,
         on_ray=run.finetune_on_ray,
+        needs=told_needs,
     ),
     "pairs": Training(
         kind=PairsConfig,

@@ -18,7 +18,7 @@ from factory.digest import digest
 from factory.errors import DataError
 from factory.finetune.latents import encode_turned
 from factory.finetune.pairs_config import PairsConfig
-from factory.models.pair_codec import class_indices
+from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
@@ -108,9 +108,9 @@ def prepare_pairs(
         )
     stored = dataset.mask_array(config.size_px, ids)
     values = config.mask_values or found_values(dataset, ids)
-    masks = [class_indices(m, values, name=i) for i, m in zip(ids, stored, strict=True)]
+    masks = class_index_array(stored, values, names=ids)
     images = torch.from_numpy(dataset.array(config.size_px, ids))
-    tensors = {"images": images, "masks": torch.from_numpy(np.stack(masks))}
+    tensors = {"images": images, "masks": torch.from_numpy(masks)}
     if autoencoder is not None:
         tensors["latents"] = encode_turned(autoencoder, images)
     facts = {

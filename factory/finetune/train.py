@@ -26,6 +26,8 @@ class ClusterConfig(BaseModel):
     use_gpu: bool = False
     cpus_per_worker: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=0)
+    checkpoint_seconds: float = Field(180, gt=0)
+    """Between two checkpoints: what a group that dies repeats at most."""
 
     @property
     def most(self) -> int:
@@ -72,13 +74,27 @@ def train_on_ray(
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray Train has no public base class of its failures
-        raise ClusterError(
-            f"training {name} failed ({error})",
-            remedy=f"Mend the cause and start it again; the checkpoints in {storage} are kept",
-        ) from error
+    for attempt in range(cluster.max_failures + 1):
+        try:
+            trainer.fit()
+            return
+        except Exception as error:  # Ray Train has no public base class of its failures
+            if _died_while_starting(error) and attempt < cluster.max_failures:
+                continue
+            raise ClusterError(
+                f"training {name} failed ({error})",
+                remedy=f"Mend the cause and start it again; the checkpoints in {storage} are kept",
+            ) from error
+
+
+def _died_while_starting(error: Exception) -> bool:
+    """Whether a worker died just when its group began: Ray 2.60 counts that as its own failure."""
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError
+
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, RayActorError
+    )
 
 
 def this_worker(sharding: Sharding) -> Workers:

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from factory.errors import ConfigError
@@ -45,20 +44,33 @@ def place(model: nn.Module, workers: Workers) -> nn.Module:
     """
     model = model.to(workers.device)
     if workers.sharding == "fsdp":
-        for module in reversed(list(model.modules())):
-            own = sum(p.numel() for p in module.parameters() if not isinstance(p, DTensor))
-            if module is not model and _repeats(module) and own >= MIN_SHARD_PARAMETERS:
-                fully_shard(module)
-        fully_shard(model)
+        for module in shard_groups(model):
+            fully_shard(module)
         return model
     if workers.sharding == "ddp":
-        return DistributedDataParallel(model)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)  # one copy, not two
     if workers.world_size > 1:
         raise ConfigError(
             f"sharding 'none' with {workers.world_size} workers trains as many models",
             remedy="Choose sharding: ddp (a copy each) or fsdp (a shard each)",
         )
     return model
+
+
+def shard_groups(model: nn.Module) -> dict[nn.Module, dict[str, nn.Parameter]]:
+    """Return the modules that are sharded one by one, inner ones first and `model` last.
+
+    Each with the parameters that travel with it: its own, and those of small modules in it.
+    """
+    groups: dict[nn.Module, dict[str, nn.Parameter]] = {}
+    taken: set[nn.Parameter] = set()
+    for module in reversed(list(model.modules())):
+        own = {name: p for name, p in module.named_parameters() if p not in taken}
+        large = sum(p.numel() for p in own.values()) >= MIN_SHARD_PARAMETERS
+        if module is model or (_repeats(module) and large):
+            groups[module] = own
+            taken.update(own.values())
+    return groups
 
 
 @contextmanager

@@ -123,6 +123,20 @@ def layout_of(path: Path) -> str:
     return layout
 
 
+def window_of(path: Path) -> int | None:
+    """Return the side of the windows of self-attention in the weights at `path`; None: global.
+
+    Raises:
+        ModelError: see `read_notes`; a note that is no number.
+    """
+    note = read_notes(path).get(WINDOW_NOTE, "0")
+    if not note.isdecimal():
+        raise ModelError(
+            f"{path} says of its attention window {note!r}", remedy="Copy the model again"
+        )
+    return int(note) or None
+
+
 def require_layout(path: Path, wanted: str) -> None:
     """Refuse weights whose attention would be read in another order than they were trained in.
 

@@ -9,10 +9,12 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from factory.atomic import new_folder
+from factory.models.attention_layout import WINDOW_NOTE, add_notes, unet_file
 from factory.models.class_pipeline import ClassConditionalPipeline
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.models.pair_pipeline import PairPipeline
+from factory.models.windowed import attention_window
 
 
 def write_generator(
@@ -46,6 +48,8 @@ def write_generator(
     with new_folder(folder) as work:
         pipeline.to(dtype=dtype).save_pretrained(work, safe_serialization=True)
         _forget_places(work)
+        if window := attention_window(pipeline.unet):
+            add_notes(unet_file(work), {WINDOW_NOTE: str(window)})
         (work / MANIFEST).write_text(json.dumps(dict(manifest), indent=1, sort_keys=True) + "\n")
         (work / "README.md").write_text(card)
         for name, content in (pictures or {}).items():

@@ -125,3 +125,13 @@ def class_indices(mask: Mask, mask_values: Sequence[int], *, name: str) -> Mask:
         )
     indices: Mask = table[mask]
     return indices
+
+
+def class_index_array(masks: Mask, mask_values: Sequence[int], *, names: Sequence[str]) -> Mask:
+    """Return class indices (N, H, W) of masks as stored, see `class_indices`.
+
+    Raises:
+        DataError: a value that belongs to no class.
+    """
+    pairs = zip(names, masks, strict=True)
+    return np.stack([class_indices(mask, mask_values, name=name) for name, mask in pairs])

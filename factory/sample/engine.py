@@ -10,8 +10,10 @@ import torch
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.models.adapters import Adapted
+from factory.models.attention_layout import unet_file, window_of
 from factory.models.domains import BRIDGED, Domain, domains_of
 from factory.models.generator import DOMAINS, Generator
+from factory.models.windowed import set_attention_window
 from factory.sample.drawn import Drawn, Method
 from factory.sample.fingerprint import engine_fingerprint
 from factory.sample.methods.bridge import BridgeMethod, Side
@@ -206,6 +208,8 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
             f"generator {generator.name!r} in {generator.folder} cannot be loaded ({error})",
             remedy="Give a Stable Diffusion 1.x/2.x style diffusers folder, or one trained here",
         ) from error
+    if window := window_of(unet_file(generator.folder)):
+        set_attention_window(pipeline.unet, window)
     return pipeline
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.gate.masks import MaskGates
 from factory.models.generator import CLUSTERS, Generator
 from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
@@ -200,7 +201,12 @@ def run_id_of(plan: Plan, config: GenerateConfig) -> str:
 
     So a resubmitted run resumes, and never draws an image twice.
     """
-    return "run-" + digest([plan.digest, config.gates.model_dump(mode="json")])[:12]
+    judged: list[object] = [plan.digest, config.gates.model_dump(mode="json")]
+    if config.mask_gates != MaskGates():  # older runs know none of these, and keep their names
+        judged.append({"mask_gates": config.mask_gates.model_dump(mode="json")})
+    if config.agreement is not None:
+        judged.append({"agreement": config.agreement.model_dump(mode="json")})
+    return "run-" + digest(judged)[:12]
 
 
 def lineage(generator: Generator) -> Mapping[str, str | None]:

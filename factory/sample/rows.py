@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from catalog.schema import SAMPLES
+from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates, score_columns
 from factory.gate.verdict import Verdict, status_of
 from factory.sample.drawn import Drawn
@@ -33,6 +34,7 @@ class RunFacts:
     code_version: str
     class_names: tuple[str, ...]
     gates: PixelGates
+    mask_gates: MaskGates = field(default_factory=MaskGates)
     engine: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str | None] = field(default_factory=dict)
     """base_model_id, split_digest and dataset_fingerprint, as far as known."""
@@ -65,6 +67,8 @@ def _row(
 ) -> dict[str, Any]:
     recipe, image, mask = request.recipe, drawn.images[slot], drawn.mask(slot)
     verdicts = [*facts.gates.judge(image), *drawn.verdicts_of(slot)]
+    if mask is not None:
+        verdicts += facts.mask_gates.judge(mask)
     height, width, channels = image.shape
     return {
         "image_id": request.image_id,

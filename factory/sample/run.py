@@ -169,6 +169,7 @@ def _published(
         catalog_uri=run.catalog_uri,
         storage_options=run.storage_options,
         references=run.references,
+        agreement=run.config.agreement,
     )
     waiting: list[BatchFile] = []
     last = time.monotonic()

@@ -29,17 +29,18 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        yield
-        return
+    joined = ray.is_initialized()
     try:
         if address:
             _knock(address)
+        if joined:
+            pass
+        elif address:
             ray.init(address=address, log_to_driver=show_workers, logging_level="error")
         else:
             ray.init(
                 address="local",  # else Ray joins, or waits for, any head it finds a trace of
-                include_dashboard=False,
+                include_dashboard=show_workers,  # Ray Train asks it which groups are dead
                 log_to_driver=show_workers,
                 logging_level="error",
             )
@@ -52,7 +53,8 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
     try:
         yield
     finally:
-        ray.shutdown()
+        if not joined:
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from catalog.sink import BatchFile, write_batch
 from factory.config import StreamConfig
 from factory.errors import FactoryError
+from factory.gate.agreement import AgreementGate
 from factory.gate.verdict import Verdict
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Plan
@@ -29,6 +30,7 @@ from factory.sample.rows import RunFacts, batch_rows
 from factory.sample.source import COLUMN, numbers
 
 if TYPE_CHECKING:
+    from factory.models.segmenter import Segmenter
     from factory.sample.engine import Engine
 
 ENCODE_CPUS = 0.25
@@ -47,6 +49,7 @@ class Work:
     catalog_uri: str
     storage_options: dict[str, str] | None = None
     references: References | None = None
+    agreement: AgreementGate | None = None
 
 
 def stream_batches(
@@ -96,10 +99,28 @@ class SampleActor:
         generator = find_generator(self._work.generator, revision=self._work.revision)
         return Engine(generator, dtype=self._work.dtype, references=self._work.references)
 
+    @cached_property
+    def _segment(self) -> "Segmenter | None":
+        """The network of the agreement gate: here, not in the writer, as it may want the GPU."""
+        if self._work.agreement is None:
+            return None
+        from factory.models.segmenter import load_segmenter
+
+        return load_segmenter(self._work.agreement.segmenter)
+
+    def _judged(self, drawn: Drawn) -> Drawn:
+        """Return `drawn` with the agreement of its masks, where the run asks for it."""
+        gate, segment = self._work.agreement, self._segment
+        if gate is None or segment is None or drawn.masks is None:
+            return drawn
+        agreed = gate.judge(drawn.images, drawn.masks, segment)
+        verdicts = [[*drawn.verdicts_of(i), verdict] for i, verdict in enumerate(agreed)]
+        return replace(drawn, verdicts=verdicts)
+
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Draw the batch that `row["number"]`, an array of one, points to."""
         batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
-        drawn = self._engine.draw(batch)
+        drawn = self._judged(self._engine.draw(batch))
         columns: dict[str, Any] = {
             "batch_index": np.full(len(drawn), batch.index),
             "engine": np.full(len(drawn), json.dumps(self._engine.fingerprint)),

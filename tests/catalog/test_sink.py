@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from catalog import Catalog, SampleSink, record_model, record_run, write_batch
+from catalog import Catalog, SampleSink, record_model, record_run, schema, write_batch
+from catalog.store import open_table
 from catalog.transaction import Retry
 from factory.errors import CatalogError
 from tests.fakes.rows import batch_rows, model_row, run_row
@@ -257,3 +259,27 @@ def test_transaction_of_a_run_rises_with_every_commit(tmp_path):
     for number in range(1, 4):
         sink.commit(written(tmp_path, [number]))
         assert DeltaTable(tmp_path / "samples").transaction_version("run-1") == number
+
+
+def test_a_table_of_before_takes_rows_with_columns_that_came_later(tmp_path, monkeypatch):
+    """Columns are added last and nullable: an old catalog is read, widened and written on."""
+    later = schema.SAMPLES.get_field_index("mask_area_score")
+    early = pa.schema(list(schema.SAMPLES)[:later])
+    monkeypatch.setitem(schema.TABLES, "samples", early)
+    SampleSink(tmp_path, "run-1")
+    monkeypatch.undo()
+    assert len(open_table(tmp_path, "samples").schema().fields) == later
+    for run, score in (("run-1", None), ("run-2", 0.25)):
+        rows = batch_rows(0, recipe=run, mask_area_score=score)
+        file = write_batch(tmp_path, run_id=run, batch_index=0, rows=rows)
+        SampleSink(tmp_path, run).commit([file])
+    stored = pa.schema(open_table(tmp_path, "samples").schema())
+    assert stored.equals(schema.SAMPLES)
+    scores = Catalog(tmp_path).samples().to_table(columns=["run_id", "mask_area_score"])
+    assert scores.group_by("run_id").aggregate([("mask_area_score", "max")]).sort_by(
+        "run_id"
+    ).to_pylist() == [
+        {"run_id": "run-1", "mask_area_score_max": None},
+        {"run_id": "run-2", "mask_area_score_max": 0.25},
+    ]
+    assert Catalog(tmp_path, version=0).samples().to_table().num_rows == 0

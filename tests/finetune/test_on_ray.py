@@ -1,15 +1,18 @@
 """The same LoRAs on Ray Train as in one process, two targets side by side, and through a kill."""
 
 import os
+import random
 import signal
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from factory.errors import ClusterError
 from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, finetune_on_ray, prepare
 from factory.models.generator import Generator
@@ -44,44 +47,93 @@ def test_targets_on_ray_equal_those_of_one_process(
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 
+TRAINING = {"steps": 400, "batch_size": 2, "warmup_steps": 1}
+KILLS = 10
+
+
+def difference(first: Plan, second: Plan) -> float:
+    """Return the largest difference of two runs' LoRA weights."""
+    expected, found = tensors(first, "all"), tensors(second, "all")
+    return max(float((expected[name] - found[name]).abs().max()) for name in expected)
+
+
 @pytest.mark.fault
 @pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "ddp", "fsdp"])
-def test_a_run_whose_workers_are_killed_ends_with_the_same_lora(
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_lora(
     sharding: str, base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
-    """Kills one worker of the group again and again; `max_failures` lets Ray start it anew."""
-    training = {"steps": 400, "batch_size": 2, "warmup_steps": 1}
-    whole = prepare(config(base, training=training), dataset, split, tmp_path / "whole")
-    finetune_here(whole, tell=print)
-
-    cluster = {"sharding": sharding, "workers": 1 if sharding == "none" else 2, "max_failures": 20}
-    asked = config(base, training=training, cluster=cluster)
+    whole = prepare(config(base, training=TRAINING), dataset, split, tmp_path / "whole")
+    finetune_here(whole, tell=lambda _: None)
+    cluster = {
+        "sharding": sharding,
+        "workers": 1 if sharding == "none" else 2,
+        "max_failures": 2 * KILLS,
+        "checkpoint_seconds": 0.3,
+    }
+    asked = config(base, training=TRAINING, cluster=cluster)
     killed = prepare(asked, dataset, split, tmp_path / "killed")
-    stop = threading.Event()
+    with killing(killed.folder_of("all") / "checkpoints", KILLS) as kills:
+        finetune_on_ray(killed)
+    found = difference(whole, killed)
+    print(f"{sharding}: killed at steps {kills}, largest difference {found:.2g}")
+    assert len(kills) == KILLS
+    assert kills == sorted(kills)
+    assert found <= (0.0 if sharding == "none" else 1e-6)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_one_worker_finishes_what_two_began(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    whole = prepare(config(base, training=TRAINING), dataset, split, tmp_path / "whole")
+    finetune_here(whole, tell=lambda _: None)
+
+    def plan(**cluster: object) -> Plan:
+        known = {"max_failures": 0, "checkpoint_seconds": 0.3}
+        asked = config(base, training=TRAINING, cluster=known | cluster)
+        return prepare(asked, dataset, split, tmp_path / "shrunk")
+
+    begun = plan(workers=2, sharding="fsdp")
+    place = begun.folder_of("all") / "checkpoints"
+    refused = pytest.raises(ClusterError, match=r"checkpoints in .* are kept")
+    with killing(place, 1) as kills, refused:
+        finetune_on_ray(begun)
+    finished = plan(workers=1)
+    finetune_on_ray(finished)
+    found = difference(whole, finished)
+    print(f"2 workers killed at step {kills}, largest difference {found:.2g}")
+    assert found <= 1e-6
+
+
+@contextmanager
+def killing(checkpoints: Path, most: int) -> Iterator[list[int]]:
+    """Kill a training worker soon after each of the next `most` new checkpoints.
+
+    Yields the steps of these checkpoints: a run that did not go on from them would not pass them.
+    """
     kills: list[int] = []
-    thread = threading.Thread(target=_kill_workers, args=(stop, kills, 10), daemon=True)
+    stop, rng = threading.Event(), random.Random(0)
+
+    def work() -> None:
+        while len(kills) < most and not stop.wait(0.05):
+            step = max((int(path.name[5:]) for path in checkpoints.glob("step-*")), default=0)
+            if step > (kills[-1] if kills else 0):
+                stop.wait(rng.random() * 0.3)
+                kills.append(step)
+                rng.choice(_workers()).send_signal(signal.SIGKILL)
+
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        finetune_on_ray(killed)
+        yield kills
     finally:
         stop.set()
         thread.join()
-    assert kills
-    expected, found = tensors(whole, "all"), tensors(killed, "all")
-    bound = 0.0 if sharding == "none" else 1e-6
-    for name, value in expected.items():
-        assert (value - found[name]).abs().max() <= bound
 
 
-def _kill_workers(stop: threading.Event, kills: list[int], most: int) -> None:
-    """Kill training workers that descend from this process, a few seconds after they began."""
-    while not stop.is_set() and len(kills) < most:
-        time.sleep(8 + len(kills) % 5)
-        for process in psutil.Process(os.getpid()).children(recursive=True):
-            if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(
-                process.cmdline()
-            ):
-                process.send_signal(signal.SIGKILL)
-                kills.append(process.pid)
-                break
+def _workers() -> list[psutil.Process]:
+    """Return the training workers that descend from this process."""
+    family = psutil.Process(os.getpid()).children(recursive=True)
+    return [p for p in family if "RayTrainWorker" in " ".join([p.name(), *p.cmdline()])]

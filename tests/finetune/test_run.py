@@ -17,6 +17,7 @@ from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, prepare
 from factory.models.generator import Generator
 from factory.models.lora_file import open_lora
+from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, make_split
@@ -92,6 +93,29 @@ def test_few_shots_follow_the_seed(base: Generator, dataset: RealDataset, split:
         choose_images(dataset, split, config(base, seed=seed)) for seed in (0, 0, 1)
     )
     assert first == same != other
+
+
+def test_attention_is_made_local_by_a_full_training_and_stays_so_wherever_it_is_drawn(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    changes = {"train": "full", "training": {"steps": 1, "batch_size": 2, "warmup_steps": 0}}
+    ways = {}
+    for window in (None, 1):
+        asked = config(base, attention_window=window, **changes)
+        ways[window] = finetune_here(
+            prepare(asked, dataset, split, tmp_path / str(window)), tell=lambda _: None
+        )
+    local = load_pipeline(ways[1]).unet
+    assert attention_window(local) == 1
+    assert attention_window(load_pipeline(ways[None]).unet) is None
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        given = (latents, torch.tensor(3), torch.zeros(1, 2, 16))
+        seen = local(*given).sample
+        set_attention_window(local, None)
+        assert not torch.equal(seen, local(*given).sample)
+    with pytest.raises(ConfigError, match="set train: full"):
+        config(base, attention_window=2)
 
 
 def test_killed_training_goes_on_to_the_same_lora(

@@ -1,12 +1,18 @@
 """Windowed attention: local where it says so, the very same where the window is the image."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
 from factory.errors import ConfigError
+from factory.models.attention_layout import unet_file, window_of
+from factory.models.export import write_generator
+from factory.models.generator import Generator
 from factory.models.unets import small_unet
 from factory.models.windowed import attention_window, set_attention_window
+from factory.sample.engine import load_pipeline
 from tests.fakes.class_unet import tiny_class_unet
 
 
@@ -87,3 +93,23 @@ def test_windows_that_do_not_tile_are_refused(layer: Attention):
         layer(draws(1, 8, 4, 4))
     with pytest.raises(ConfigError, match="window of side -1"):
         set_attention_window(layer, -1)
+
+
+def test_a_window_is_part_of_a_generators_name_and_of_what_is_loaded(
+    tiny: Generator, tmp_path: Path
+):
+    pipeline = load_pipeline(tiny)
+    parts = {
+        name: getattr(pipeline, name)
+        for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    }
+    written = {}
+    for window in (None, 2):
+        set_attention_window(pipeline.unet, window)
+        written[window] = write_generator(
+            tmp_path / str(window), parts=parts, manifest=dict(tiny.manifest), card=""
+        )
+    assert written[None].model_id != written[2].model_id
+    assert window_of(unet_file(written[2].folder)) == 2
+    assert attention_window(load_pipeline(written[2]).unet) == 2
+    assert attention_window(load_pipeline(written[None]).unet) is None

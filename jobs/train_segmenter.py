@@ -1,0 +1,60 @@
+"""Train the segmenter of the agreement gate on a split's train part.
+
+python jobs/train_segmenter.py --data DATA --split split.json --out segmenter --set steps=1500
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
+
+from factory.errors import FactoryError
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--data", required=True, metavar="URI", help="Real images with masks.")
+@click.option("--split", "split_file", required=True, type=_FILE)
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("--size-px", default=64, show_default=True, type=click.IntRange(8))
+@click.option("--steps", default=1500, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+def main(data: str, split_file: Path, out: Path, size_px: int, steps: int, seed: int) -> None:
+    """Train, write the folder, and tell the Dice on the val part."""
+    import torch
+
+    from factory.finetune.pairs_data import found_values
+    from factory.finetune.segmenter import SegmenterConfig, mean_dice, train_segmenter
+    from factory.models.pair_codec import class_index_array
+    from factory.models.segmenter import save_segmenter
+    from factory.real.sources import open_dataset
+    from factory.real.splits import check_dataset, load_split
+
+    try:
+        dataset, split = open_dataset(data), load_split(split_file)
+        check_dataset(split, dataset.fingerprint)
+        values = found_values(dataset, split.train)
+        parts = {
+            part: (
+                dataset.array(size_px, ids),
+                class_index_array(dataset.mask_array(size_px, ids), values, names=ids),
+            )
+            for part, ids in (("train", split.train), ("val", split.val))
+        }
+        config = SegmenterConfig(size_px=size_px, steps=steps, seed=seed)
+        images, masks = map(torch.from_numpy, parts["train"])
+        made = train_segmenter(images, masks, config)
+        score = mean_dice(made, *parts["val"]) if split.val else None
+        facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
+        save_segmenter(out, made.network, {**made.facts, **facts})
+    except FactoryError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    click.echo(f"{out}  Dice {score:.3f} on {len(split.val)} val images" if score else str(out))
+
+
+if __name__ == "__main__":
+    main()

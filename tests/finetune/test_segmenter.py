@@ -1,0 +1,64 @@
+"""A small segmenter: it learns discs, and comes back from its folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from factory.errors import ModelError
+from factory.finetune.segmenter import (
+    SegmenterConfig,
+    mean_dice,
+    segmentation_loss,
+    train_segmenter,
+)
+from factory.models.pair_codec import class_index_array
+from factory.models.segmenter import load_segmenter, save_segmenter
+from tests.fakes.pairs import disc_pair
+
+CONFIG = SegmenterConfig(size_px=16, channels=(8, 16), norm_num_groups=4, steps=60, batch_size=8)
+
+
+def discs(count: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [disc_pair(start + number, values=(0, 128, 255)) for number in range(count)]
+    images, masks = map(np.stack, zip(*pairs, strict=True))
+    return images, class_index_array(masks, (0, 128, 255), names=[str(i) for i in range(count)])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    images, masks = map(torch.from_numpy, discs(24))
+    return train_segmenter(images, masks, CONFIG)
+
+
+def test_it_finds_discs_that_it_never_saw(trained) -> None:
+    assert mean_dice(trained, *discs(12, start=100)) > 0.8
+
+
+def test_other_sizes_are_resized_and_back(trained) -> None:
+    large = discs(2, start=50)[0].repeat(2, 1).repeat(2, 2)
+    assert trained(large).shape == (2, 32, 32)
+
+
+def test_its_folder_gives_it_back(trained, tmp_path: Path) -> None:
+    save_segmenter(tmp_path / "s", trained.network, trained.facts)
+    again = load_segmenter(tmp_path / "s", device="cpu")
+    images = discs(4, start=70)[0]
+    assert np.array_equal(again(images), trained(images))
+    (tmp_path / "s" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_segmenter(tmp_path / "s")
+
+
+def test_a_missing_one_is_named() -> None:
+    with pytest.raises(ModelError, match=r"no segmenter at 'nowhere'.*train_segmenter"):
+        load_segmenter("nowhere")
+
+
+def test_a_perfect_answer_costs_nothing() -> None:
+    masks = torch.from_numpy(discs(2)[1]).long()
+    sure = 50.0 * torch.nn.functional.one_hot(masks, 3).permute(0, 3, 1, 2)
+    losses = segmentation_loss(sure, masks)
+    assert float(losses["loss"]) == pytest.approx(0, abs=1e-5)
+    assert float(segmentation_loss(-sure, masks)["dice"]) > 0.9
