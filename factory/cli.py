@@ -9,6 +9,7 @@ from catalog.commands import catalog
 from factory import __version__
 from factory.errors import FactoryError
 from factory.finetune.commands import finetune
+from factory.finetune.expert_command import expert
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 
@@ -21,7 +22,7 @@ def cli() -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
 
 
-for command in (real, finetune, bridge, generate, catalog, regenerate):
+for command in (real, expert, finetune, bridge, generate, catalog, regenerate):
     cli.add_command(command)
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.expert_run import ExpertConfig
 from factory.finetune.pretrain import BaseConfig
 
 GOOD = "num_images: 8\nclasses: {monocyte: a monocyte}\n"
@@ -114,6 +116,8 @@ def test_a_configuration_survives_its_own_yaml(source: Path, tmp_path: Path) -> 
 def test_shipped_presets_are_valid() -> None:
     assert load_config(GenerateConfig, "wbc").num_images >= 256
     assert load_config(BaseConfig, "wbc_base").size_px == 64
+    assert load_config(FinetuneConfig, "feature_aligned").alignment.weight == 1
+    assert load_config(ExpertConfig, "expert").backbone == "tf_efficientnet_lite0"
 
 
 def test_a_missing_key_is_named() -> None:

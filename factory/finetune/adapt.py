@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 from factory.errors import ConfigError
@@ -62,7 +63,8 @@ class Adaptation:
             for rng, i in zip(rngs, mine, strict=True)
         ]
         noised = self._noised(material.latents[mine, turns], part, training.batch_size, seed)
-        return self._losses(noised, prompts)
+        known = material.features
+        return self._losses(noised, prompts, None if known is None else known[mine, turns])
 
     @torch.no_grad()
     def validate(self, material: Material, *, max_images: int) -> dict[str, float]:
@@ -74,7 +76,8 @@ class Adaptation:
         latents, part = material.latents[rows, 0], Part(step=0)
         noised = self._noised(latents, part, len(rows), VALIDATION_SEED)
         prompts = [self._prompt(material.labels[row]) for row in rows]
-        losses = self._losses(noised, prompts)
+        known = material.features
+        losses = self._losses(noised, prompts, None if known is None else known[rows, 0])
         return {f"val_{name}": float(value) for name, value in losses.items()}
 
     def _prompt(self, class_name: str) -> str:
@@ -85,7 +88,9 @@ class Adaptation:
         clean = latents.float().to(self.workers.device) * factor
         return add_noise(self.scheduler, clean, part, batch_size=batch_size, seed=seed)
 
-    def _losses(self, noised: Noised, prompts: list[str]) -> dict[str, Tensor]:
+    def _losses(
+        self, noised: Noised, prompts: list[str], features: Tensor | None
+    ) -> dict[str, Tensor]:
         tokens = torch.cat([self.tokens[prompt] for prompt in prompts]).to(self.workers.device)
         return aligned_losses(
             self.alignment,
@@ -95,6 +100,7 @@ class Adaptation:
             loss_of=lambda prediction: denoising_loss(
                 self.scheduler, noised, prediction, snr_gamma=self.config.training.snr_gamma
             ),
+            features=features,
         )
 
 
@@ -126,6 +132,8 @@ def adapt(
         set_attention_window(network.unet, config.attention_window)
     if config.train == "lora":
         attach_lora(network.unet, network.text_encoder, config.lora, seed=config.seed)
+    if config.training.precision == "bfloat16" and workers.device == "cpu":
+        _use_plain_attention(network.unet)
     if config.training.gradient_checkpointing:
         network.unet.enable_gradient_checkpointing()
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
@@ -161,7 +169,9 @@ def adaptation_loop(
     """Return the resumable loop that trains `adaptation` on `material`."""
     config, training = adaptation.config, adaptation.config.training
     decay = training.steps - training.warmup_steps
-    resumable = config.model_dump(mode="json", exclude={"cluster", "validation", "name"})
+    resumable = config.model_dump(
+        mode="json", exclude={"cluster", "validation", "name", "autoencoder"}
+    )
     return Loop(
         adaptation.model,
         lambda _module, part: adaptation.loss(material, part),
@@ -207,6 +217,12 @@ def trained_tensors(adaptation: Adaptation, loop: Loop) -> dict[str, Tensor]:
             for name, value in network.state_dict().items()
             if name.startswith(("unet.", "text_encoder."))
         }
+
+
+def _use_plain_attention(unet: Any) -> None:
+    """In bfloat16 on a CPU plain matrix products train 1.2 times faster than the fused kernel."""
+    if all(type(each) is AttnProcessor2_0 for each in unet.attn_processors.values()):
+        unet.set_attn_processor(AttnProcessor())
 
 
 def _check_tokenizer(pipeline: Any) -> None:

@@ -55,13 +55,20 @@ class Alignment:
     scheduler: DDPMScheduler
     decode: Callable[[Tensor], Tensor] | None = None
 
-    def loss(self, outputs: list[object], noised: Noised, prediction: Tensor) -> Tensor:
+    def loss(
+        self,
+        outputs: list[object],
+        noised: Noised,
+        prediction: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Return mean(1 - cos(W e, h)), without the weight.
 
         Args:
             outputs: of the layer, as `tap` gathered them during one prediction.
             noised: what was denoised.
             prediction: what the denoiser said of it.
+            features: the expert's (B, F), where they are known; None: the expert is asked.
 
         Raises:
             ConfigError: a layer without gradient, or with another kind of output than expected;
@@ -73,7 +80,9 @@ class Alignment:
                 f"layer {self.layer!r} has no gradient: nothing before it is trained",
                 remedy="Align a later layer",
             )
-        projected = self.projection(self._features(noised, prediction))
+        if features is None:
+            features = self._features(noised, prediction)
+        projected = self.projection(features.to(hidden.device).float())
         if projected.shape != hidden.shape:
             raise ConfigError(
                 f"layer {self.layer!r} gives features {tuple(hidden.shape)},"
@@ -88,11 +97,7 @@ class Alignment:
         images = self._images(noised, prediction)
         if self.expert.mean.device != images.device:
             self.expert.to(images.device)
-        if self.settings.expert_layer is None:
-            return self.expert.features(images)
-        with tap(self.expert.network, self.settings.expert_layer) as outputs:
-            self.expert(images)
-        return pooled(outputs, self.settings.expert_layer, self.settings.pooling)
+        return expert_features(self.expert, images, self.settings)
 
     def _images(self, noised: Noised, prediction: Tensor) -> Tensor:
         decode = self.decode or (lambda images: images)
@@ -159,6 +164,7 @@ def aligned_losses(
     *,
     predict: Callable[[], Tensor],
     loss_of: Callable[[Tensor], Tensor],
+    features: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return 'loss' of a step and, if it is aligned, its terms 'denoising' and 'alignment'.
 
@@ -170,14 +176,29 @@ def aligned_losses(
         noised: what `predict` denoises.
         predict: calls the model once.
         loss_of: the denoising loss of a prediction.
+        features: the expert's, where they were computed before: see `Alignment.loss`.
     """
     if alignment is None:
         return {"loss": loss_of(predict())}
     with tap(denoiser, alignment.layer) as outputs:
         prediction = predict()
-    denoising, term = loss_of(prediction), alignment.loss(outputs, noised, prediction)
+    denoising, term = loss_of(prediction), alignment.loss(outputs, noised, prediction, features)
     loss = denoising + alignment.settings.weight * term
     return {"loss": loss, "denoising": denoising, "alignment": term}
+
+
+@torch.no_grad()
+def expert_features(expert: Expert, images: Tensor, settings: AlignmentSettings) -> Tensor:
+    """Return the features (B, F) that `settings` name, of images (B, 1 or 3, H, W) in [-1, 1].
+
+    Raises:
+        ConfigError: neither grey nor RGB images, or a layer that the expert has not.
+    """
+    if settings.expert_layer is None:
+        return expert.features(images)
+    with tap(expert.network, settings.expert_layer) as outputs:
+        expert(images)
+    return pooled(outputs, settings.expert_layer, settings.pooling)
 
 
 def cosine_loss(projected: Tensor, hidden: Tensor) -> Tensor:

@@ -67,6 +67,19 @@ class ValidationConfig(Frozen):
         return self
 
 
+class AutoencoderAdaptation(Frozen):
+    """How the base's autoencoder is trained on before its denoiser; 0 steps: it stays as it is."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: Place | None = None
+    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
+    perceptual_weight: float = Field(0.5, ge=0)
+
+
 class FinetuneConfig(Frozen):
     """One fine-tuning of a base; with `separate`, one for every class."""
 
@@ -96,6 +109,9 @@ class FinetuneConfig(Frozen):
     alignment: AlignmentSettings = AlignmentSettings(weight=0)
     expert: Place | None = None
     """Folder of the expert of `alignment`."""
+    autoencoder: AutoencoderAdaptation = AutoencoderAdaptation()
+    """Of the base, before anything else, where it cannot show such images. The base so made stands
+    in the output, and a LoRA is for it."""
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -11,17 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
+from factory.finetune.expert_features import FeaturesOf
 from factory.finetune.latents import encode_turned
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot
 
-FACTS = "material.json"
+FACTS, FEATURES = "material.json", "features.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Material:
     labels: tuple[str, ...]
     dataset_fingerprint: str
     split_digest: str
+    features: Tensor | None = None
+    """An expert's features (N, T, F) float16 of the same turned images, for an aligned loss."""
 
     def of_class(self, class_name: str) -> "Material":
         """Return the images of one class."""
@@ -43,6 +48,7 @@ class Material:
             labels=tuple(self.labels[i] for i in rows),
             dataset_fingerprint=self.dataset_fingerprint,
             split_digest=self.split_digest,
+            features=None if self.features is None else self.features[rows],
         )
 
     @property
@@ -106,13 +112,22 @@ def make_material(
     size_px: int,
     turns: bool,
     folder: Path,
+    features_of: FeaturesOf | None = None,
 ) -> Path:
-    """Encode `ids` once; return the folder, named by all that it depends on, below `folder`."""
-    name = digest([dataset.fingerprint, generator.model_id, list(ids), size_px, turns])
+    """Encode `ids` once; return the folder, named by all that it depends on, below `folder`.
+
+    Args:
+        features_of: also keeps what an expert sees in the images.
+    """
+    name = digest(
+        [dataset.fingerprint, generator.model_id, list(ids), size_px, turns]
+        + ([features_of.digest] if features_of else [])
+    )
     target = folder / f"latents-{name}"
     if (target / FACTS).exists():
         return target
-    latents = encode_turned(autoencoder, torch.from_numpy(dataset.array(size_px, ids)))
+    images = torch.from_numpy(dataset.array(size_px, ids))
+    latents = encode_turned(autoencoder, images)
     latents = latents if turns else latents[:, :1]
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     material = Material(
@@ -121,6 +136,7 @@ def make_material(
         labels=tuple(labels[i] for i in ids),
         dataset_fingerprint=dataset.fingerprint,
         split_digest=split.digest,
+        features=features_of(images, turns=latents.shape[1]) if features_of else None,
     )
     save_material(material, target)
     return target
@@ -142,6 +158,8 @@ def save_material(material: Material, folder: Path) -> None:
     )
     with new_folder(folder) as work:
         pq.write_table(table, work / "latents.parquet", compression="zstd")
+        if material.features is not None:
+            save_file({"features": material.features}, work / FEATURES)
         (work / FACTS).write_text(json.dumps(facts))
 
 
@@ -156,7 +174,9 @@ def load_material(folder: Path) -> Material:
         table = pq.read_table(folder / "latents.parquet")
         rows = [np.frombuffer(row, np.float16) for row in table["latents"].to_pylist()]
         latents = torch.from_numpy(np.stack(rows).reshape(-1, *facts["shape"]))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        stored = folder / FEATURES
+        features = load_file(stored)["features"] if stored.exists() else None
+    except (OSError, ValueError, KeyError, pa.ArrowException, SafetensorError) as error:
         raise DataError(
             f"cached latents {folder} cannot be read ({error})",
             remedy="Delete the folder; they are made again",
@@ -167,4 +187,5 @@ def load_material(folder: Path) -> Material:
         labels=tuple(table["class_name"].to_pylist()),
         dataset_fingerprint=facts["dataset_fingerprint"],
         split_digest=facts["split_digest"],
+        features=features,
     )

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from factory.atomic import write_text
 from factory.finetune.config import FinetuneConfig
 
 PLAN = "plan.json"
@@ -29,7 +30,7 @@ class Plan:
             "validation": str(self.validation) if self.validation else None,
             "targets": list(self.targets),
         }
-        (self.output / PLAN).write_text(json.dumps(stored, indent=1))
+        write_text(self.output / PLAN, json.dumps(stored, indent=1))
 
     @classmethod
     def load(cls, output: Path) -> "Plan":

@@ -5,8 +5,7 @@
 A target is one class, or all of them. Targets train side by side where the cluster has room.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,100 +15,19 @@ from factory.atomic import write_bytes
 from factory.errors import ConfigError, DataError
 from factory.evaluate.features import load_feature_space
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
-from factory.finetune.config import FinetuneConfig
 from factory.finetune.finish import WEIGHTS, Result, export
 from factory.finetune.loop import Loop
-from factory.finetune.material import Material, choose_images, load_material, make_material
+from factory.finetune.material import Material, load_material
 from factory.finetune.plan import Plan
 from factory.finetune.samples import text_samples
+from factory.finetune.text_prepare import expert_of
+from factory.finetune.text_prepare import prepare as prepare
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
-from factory.finetune.validation import FEWEST, Validation, distance_to, keep_features
+from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers
-from factory.models.expert_file import load_expert
 from factory.models.generator import EVERY_CLASS, Generator, find_generator
 from factory.models.lora_file import LoraNotes, save_lora
-from factory.real.dataset import RealDataset
-from factory.real.splits import Split, check_dataset
 from factory.sample.engine import load_pipeline
-
-
-def prepare(config: FinetuneConfig, dataset: RealDataset, split: Split, output: Path) -> Plan:
-    """Choose the images, encode them once, and write down what will be trained.
-
-    Raises:
-        DataError: a split of another dataset, a class without images, fewer than `n_shot`.
-        ConfigError: prompts for classes that the dataset has not; an aligned run without expert.
-        ModelError: the base cannot be loaded.
-    """
-    check_dataset(split, dataset.fingerprint)
-    if unknown := sorted({*config.classes, *config.only} - set(dataset.labels)):
-        raise ConfigError(
-            f"class {unknown[0]!r} is not in the dataset",
-            remedy=f"Its classes are {', '.join(sorted(set(dataset.labels)))}",
-        )
-    if config.separate and config.train == "full":
-        raise ConfigError(
-            "separate: true trains a LoRA for every class, and train is 'full'",
-            remedy="Set train: lora, or separate: false",
-        )
-    if config.alignment.weight and config.expert is None:
-        raise ConfigError(
-            f"alignment.weight {config.alignment.weight} needs an expert",
-            remedy="Set expert to the folder of one, or alignment.weight to 0",
-        )
-    base = find_generator(config.base, revision=config.revision)
-    autoencoder = load_pipeline(base).vae
-    ids = choose_images(dataset, split, config)
-
-    def encoded(chosen: Sequence[str]) -> Path:
-        return make_material(
-            dataset,
-            chosen,
-            split,
-            generator=base,
-            autoencoder=autoencoder,
-            size_px=config.size_px or base.size_px,
-            turns=config.turns,
-            folder=output / "latents",
-        )
-
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    classes = tuple(sorted({labels[i] for i in ids}))
-    held_out = [i for i in split.val if labels[i] in classes]
-    _check_validation(config, Counter(labels[i] for i in held_out), classes)
-    plan = Plan(
-        config=config,
-        base_model_id=base.model_id,
-        material=encoded(ids),
-        validation=encoded(held_out) if held_out else None,
-        targets=classes if config.separate else (EVERY_CLASS,),
-        output=output,
-    )
-    if config.validation.features is not None and plan.validation is not None:
-        keep_features(
-            dataset,
-            held_out,
-            load_feature_space(config.validation.features),
-            size_px=config.size_px or base.size_px,
-            folder=plan.validation,
-        )
-    plan.save()
-    return plan
-
-
-def _check_validation(
-    config: FinetuneConfig, held_out: Counter[str], classes: Sequence[str]
-) -> None:
-    """Raise unless every target has the images of the val part that its best checkpoint needs."""
-    needed = {None: 0, "val_loss": 1, "val_kid": FEWEST}[config.validation.best_by]
-    for names in [[name] for name in classes] if config.separate else [classes]:
-        found = sum(held_out[name] for name in names)
-        if found < needed:
-            raise DataError(
-                f"validation.best_by {config.validation.best_by} needs {needed} images in the val"
-                f" part, and {', '.join(names)} has {found}",
-                remedy="Hold out more, or set validation.best_by to null",
-            )
 
 
 def finetune_here(plan: Plan, *, tell: Callable[[str], object]) -> Generator:
@@ -221,9 +139,7 @@ def _adaptation(plan: Plan, workers: Workers) -> Adaptation:
             f"base {config.base} is {base.model_id} here, and was {plan.base_model_id} in the plan",
             remedy="Put the same files on every machine",
         )
-    expert = None
-    if config.alignment.weight and config.expert is not None:
-        expert = load_expert(config.expert)[0]
+    expert = expert_of(config)
     classes = tuple(sorted(set(load_material(plan.material).labels)))
     return adapt(load_pipeline(base), config, classes, expert=expert, workers=workers)
 

@@ -166,7 +166,7 @@ def test_the_empty_prompt_comes_as_often_as_asked(
     adaptation = adapt(load_pipeline(base), plan.config, tuple(sorted(set(dataset.labels))))
     material, shown = load_material(plan.material), []
     monkeypatch.setattr(
-        Adaptation, "_losses", lambda _self, _noised, prompts: shown.extend(prompts) or {}
+        Adaptation, "_losses", lambda _self, _noised, prompts, *_: shown.extend(prompts) or {}
     )
     for step in range(5):
         adaptation.loss(material, Part(step=step))

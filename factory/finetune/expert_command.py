@@ -1,0 +1,52 @@
+"""`factory expert`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from factory.real.options import column_options, opened
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+TOLD_STEPS = 50
+
+
+@click.command()
+@click.option("--config", "source", default="expert", show_default=True, metavar="FILE|PRESET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
+@column_options
+@click.option("--split", type=_FILE, required=True, help="Of these images: `factory real split`.")
+@click.option("--weights", type=_FILE, help="Initial backbone: timm's, as safetensors.")
+@click.option("--output", required=True, type=_FOLDER)
+def expert(
+    source: str,
+    overrides: tuple[str, ...],
+    data: str,
+    split: Path,
+    weights: Path | None,
+    output: Path,
+    **columns: Any,
+) -> None:
+    """Train a classifier of the real images, whose features an aligned finetune is pulled to.
+
+    It learns from the train part; its accuracy on the val part stands in OUTPUT/expert.json.
+
+    \b
+    factory expert --data tiles --split split.json --weights lite0.safetensors --output expert
+    factory finetune --config feature_aligned --set expert=expert --data tiles ...
+    """  # noqa: D301 -- \b is click's mark
+    from factory.config import load_config
+    from factory.finetune.expert_run import ExpertConfig, make_expert
+    from factory.real.splits import load_split
+
+    def tell(step: int, loss: float) -> None:
+        if step % TOLD_STEPS == 0:
+            click.echo(f"step {step}: loss {loss:.4f}")
+
+    config = load_config(ExpertConfig, source, overrides)
+    notes = make_expert(
+        config, opened(data, columns), load_split(split), output, weights=weights, report=tell
+    )
+    click.echo(f"val accuracy {notes.val_accuracy:.3f}, expert in {output}")

@@ -1,0 +1,128 @@
+"""Prepares a fine-tuning of a text-conditioned base: images chosen, encoded once, written down."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from factory.errors import ConfigError, DataError
+from factory.evaluate.features import load_feature_space
+from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
+from factory.finetune.config import FinetuneConfig
+from factory.finetune.expert_features import features_of
+from factory.finetune.material import choose_images, make_material
+from factory.finetune.plan import Plan
+from factory.finetune.validation import FEWEST, keep_features
+from factory.models.expert_file import load_expert
+from factory.models.experts import Expert
+from factory.models.generator import EVERY_CLASS, find_generator
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, check_dataset
+from factory.sample.engine import load_pipeline
+
+
+def prepare(
+    config: FinetuneConfig,
+    dataset: RealDataset,
+    split: Split,
+    output: Path,
+    *,
+    latents: Path | None = None,
+    tell: Callable[[str], object] = lambda _line: None,
+) -> Plan:
+    """Choose the images, encode them once, and write down what will be trained.
+
+    Args:
+        latents: where encoded images are kept; several runs may share it. None: in `output`.
+        tell: is told how the adaptation of the base's autoencoder goes.
+
+    Raises:
+        DataError: a split of another dataset, a class without images, fewer than `n_shot`.
+        ConfigError: prompts for classes that the dataset has not; an aligned run without expert.
+        ModelError: the base cannot be loaded.
+    """
+    _check(config, dataset, split)
+    config = with_adapted_autoencoder(config, dataset, split, output=output, tell=tell)
+    base = find_generator(config.base, revision=config.revision)
+    autoencoder, seen = load_pipeline(base).vae, features_of(expert_of(config), config.alignment)
+    ids = choose_images(dataset, split, config)
+
+    def encoded(chosen: Sequence[str]) -> Path:
+        return make_material(
+            dataset,
+            chosen,
+            split,
+            generator=base,
+            autoencoder=autoencoder,
+            size_px=config.size_px or base.size_px,
+            turns=config.turns,
+            folder=latents or output / "latents",
+            features_of=seen,
+        )
+
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    classes = tuple(sorted({labels[i] for i in ids}))
+    held_out = [i for i in split.val if labels[i] in classes]
+    _check_validation(config, Counter(labels[i] for i in held_out), classes)
+    plan = Plan(
+        config=config,
+        base_model_id=base.model_id,
+        material=encoded(ids),
+        validation=encoded(held_out) if held_out else None,
+        targets=classes if config.separate else (EVERY_CLASS,),
+        output=output,
+    )
+    if config.validation.features is not None and plan.validation is not None:
+        keep_features(
+            dataset,
+            held_out,
+            load_feature_space(config.validation.features),
+            size_px=config.size_px or base.size_px,
+            folder=plan.validation,
+        )
+    plan.save()
+    return plan
+
+
+def _check_validation(
+    config: FinetuneConfig, held_out: Counter[str], classes: Sequence[str]
+) -> None:
+    """Raise unless every target has the images of the val part that its best checkpoint needs."""
+    needed = {None: 0, "val_loss": 1, "val_kid": FEWEST}[config.validation.best_by]
+    for names in [[name] for name in classes] if config.separate else [classes]:
+        found = sum(held_out[name] for name in names)
+        if found < needed:
+            raise DataError(
+                f"validation.best_by {config.validation.best_by} needs {needed} images in the val"
+                f" part, and {', '.join(names)} has {found}",
+                remedy="Hold out more, or set validation.best_by to null",
+            )
+
+
+def _check(config: FinetuneConfig, dataset: RealDataset, split: Split) -> None:
+    check_dataset(split, dataset.fingerprint)
+    if unknown := sorted({*config.classes, *config.only} - set(dataset.labels)):
+        raise ConfigError(
+            f"class {unknown[0]!r} is not in the dataset",
+            remedy=f"Its classes are {', '.join(sorted(set(dataset.labels)))}",
+        )
+    if config.separate and config.train == "full":
+        raise ConfigError(
+            "separate: true trains a LoRA for every class, and train is 'full'",
+            remedy="Set train: lora, or separate: false",
+        )
+    if config.alignment.weight and config.expert is None:
+        raise ConfigError(
+            f"alignment.weight {config.alignment.weight} needs an expert",
+            remedy="Set expert to the folder of one, or alignment.weight to 0",
+        )
+
+
+def expert_of(config: FinetuneConfig) -> Expert | None:
+    """Return the expert that steers a training; None where nothing is aligned.
+
+    Raises:
+        ModelError: its folder is no whole expert.
+    """
+    if config.expert is None or not config.alignment.weight:
+        return None
+    return load_expert(config.expert)[0]

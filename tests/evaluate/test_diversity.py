@@ -1,0 +1,71 @@
+"""Diversity by SSIM: its ends, its pairs, its interval, its refusal."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from factory.errors import DataError
+from factory.evaluate.diversity import (
+    diversity_by_class,
+    mean_diversity,
+    pairwise_ssim,
+    ssim_diversity,
+)
+from factory.evaluate.features import Images
+from factory.evaluate.intervals import Z95
+
+
+def noise(count: int, *, seed: int = 0) -> Images:
+    values = np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3))
+    return values.astype(np.uint8)
+
+
+def test_copies_have_no_diversity_and_noise_has_nearly_all() -> None:
+    copies = ssim_diversity(np.repeat(noise(1), 4, axis=0))
+    assert copies.value == copies.low == copies.high == pytest.approx(0, abs=1e-6)
+    assert 0.9 < ssim_diversity(noise(5)).value < 1.1
+
+
+def test_the_value_is_the_mean_of_torchmetrics_over_all_pairs() -> None:
+    images = np.concatenate([noise(3), noise(2)])  # the first two come twice
+    shown = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in images]
+    scores = [
+        float(structural_similarity_index_measure(shown[i], shown[j], data_range=1.0))
+        for i in range(5)
+        for j in range(i + 1, 5)
+    ]
+    assert len(scores) == 10
+    assert ssim_diversity(images).value == pytest.approx(1 - np.mean(scores), abs=1e-5)
+    found = pairwise_ssim(images)
+    assert found[0, 3] == pytest.approx(1, abs=1e-5)
+    assert np.array_equal(found, found.T)
+    assert not found.diagonal().any()
+
+
+def test_the_interval_is_the_jackknife_over_images() -> None:
+    images = np.concatenate([noise(4), noise(2)])
+    without = [ssim_diversity(np.delete(images, i, axis=0)).value for i in range(6)]
+    spread = math.sqrt(5 / 6 * sum((value - np.mean(without)) ** 2 for value in without))
+    found = ssim_diversity(images)
+    assert found.high - found.value == pytest.approx(Z95 * spread, rel=1e-6)
+    assert found.value - found.low == pytest.approx(Z95 * spread, rel=1e-6)
+    assert found.n == 6
+
+
+def test_classes_are_compared_within_themselves() -> None:
+    images = np.concatenate([np.repeat(noise(1), 3, axis=0), noise(3)])
+    found = diversity_by_class(images, ["same"] * 3 + ["other"] * 3)
+    assert list(found) == ["other", "same"]
+    assert found["same"].value == pytest.approx(0, abs=1e-6)
+    mean = mean_diversity(found)
+    assert mean.value == pytest.approx(found["other"].value / 2, abs=1e-6)
+    assert mean.high - mean.value == pytest.approx((found["other"].high - found["other"].value) / 2)
+    assert mean.n == 6
+
+
+def test_two_images_are_too_few() -> None:
+    with pytest.raises(DataError, match="2 images have no pairs"):
+        ssim_diversity(noise(2))
