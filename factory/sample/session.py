@@ -44,7 +44,7 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
                 log_to_driver=show_workers,
                 logging_level="error",
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a slow start is a bare Exception of Ray's
         what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
         raise ClusterError(
             f"{what} ({str(error).splitlines()[0]})",
