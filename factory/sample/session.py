@@ -47,7 +47,7 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
     except Exception as error:  # a slow start is a bare Exception of Ray's
         what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
         raise ClusterError(
-            f"{what} ({str(error).splitlines()[0]})",
+            f"{what} ({(str(error) or repr(error)).splitlines()[0]})",
             remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
         ) from error
     try:
