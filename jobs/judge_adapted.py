@@ -8,12 +8,14 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.cli import run
+from factory.real.options import column_options, opened
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -22,8 +24,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--generator", "name", required=True, metavar="NAME|FOLDER", help="The adapted one.")
 @click.option("--base", help="Default: the generator it was adapted from.")
 @click.option("--data", required=True, metavar="URI", help="The real images of the adaptation.")
+@column_options
 @click.option("--split", "split_file", required=True, type=_FILE, help="Of these images.")
-@click.option("--part", default="test", type=click.Choice(["val", "test"]), help="Judges.")
+@click.option("--part", default="test", type=click.Choice(["val", "test", "held_out"]))
 @click.option("--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--guidance-scale", default=2.0, type=click.FloatRange(min=0))
@@ -42,19 +45,19 @@ def main(
     num_inference_steps: int,
     times: int,
     seed: int,
+    **columns: Any,
 ) -> None:
     """Draw with both, measure, and write report.json and contact sheets."""
     from factory.evaluate.drawing import Settings
     from factory.evaluate.judge_adapted import judge_adapted
     from factory.models.generator import find_generator
-    from factory.real.sources import open_dataset
     from factory.real.splits import load_split
 
     generator = find_generator(name)
     report = judge_adapted(
         generator,
         find_generator(base) if base else generator.base(),
-        open_dataset(data),
+        opened(data, columns),
         load_split(split_file),
         part=part,
         features=features,

@@ -5,7 +5,7 @@ look and not how many there are of each kind.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,13 @@ from factory.evaluate.copies import (
     thumbnails,
     turned_thumbnails,
 )
+from factory.evaluate.diversity import mean_diversity, ssim_diversity
 from factory.evaluate.features import Features, Images
 from factory.evaluate.fidelity import frechet_distance, kid
 from factory.evaluate.intervals import Z95, Estimate, proportion
 from factory.evaluate.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
 from factory.evaluate.real_features import RealPart
+from factory.finetune.material import spread
 
 HALVES = 20
 """Half-samples behind the interval of a fall; a Fréchet distance of 1,280 features takes 1 s."""
@@ -57,8 +59,11 @@ class Figures:
     num_images: int
     kid: Estimate
     frechet: float
-    named: Estimate
+    named: Estimate | None
+    """Share that the judge calls what was asked for; None: other classes were asked for."""
     named_by_class: Mapping[str, Estimate]
+    diversity: Estimate | None
+    """Mean over the classes of 1 - SSIM of pairs of a class; None: no class has three images."""
     copies: Mapping[str, CopyCheck]
 
 
@@ -87,40 +92,59 @@ def check_domain(domain: Domain) -> None:
         )
 
 
-def measure(name: str, drawn: Drawn, domain: Domain, *, space: str) -> tuple[Figures, Nearest]:
-    """Return the figures of drawn images, and which learnt image is nearest to each in `space`."""
-    judge = fit_judge(domain.unseen.turns, domain.unseen.labels)
-    found = judge.names(drawn.turns)
-    right = sum(asked == said for asked, said in zip(drawn.labels, found, strict=True))
+def measure(
+    name: str, drawn: Drawn, domain: Domain, *, space: str
+) -> tuple[Figures, dict[str, Nearest]]:
+    """Return the figures of drawn images, and the learnt image nearest to each, by space."""
     near, unseen = _distances(drawn.turns, drawn.images, domain, space), _unseen(domain, space)
+    asked_for = set(drawn.labels) <= set(domain.counts)
+    named, by_class = _named(drawn, domain) if asked_for else (None, {})
     figures = Figures(
         name=name,
         num_images=len(drawn.images),
         kid=kid(drawn.turns[0], domain.unseen.turns[0]),
         frechet=frechet_distance(drawn.turns[0], domain.unseen.turns[0]),
-        named=proportion(right, len(found)),
-        named_by_class=recalls(found, drawn.labels),
+        named=named,
+        named_by_class=by_class,
+        diversity=_diversity(drawn.images, drawn.labels),
         copies={s: check_copies(s, near[s].distance, unseen[s].distance) for s in near},
     )
-    return figures, near[space]
+    return figures, near
 
 
-def floor(domain: Domain) -> Figures:
+def _named(drawn: Drawn, domain: Domain) -> tuple[Estimate, dict[str, Estimate]]:
+    """Return how often the judge of the unseen images sees what was asked for, and by class."""
+    found = fit_judge(domain.unseen.turns, domain.unseen.labels).names(drawn.turns)
+    right = sum(asked == said for asked, said in zip(drawn.labels, found, strict=True))
+    return proportion(right, len(found)), recalls(found, drawn.labels)
+
+
+def _diversity(images: Images, labels: Sequence[str]) -> Estimate | None:
+    own = np.array(labels)
+    classes = [name for name, count in Counter(labels).items() if count >= 3]
+    found = {name: ssim_diversity(images[own == name]) for name in classes}
+    return mean_diversity(found) if found else None
+
+
+def floor(domain: Domain, count: int) -> Figures:
     """Return the figures of other real images of the domain: what a perfect generator would get.
 
-    The judge's share is that of unseen images, each named by a judge of the other half.
+    Of `count` of them, if there are as many: a Frechet distance falls as a set grows. The judge's
+    share is that of unseen images, each named by a judge of the other half.
     """
+    others = domain.others.turns[0][spread(domain.others.labels, count)]
     unseen = domain.unseen
     logits = cross_fitted_logits(unseen.turns, unseen.labels, unseen.ids)
     names = sorted(set(unseen.labels))
     found = [names[k] for k in logits.argmax(axis=1)]
     return Figures(
         name="other real images",
-        num_images=len(domain.others.ids),
-        kid=kid(domain.others.turns[0], unseen.turns[0]),
-        frechet=frechet_distance(domain.others.turns[0], unseen.turns[0]),
+        num_images=len(others),
+        kid=kid(others, unseen.turns[0]),
+        frechet=frechet_distance(others, unseen.turns[0]),
         named=balanced_accuracy(found, unseen.labels),
         named_by_class=recalls(found, unseen.labels),
+        diversity=_diversity(domain.unseen_images, unseen.labels),
         copies={},
     )
 

@@ -1,14 +1,19 @@
-"""Judges an adapted generator beside its base: draws, measures, writes report and sheets."""
+"""Judges an adapted generator beside its base: draws, measures, writes report and sheets.
+
+The base is whatever the training began with: a generator of another domain, which may know other
+classes, or an early checkpoint of the same training.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
 from factory.atomic import write_text
+from factory.errors import DataError
 from factory.evaluate.adapted import Domain, Fall, Figures, check_domain, fall, floor, measure
 from factory.evaluate.base_drawn import Drawn, all_turns
 from factory.evaluate.cache import ArrayCache
@@ -17,7 +22,6 @@ from factory.evaluate.drawing import Order, Settings, draw
 from factory.evaluate.features import TURNS, FeatureSpace, Images, load_feature_space
 from factory.evaluate.real_features import RealPart, real_part
 from factory.evaluate.sheets import beside, pairs, write_sheet
-from factory.finetune.config import FinetuneConfig
 from factory.finetune.material import choose_images
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
@@ -26,6 +30,9 @@ from factory.sample.engine import Engine
 
 CELLS = 8
 """Images of each kind in a row of a sheet."""
+
+Part = Literal["val", "test", "held_out"]
+"""Which real images judge; held_out: val and test together, where either alone is too small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,7 @@ def judge_adapted(
     dataset: RealDataset,
     split: Split,
     *,
-    part: Literal["val", "test"] = "test",
+    part: Part = "test",
     features: Path,
     settings: Settings,
     times: int = 1,
@@ -56,8 +63,10 @@ def judge_adapted(
 ) -> AdaptedReport:
     """Draw with both in the class mix of the unseen `part`, and write report and sheets into `out`.
 
-    Sheets: real-base-adapted.png (a row a class) and closest.png (drawn images beside the learnt
-    ones that they are nearest to). Both show real images: they stay where the data is.
+    A base of other classes draws as many images of its own, in equal parts.
+    Sheets: real-base-adapted.png (a row a class) and closest-*.png (drawn images beside the learnt
+    ones that they are nearest to, one sheet for each space). They show real images: they stay
+    where the data is.
 
     Args:
         times: images drawn for each unseen image.
@@ -73,13 +82,14 @@ def judge_adapted(
         for name, each in (("base", base), ("adapted", generator))
     }
     found = {name: measure(name, own, domain, space=space.name) for name, own in drawn.items()}
+    real = floor(domain, len(drawn["adapted"].images))
     report = AdaptedReport(
         model_id=generator.model_id,
         base_model_id=base.model_id,
         settings=settings,
         features=space.name,
         split_digest=split.digest,
-        figures=[floor(domain), *(figures for figures, _ in found.values())],
+        figures=[real, *(figures for figures, _ in found.values())],
         fall=fall(drawn["base"].turns[0], drawn["adapted"].turns[0], domain.unseen.turns[0]),
         n_learnt=len(domain.learnt.ids),
     )
@@ -88,20 +98,38 @@ def judge_adapted(
     return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learnt:
+    """Which images of a train part a generator of any method learnt from, as its manifest says."""
+
+    only: tuple[str, ...]
+    n_shot: int | None
+    seed: int
+
+    @classmethod
+    def of(cls, generator: Generator) -> Self:
+        config = generator.manifest.get("config", {})
+        return cls(
+            only=generator.class_names, n_shot=config.get("n_shot"), seed=config.get("seed", 0)
+        )
+
+
 def _domain(
     generator: Generator,
     dataset: RealDataset,
     split: Split,
-    part: Literal["val", "test"],
+    part: Part,
     space: FeatureSpace,
     cache: ArrayCache,
 ) -> Domain:
     check_dataset(split, dataset.fingerprint)
+    if (known_split := generator.manifest.get("split_digest")) != split.digest:
+        raise DataError(
+            f"{generator.name} was trained on split {known_split}, this one is {split.digest}",
+            remedy="Give the split of the training: what another one holds back may be learnt",
+        )
     size_px, labels = generator.size_px, dict(zip(dataset.ids, dataset.labels, strict=True))
-    config = FinetuneConfig.model_validate(generator.manifest["config"])
-    learnt = choose_images(
-        dataset, split, config.model_copy(update={"only": generator.class_names})
-    )
+    learnt = choose_images(dataset, split, _Learnt.of(generator))
 
     def known(ids: Sequence[str]) -> list[str]:
         return [i for i in ids if labels[i] in generator.class_names]
@@ -111,7 +139,7 @@ def _domain(
             dataset, ids, size_px=size_px, space=space, num_turns=num_turns, cache=cache
         )
 
-    unseen = known(getattr(split, part))
+    unseen = known([*split.val, *split.test] if part == "held_out" else getattr(split, part))
     return Domain(
         unseen=opened(unseen, TURNS),
         others=opened(known(split.train), 1),
@@ -130,35 +158,50 @@ def _draw(
     cache: ArrayCache,
 ) -> Drawn:
     prompts = engine.generator.prompts
+    counts = {name: count * times for name, count in domain.counts.items()}
+    if not set(counts) <= set(prompts):
+        counts = shared_out(sum(counts.values()), engine.generator.class_names)
     orders = [
-        Order(class_name=name, prompt=prompts[name], count=count * times)
-        for name, count in domain.counts.items()
+        Order(class_name=name, prompt=prompts[name], count=count) for name, count in counts.items()
     ]
     images = np.concatenate(draw(engine, orders, settings, cache=cache))
     labels = [order.class_name for order in orders for _ in range(order.count)]
     return Drawn(images=images, labels=labels, turns=all_turns(images, space, cache))
 
 
-def _write_sheets(out: Path, domain: Domain, drawn: Mapping[str, Drawn], near: Nearest) -> None:
+def shared_out(count: int, names: Sequence[str]) -> dict[str, int]:
+    """Return how many of `count` images each class gets: as equal as they can be, none with 0."""
+    each, rest = divmod(count, len(names))
+    counts = {name: each + (number < rest) for number, name in enumerate(names)}
+    return {name: own for name, own in counts.items() if own}
+
+
+def _write_sheets(
+    out: Path, domain: Domain, drawn: Mapping[str, Drawn], near: Mapping[str, Nearest]
+) -> None:
+    base, adapted = drawn["base"], drawn["adapted"]
     rows = {}
     for name in domain.counts:
         real = domain.unseen_images[[own == name for own in domain.unseen.labels]][:CELLS]
-        ours = [
-            each.images[[own == name for own in each.labels]][:CELLS] for each in drawn.values()
-        ]
-        rows[f"{name}: real | base | adapted"] = beside(beside(real, ours[0]), ours[1])
+        before = _first(base.images, base.labels, name) if name in base.labels else base.images
+        pair = beside(before[:CELLS], _first(adapted.images, adapted.labels, name))
+        rows[f"{name}: real | base | adapted"] = beside(real, pair)
     write_sheet(out / "real-base-adapted.png", rows)
+    for space, found in near.items():
+        _write_closest(out / f"closest-{space}.png", domain, adapted.images, found)
+
+
+def _write_closest(path: Path, domain: Domain, drawn: Images, near: Nearest) -> None:
     closest = near.distance.argsort()[: 2 * CELLS]
-    stored = domain.learnt_images[near.position[closest]]
-    shown = pairs(drawn["adapted"].images[closest], stored)
+    shown = pairs(drawn[closest], domain.learnt_images[near.position[closest]])
     caption = "drawn, nearest learnt image; distances "
     halves = {
         caption + ", ".join(f"{d:.3g}" for d in near.distance[closest[i : i + CELLS]]): shown[
             2 * i : 2 * (i + CELLS)
         ]
-        for i in (0, CELLS)
+        for i in range(0, len(closest), CELLS)
     }
-    write_sheet(out / "closest.png", halves)
+    write_sheet(path, halves)
 
 
 def _first(images: Images, labels: Sequence[str], name: str) -> Images:

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from factory.evaluate.features import FeatureSpace
+from factory.real.dataset import RealDataset
+from factory.real.sources import open_dataset
 
 
 class TinyNetwork(nn.Module):
@@ -22,3 +24,9 @@ class TinyNetwork(nn.Module):
 @pytest.fixture(scope="session")
 def tiny_space() -> FeatureSpace:
     return FeatureSpace(name="tiny", digest="0" * 32, network=TinyNetwork())
+
+
+@pytest.fixture(scope="session")
+def cells() -> RealDataset:
+    """200 drawn cells of five classes: opened once, which takes seconds."""
+    return open_dataset("smear:200?seed=1&size=16")

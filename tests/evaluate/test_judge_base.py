@@ -17,7 +17,6 @@ from factory.evaluate.reference import PIXELS, Reference, make_reference
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset
-from factory.real.sources import open_dataset
 from factory.real.splits import Split, make_split
 from factory.sample.engine import Engine
 from tests.fakes.tiny import tiny_generator
@@ -26,8 +25,8 @@ QUICK = Settings(guidance_scale=1, num_inference_steps=2, scheduler="ddim", batc
 
 
 @pytest.fixture(scope="module")
-def dataset() -> RealDataset:
-    return open_dataset("smear:200?seed=1&size=16")
+def dataset(cells: RealDataset) -> RealDataset:
+    return cells
 
 
 @pytest.fixture(scope="module")

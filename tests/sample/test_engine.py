@@ -9,11 +9,14 @@ from diffusers.utils import logging
 
 from factory.config import GenerateConfig
 from factory.errors import ConfigError, ModelError
+from factory.models.conditioning import tokenize
 from factory.models.generator import Generator
 from factory.sample.engine import Engine, load_pipeline
+from factory.sample.methods.text import TextMethod
+from factory.sample.noise import batch_noise
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
-from factory.sample.schedulers import SCHEDULERS
+from factory.sample.schedulers import SCHEDULERS, make_scheduler
 
 
 def plan_of(tiny: Generator, **changes: object) -> Plan:
@@ -84,6 +87,26 @@ def test_guidance_one_takes_one_forward_a_step(
     engine.draw(plan_of(tiny, guidance_scale=2).batch(0))
     hook.remove()
     assert sizes == [4] * 3 + [8] * 3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("guidance_scale", "prompt"), [(1, "a monocyte"), (0, "")])
+def test_guidance_one_is_the_path_of_the_prompt_and_zero_that_of_none(
+    tiny: Generator, guidance_scale: int, prompt: str
+) -> None:
+    asked = {"classes": {"monocyte": "a monocyte"}, "num_images": 4}
+    batch = plan_of(tiny, guidance_scale=guidance_scale, **asked).batch(0)
+    pipeline, recipe = load_pipeline(tiny), batch.requests[0].recipe
+    context = pipeline.text_encoder(tokenize(pipeline.tokenizer, [prompt] * 4))[0]
+    scheduler = make_scheduler(
+        recipe.scheduler, pipeline.scheduler.config, recipe.num_inference_steps
+    )
+    latents = batch_noise([r.seed for r in batch.requests], (4, 4, 4)) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        said = pipeline.unet(scheduler.scale_model_input(latents, timestep), timestep, context)
+        latents = scheduler.step(said.sample, timestep, latents).prev_sample
+    wanted = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    assert torch.equal(TextMethod(pipeline, "cpu").draw(batch.requests), wanted)
 
 
 def test_every_prompt_is_encoded_once(tiny: Generator) -> None:
