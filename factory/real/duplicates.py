@@ -55,17 +55,56 @@ def duplicate_pairs(
 
     Quadratic in N (16,755 images: ten seconds); memory stays at one row of distances.
     """
-    centred = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
-    variance = np.maximum(np.square(centred).mean(axis=(1, 2, 3)), _FLAT**2)
+    variance = _variance(thumbnails)
     pairs = []
     for i in range(len(hashes) - 1):
-        distance = np.bitwise_count(hashes[i + 1 :] ^ hashes[i])
-        near = np.flatnonzero(distance <= HASH_DISTANCE_BITS) + i + 1
-        if len(near):
-            error = np.sqrt(np.square(thumbnails[near] - thumbnails[i]).mean(axis=(1, 2, 3)))
-            contrast = np.sqrt((variance[near] + variance[i]) / 2)
-            pairs += [(i, int(j)) for j in near[error <= THUMBNAIL_ERROR * contrast]]
+        rest = slice(i + 1, None)
+        same = _alike(
+            hashes, thumbnails, variance, i, hashes[rest], thumbnails[rest], variance[rest]
+        )
+        pairs += [(i, int(j) + i + 1) for j in same]
     return pairs
+
+
+def pairs_between(
+    hashes: NDArray[np.uint64],
+    thumbnails: NDArray[np.float32],
+    other_hashes: NDArray[np.uint64],
+    other_thumbnails: NDArray[np.float32],
+) -> list[tuple[int, int]]:
+    """Return index pairs (i, j) where image i of one set and j of another show the same picture.
+
+    Args as in `duplicate_pairs`, of (N,) and (M,) images.
+    """
+    if not (len(hashes) and len(other_hashes)):
+        return []
+    variance, others = _variance(thumbnails), _variance(other_thumbnails)
+    return [
+        (i, int(j))
+        for i in range(len(hashes))
+        for j in _alike(hashes, thumbnails, variance, i, other_hashes, other_thumbnails, others)
+    ]
+
+
+def _variance(thumbnails: NDArray[np.float32]) -> NDArray[np.float32]:
+    centred = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(np.maximum(np.square(centred).mean(axis=(1, 2, 3)), np.float32(_FLAT**2)))
+
+
+def _alike(
+    hashes: NDArray[np.uint64],
+    thumbnails: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    i: int,
+    other_hashes: NDArray[np.uint64],
+    other_thumbnails: NDArray[np.float32],
+    other_variance: NDArray[np.float32],
+) -> NDArray[np.int64]:
+    """Return which of the others show the picture of image `i`."""
+    near = np.flatnonzero(np.bitwise_count(other_hashes ^ hashes[i]) <= HASH_DISTANCE_BITS)
+    error = np.sqrt(np.square(other_thumbnails[near] - thumbnails[i]).mean(axis=(1, 2, 3)))
+    contrast = np.sqrt((other_variance[near] + variance[i]) / 2)
+    return np.asarray(near[error <= THUMBNAIL_ERROR * contrast])
 
 
 def near_duplicates(dataset: RealDataset) -> list[tuple[int, int]]:

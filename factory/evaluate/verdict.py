@@ -1,0 +1,40 @@
+"""One sentence about a comparison: helps, hurts, or no evidence."""
+
+from typing import Literal
+
+from factory.evaluate.intervals import Estimate
+
+Effect = Literal["helps", "hurts", "no evidence"]
+
+
+def effect_of(difference: Estimate) -> Effect:
+    """Return 'helps' or 'hurts' only where the 95 % interval leaves 0 out."""
+    if difference.low > 0:
+        return "helps"
+    return "hurts" if difference.high < 0 else "no evidence"
+
+
+def sentence(arm: str, other: str, difference: Estimate) -> str:
+    """Return e.g. 'plus100 helps by 4.1 points [1.9, 6.3] over real'.
+
+    Args:
+        arm: with synthetic images.
+        other: the control.
+        difference: arm minus other, of scores in 0 .. 1; told in points of a hundred.
+    """
+    value, low, high = difference.value, difference.low, difference.high
+    match effect_of(difference):
+        case "helps":
+            return f"{arm} helps by {_told(value, low, high)} over {other}"
+        case "hurts":
+            return f"{arm} hurts by {_told(-value, -high, -low)} against {other}"
+        case "no evidence":
+            return f"no evidence that {arm} helps over {other} ({_told(value, low, high)})"
+
+
+def _told(value: float, low: float, high: float) -> str:
+    return f"{_points(value)} points [{_points(low)}, {_points(high)}]"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value + 0.0:.1f}"

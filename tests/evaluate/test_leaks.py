@@ -1,0 +1,153 @@
+"""A planted test image is refused wherever it turns up, by its id."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from factory.errors import DataError
+from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
+from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
+from factory.real.dataset import RealDataset, RealImage, build_dataset
+from factory.real.smear import smear_items
+from factory.real.splits import Split, make_split
+from factory.real.stored import InlineBytes
+
+
+@pytest.fixture(scope="module")
+def cells() -> RealDataset:
+    return build_dataset(smear_items(40, seed=4, size_px=32))
+
+
+@pytest.fixture(scope="module")
+def split(cells: RealDataset) -> Split:
+    return divided(cells, seed=0)
+
+
+@pytest.fixture(scope="module")
+def held(cells: RealDataset, split: Split) -> Held:
+    return held_out(cells, split)
+
+
+def divided(cells: RealDataset, seed: int) -> Split:
+    return make_split(
+        dataset=cells.fingerprint,
+        ids=cells.ids,
+        labels=cells.labels,
+        groups=cells.groups,
+        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
+        seed=seed,
+    )
+
+
+def elsewhere(cells: RealDataset, image_id: str, change) -> RealDataset:
+    """Another hospital's set of one image: ours, changed and saved under another name."""
+    buffer = io.BytesIO()
+    change(Image.fromarray(cells.image(cells.index_of(image_id)))).save(buffer, "PNG")
+    stored = InlineBytes(name="theirs", data=buffer.getvalue())
+    return build_dataset([RealImage(id="theirs", label="cell", image=stored)])
+
+
+def test_a_clean_split_passes_and_its_parts_are_what_is_held(cells, split, held):
+    assert held.ids == (*split.val, *split.test)
+    assert held.leaks(Use(what="training", dataset=cells, ids=split.train)) == []
+
+
+@pytest.mark.parametrize("what", ["generator training", "references", "clusters", "calibration"])
+def test_a_planted_test_image_is_refused_by_its_id(cells, split, held, what):
+    planted = split.test[1]
+    uses = [Use(what=what, dataset=cells, ids=(*split.train, planted))]
+    with pytest.raises(DataError, match=rf"{what} saw {planted} \(itself\)"):
+        refuse_leaks(held, uses)
+
+
+def test_all_leaks_are_told_and_many_are_counted(cells, split, held):
+    uses = [
+        Use(what="clusters", dataset=cells, ids=held.ids),
+        Use(what="references", dataset=cells, ids=split.val[:1]),
+    ]
+    with pytest.raises(DataError) as caught:
+        refuse_leaks(held, uses)
+    assert f"and {len(held.ids) - 8} others; references saw {split.val[0]}" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda image: image, "has the pixels of theirs"),
+        (lambda image: image.resize((28, 28)), "nearly theirs"),
+        (lambda image: image.point(lambda v: min(255, round(v * 1.03))), "nearly theirs"),
+    ],
+)
+def test_a_copy_in_another_dataset_is_found_by_its_pixels(cells, split, held, change, why):
+    other = elsewhere(cells, split.test[0], change)
+    found = held.leaks(Use(what="generator training", dataset=other, ids=other.ids))
+    assert [(leak.held, str(leak)) for leak in found] == [
+        (split.test[0], f"{split.test[0]} ({why})")
+    ]
+
+
+def test_another_image_of_a_held_out_slide_is_a_leak(cells, split, held):
+    moved = split.test[0]
+    mates = [i for i, g in zip(cells.ids, cells.groups, strict=True)
+             if g == cells.groups[cells.index_of(moved)] and i != moved]  # fmt: skip
+    fewer = Held(dataset=cells, ids=(moved,))
+    found = fewer.leaks(Use(what="training", dataset=cells, ids=tuple(mates)))
+    assert [leak.why for leak in found] == ["is of one group with"]
+
+
+def origin(split: Split | None, *, base: str | None = None, model_id: str = "mine") -> Origin:
+    return Origin(
+        model_id=model_id,
+        split_digest=split and split.digest,
+        dataset_fingerprint=split and split.dataset,
+        base_model_id=base,
+    )
+
+
+def test_a_generator_of_the_studys_own_split_may_be_used(split, held):
+    assert may_be_used(origin(split), held, split, Known()) is None
+
+
+def test_a_generator_of_an_unknown_split_or_no_split_may_not(cells, split, held):
+    other = divided(cells, seed=1)
+    assert f"under split {other.digest}" in str(may_be_used(origin(other), held, split, Known()))
+    reason = may_be_used(origin(None), held, split, Known())
+    assert reason == "model mine does not say what it was trained on"
+
+
+def test_where_the_other_split_is_known_its_test_images_are_named(cells, split, held):
+    other = divided(cells, seed=1)
+    leaked = {*other.train, *other.val} & set(held.ids)
+    with pytest.raises(DataError, match=rf"the training of model mine saw {sorted(leaked)[0]}"):
+        may_be_used(origin(other), held, split, Known(splits={other.digest: other}))
+    less = dataclasses.replace(split, train=split.train[:9], val=())
+    assert may_be_used(origin(less), held, split, Known(splits={less.digest: less})) is None
+
+
+def test_a_base_is_held_to_the_same_as_its_adapter(cells, split, held):
+    other = divided(cells, seed=1)
+    known = Known(models={"base": origin(other, model_id="base")})
+    assert "model base was" in str(may_be_used(origin(split, base="base"), held, split, known))
+    public = Known(models={"base": origin(None, model_id="base")})
+    assert may_be_used(origin(split, base="base"), held, split, public) is None
+
+
+def test_a_generator_of_another_dataset_must_have_been_compared(split, held):
+    foreign = Origin(model_id="far", split_digest="s", dataset_fingerprint="pbc")
+    assert "dataset pbc, which was not compared" in str(may_be_used(foreign, held, split, Known()))
+    assert may_be_used(foreign, held, split, Known(foreign=frozenset({"pbc"}))) is None
+
+
+def test_references_are_of_the_train_part(split, held):
+    check_references([*split.train, "of/another/dataset"], held)
+    with pytest.raises(DataError, match=f"references saw {split.val[0]}"):
+        check_references([split.train[0], split.val[0]], held)
+
+
+def test_the_looks_of_held_out_images_are_found_once(cells, split, held):
+    assert held.looks.hashes.shape == (len(held.ids),)
+    assert held.looks.thumbnails.shape[1:] == (16, 16, 3)
+    assert np.isfinite(held.looks.thumbnails).all()
