@@ -1,4 +1,7 @@
-"""A contact sheet: a labelled block of images per class, to look at before trusting a figure."""
+"""A contact sheet: a labelled block of images per class, to look at before trusting a figure.
+
+An image with a mask is shown three times: plain, its mask, the mask's outlines over it.
+"""
 
 import io
 from collections import Counter, defaultdict
@@ -8,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
+from catalog.panel import panel
 from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.table import Catalog
@@ -61,7 +65,7 @@ def sheet_of(
     for row in counted.to_pylist():
         counts[row["class_name"]][row["good"]] = row["n"]
     rows = catalog.rows(
-        chosen["image_id"].to_pylist(), columns=["class_name", "gate_status", "image"]
+        chosen["image_id"].to_pylist(), columns=["class_name", "gate_status", "image", "mask"]
     )
     contact_sheet(rows, path, per_class=per_class, columns=columns, counts=counts)
     return len(rows)
@@ -79,10 +83,11 @@ def contact_sheet(
 
     Args:
         rows: samples with at least the columns class_name and image; with gate_status too, counts
-            are split and rejected images get a red frame. Images are taken in the order of rows.
+            are split and rejected images get a red frame; with mask, see `catalog.panel`. Images
+            are taken in the order of rows.
         path: where to write.
         per_class: images shown of each class.
-        columns: images in a line.
+        columns: images in a line; those with a mask count as three.
         counts: class -> {True: accepted, False: rejected} for the captions, where `rows` are a
             choice of more.
 
@@ -99,18 +104,20 @@ def contact_sheet(
             remedy="Select image, class_name and gate_status of at least one sample",
         )
     blocks = _blocks(rows, per_class, counts)
-    cell_px = max(_cell_px(image) for _, shown in blocks for image, _ in shown)
+    sizes = [image.size for _, shown in blocks for image, _ in shown]
+    cell = (max(width for width, _ in sizes), max(height for _, height in sizes))
+    columns = columns if cell[0] < 3 * min(cell[1], CELL_PX) else columns // 3
     columns = max(1, min(columns, max(len(shown) for _, shown in blocks)))
-    step = cell_px + GAP_PX
+    step = cell[1] + GAP_PX
     lines = [-(-len(shown) // columns) for _, shown in blocks]
     height = sum(CAPTION_PX + count * step for count in lines) + GAP_PX
     captions = [font().getlength(caption) for caption, _ in blocks]
-    width = max(columns * step, int(max(captions)) + GAP_PX) + GAP_PX
+    width = max(columns * (cell[0] + GAP_PX), int(max(captions)) + GAP_PX) + GAP_PX
     sheet = Image.new("RGB", (width, height), PAPER)
     top = GAP_PX
     for (caption, shown), count in zip(blocks, lines, strict=True):
         ImageDraw.Draw(sheet).text((GAP_PX, top), caption, INK, font())
-        _paste(sheet, shown, top + CAPTION_PX - GAP_PX, columns, cell_px)
+        _paste(sheet, shown, top + CAPTION_PX - GAP_PX, columns, cell)
         top += CAPTION_PX + count * step
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
@@ -135,10 +142,7 @@ def _blocks(
         found = Counter(good[place] for place in places[name])
         number = counts[name] if counts else {True: found[True], False: found[False]}
         caption = f"{number[True]} accepted, {number[False]} rejected"
-        shown = [
-            (decoded(rows["image"][place].as_py(), name), good[place])
-            for place in places[name][:per_class]
-        ]
+        shown = [(_tile(rows, place, name), good[place]) for place in places[name][:per_class]]
         blocks.append((f"{name}: {caption if judged else f'{number[True]} images'}", shown))
     return blocks
 
@@ -154,10 +158,21 @@ def decoded(image: dict[str, bytes], name: str) -> Image.Image:
         ) from error
 
 
-def _cell_px(image: Image.Image) -> int:
-    """Return the side of the cell that shows `image`: a whole multiple of it where it is small."""
+def _tile(rows: pa.Table, place: int, name: str) -> Image.Image:
+    """Return what a row looks like on the sheet, at the size it has there."""
+    image = _fitted(decoded(rows["image"][place].as_py(), name))
+    mask = rows["mask"][place].as_py() if "mask" in rows.column_names else None
+    return image if mask is None else panel(image, mask)
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """Return a small image enlarged by a whole factor, a large one shrunk."""
     longest = max(image.size)
-    return longest * (-(-CELL_PX // longest)) if longest < CELL_PX else min(longest, 2 * CELL_PX)
+    if longest > 2 * CELL_PX:
+        image.thumbnail((2 * CELL_PX, 2 * CELL_PX), Image.Resampling.LANCZOS)
+        return image
+    factor = max(1, -(-CELL_PX // longest))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def _paste(
@@ -165,18 +180,12 @@ def _paste(
     shown: Sequence[tuple[Image.Image, bool]],
     top: int,
     columns: int,
-    cell_px: int,
+    cell: tuple[int, int],
 ) -> None:
-    """Paste images in lines from `top` down, each enlarged by its nearest whole pixels."""
+    """Paste images in lines from `top` down, in cells (width, height)."""
     for number, (image, accepted) in enumerate(shown):
-        x = GAP_PX + number % columns * (cell_px + GAP_PX)
-        y = top + number // columns * (cell_px + GAP_PX)
-        factor = max(1, cell_px // max(image.size))
-        if max(image.size) > cell_px:
-            image.thumbnail((cell_px, cell_px), Image.Resampling.LANCZOS)
-        else:
-            size = (image.width * factor, image.height * factor)
-            image = image.resize(size, Image.Resampling.NEAREST)
+        x = GAP_PX + number % columns * (cell[0] + GAP_PX)
+        y = top + number // columns * (cell[1] + GAP_PX)
         sheet.paste(image, (x, y))
         if not accepted:
             box = (x - 2, y - 2, x + image.width + 1, y + image.height + 1)

@@ -1,6 +1,6 @@
 """Train the segmenter of the agreement gate on a split's train part.
 
-python jobs/train_segmenter.py --data DATA --split split.json --out segmenter --set steps=1500
+python jobs/train_segmenter.py --data DATA --split split.json --out segmenter --half first
 """
 
 import sys
@@ -22,14 +22,21 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--size-px", default=64, show_default=True, type=click.IntRange(8))
 @click.option("--steps", default=1500, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-def main(data: str, split_file: Path, out: Path, size_px: int, steps: int, seed: int) -> None:
-    """Train, write the folder, and tell the Dice on the val part."""
+@click.option("--half", type=click.Choice(["first", "second"]), help="Of the train part.")
+def main(
+    data: str, split_file: Path, out: Path, size_px: int, steps: int, seed: int, half: str | None
+) -> None:
+    """Train, write the folder, and tell the Dice on the val part.
+
+    A study's judge must not be its gate: train one on each --half.
+    """
     import torch
 
     from factory.finetune.pairs_data import found_values
     from factory.finetune.segmenter import SegmenterConfig, mean_dice, train_segmenter
     from factory.models.pair_codec import class_index_array
     from factory.models.segmenter import save_segmenter
+    from factory.real.halves import half_of_train
     from factory.real.sources import open_dataset
     from factory.real.splits import check_dataset, load_split
 
@@ -37,18 +44,21 @@ def main(data: str, split_file: Path, out: Path, size_px: int, steps: int, seed:
         dataset, split = open_dataset(data), load_split(split_file)
         check_dataset(split, dataset.fingerprint)
         values = found_values(dataset, split.train)
+        train = half_of_train(dataset, split, half, seed=0) if half else split.train
         parts = {
             part: (
                 dataset.array(size_px, ids),
                 class_index_array(dataset.mask_array(size_px, ids), values, names=ids),
             )
-            for part, ids in (("train", split.train), ("val", split.val))
+            for part, ids in (("train", train), ("val", split.val))
+            if ids
         }
         config = SegmenterConfig(size_px=size_px, steps=steps, seed=seed)
         images, masks = map(torch.from_numpy, parts["train"])
         made = train_segmenter(images, masks, config)
         score = mean_dice(made, *parts["val"]) if split.val else None
         facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
+        facts |= {"half": half, "images_trained": len(train)}
         save_segmenter(out, made.network, {**made.facts, **facts})
     except FactoryError as error:
         click.echo(f"error: {error}", err=True)

@@ -113,9 +113,30 @@ class PairUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             timestep: one for all, or (B,).
             labels: (B,) int64 in 0 .. null_label; None: the null label.
         """
-        if not self.config.labels:
-            labels = None
-        elif labels is None:
-            labels = torch.full((len(sample),), self.null_label, device=sample.device)
-        output: UNet2DOutput = self.net(sample, timestep, class_labels=labels)
+        output: UNet2DOutput = self.net(sample, timestep, class_labels=self._known(sample, labels))
         return output
+
+    def features(self, sample: Tensor) -> list[Tensor]:
+        """Return what the encoder makes of clean pairs (B, channels, h, w): maps, finest first.
+
+        At timestep 0 and under the null label: features for patches to be compared by
+        (S. Yang et al., ZeCon, 2023).
+        """
+        labels = self._known(sample, None)
+        time = torch.zeros(len(sample), dtype=torch.long, device=sample.device)
+        embedding = self.net.time_embedding(self.net.time_proj(time).to(sample.dtype))
+        if labels is not None:
+            embedding = embedding + self.net.class_embedding(labels)
+        maps = [self.net.conv_in(sample)]
+        for block in self.net.down_blocks:
+            last, _ = block(hidden_states=maps[-1], temb=embedding)
+            maps.append(last)
+        return maps
+
+    def _known(self, sample: Tensor, labels: Tensor | None) -> Tensor | None:
+        """Return the labels that the network wants: those given, the null label, or none at all."""
+        if not self.config.labels:
+            return None
+        if labels is None:
+            return torch.full((len(sample),), self.null_label, device=sample.device)
+        return labels

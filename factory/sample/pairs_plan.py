@@ -42,12 +42,16 @@ def pairs_quotas(
         nearest: for target 'nearest'.
 
     Raises:
-        ConfigError: nothing is left of the steps, or target 'nearest' without clusters.
+        ConfigError: nothing is left of the steps, target 'nearest' without clusters, or several
+            classes from noise by a generator that knows none.
         DataError: a reference without a mask, with an empty one where its object is re-drawn, or of
             no cluster of the generator.
     """
     first_index(config.num_inference_steps, options.skip_timesteps)
+    if (style := options.style) is not None:
+        first_index(style.num_inference_steps or config.num_inference_steps, style.skip_timesteps)
     if not options.shows_references:
+        _check_classes(config, generator)
         yield from _by_cluster(plain, generator)
         return
     if references is None:
@@ -78,6 +82,22 @@ def pairs_quotas(
             look = references.get(target_id, base.height_px, masks=False)
             recipe = replace(recipe, target_id=target_id, target_sha256=look.sha256)
         yield Quota(recipe=recipe, count=count)
+
+
+def _check_classes(config: GenerateConfig, generator: Generator) -> None:
+    """Refuse to label at random what a generator draws without knowing of classes.
+
+    Raises:
+        ConfigError: several classes, and no condition 'class'.
+    """
+    condition = generator.manifest.get("condition", "class")
+    if condition != "class" and len(config.classes) > 1:
+        raise ConfigError(
+            f"generator {generator.name!r} draws from noise without knowing its"
+            f" {len(config.classes)} classes (condition {condition!r})",
+            remedy="Train it with condition: class, draw from real pairs (options: start: reference"
+            " or inpaint), or name one class that all images shall carry (classes:)",
+        )
 
 
 def in_order(ids: Sequence[str], order: str, *, seed: int) -> list[str]:

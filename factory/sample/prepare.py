@@ -13,6 +13,7 @@ from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.pairs_options import PairsOptions
+from factory.sample.methods.style import with_digests
 from factory.sample.options import MethodOptions, options_text, parse_options
 from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
@@ -54,11 +55,15 @@ def make_plan(
     Raises:
         ConfigError: a class that the generator does not know, no seed, a prompt twice, options
             that the method does not have, or no data where references are to be shown.
+        ModelError: a style term whose extractor has no weights at hand.
         DataError: a reference outside the train part, or without the mask that it needs.
     """
     config = with_classes(config, generator)
     base = _base_recipe(config, generator)
     options = parse_options(base.method, config.options)
+    if isinstance(options, PairsOptions) and options.style is not None:
+        led = with_digests(options.style, generator.folder)
+        options = options.model_copy(update={"style": led})
     base = replace(base, options=options_text(options))
     if isinstance(options, BridgeOptions):
         return Plan(quotas=tuple(bridge_quotas(config, generator, base, options, references)))

@@ -1,7 +1,10 @@
+import io
+
 import pytest
 from PIL import Image
 
 from catalog import Catalog, SampleSink, write_batch
+from catalog.panel import CLASS_COLOURS
 from catalog.sheet import CELL_PX, INK, REFUSED, contact_sheet, sheet_of
 from factory.errors import CatalogError, OutputError
 from tests.fakes.rows import batch_rows, png, rejected, rows_table, sample_row
@@ -21,6 +24,24 @@ def test_images_are_enlarged_by_nearest_neighbour_and_framed_when_rejected(tmp_p
     assert counts[1, 0, 128] == CELL_PX**2  # the frame hides nothing of it
     assert counts[REFUSED] == 2 * 4 * (CELL_PX + 2)
     assert any(max(abs(a - b) for a, b in zip(c, INK, strict=True)) < 8 for c in counts)
+
+
+def test_a_mask_is_shown_beside_its_image_and_as_an_outline(tmp_path):
+    row = sample_row(0, class_name="a")
+    indices = Image.new("L", (8, 8), 0)
+    indices.paste(2, (2, 2, 6, 6))
+    buffer = io.BytesIO()
+    indices.save(buffer, "PNG")
+    row["mask"] = {"bytes": buffer.getvalue(), "path": "0.mask.png"}
+    sheet = pixels(contact_sheet(rows_table([row]), tmp_path / "sheet.png"))
+    counts = {colour: n for n, colour in sheet.getcolors(1 << 20)}
+    side = 4 * CELL_PX // 8  # of the object on the sheet
+    outline = side**2 - (side - 2) ** 2
+    assert counts[CLASS_COLOURS[2]] == side**2 + outline
+    assert counts[0, 0, 128] == 2 * CELL_PX**2 - outline
+    row["mask"] = {"bytes": b"", "path": "0.mask.png"}
+    with pytest.raises(CatalogError, match=r"mask '0.mask.png' is no readable PNG"):
+        contact_sheet(rows_table([row]), tmp_path / "sheet.png")
 
 
 def test_block_per_class_with_at_most_per_class_images(tmp_path):

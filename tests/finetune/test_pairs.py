@@ -196,6 +196,9 @@ def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
         "guidance_scale": 1,
         "seed": 1,
     }
+    with pytest.raises(ConfigError, match="without knowing its 2 classes"):
+        make_plan(GenerateConfig(**job), generator)
+    job["classes"] = {"a": "a"}
     drawn = Engine(generator).draw(make_plan(GenerateConfig(**job), generator).batch(0))
     assert drawn.images.shape == (2, 16, 16, 3)
 

@@ -75,6 +75,7 @@ MODES = {
     "reference": {"start": "reference", "skip_timesteps": 1},
     "inpaint": INPAINT,
     "colours": {"match_colours": True, "target": "random"},
+    "styled": {"style": {"patch": 0.1, "target": 2, "range": 1, "skip_timesteps": 2}},
 }
 
 

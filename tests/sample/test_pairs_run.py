@@ -21,7 +21,12 @@ from tests.fakes.pairs import write_pairs
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-INPAINT = {"inpaint": {"jump_length": 2, "repeats": 2}, "match_colours": True, "target": "random"}
+INPAINT = {
+    "inpaint": {"jump_length": 2, "repeats": 2},
+    "style": {"target": 2, "patch": 0.1, "skip_timesteps": 2},
+    "match_colours": True,
+    "target": "random",
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,8 @@ def test_rows_hold_mask_references_options_and_scores(published: tuple[str, Prep
         assert 0 <= row["agreement_score"] <= 1
         assert len(set(row["reference_ids"])) == 2
         assert json.loads(json.loads(row["recipe"])["options"])["inpaint"]["repeats"] == 2
+        told = json.loads(row["guidance_terms"])
+        assert {name: term["weight"] for name, term in told.items()} == {"target": 2, "patch": 0.1}
     shown = {row["reference_ids"][0] for row in rows}
     assert len(shown) == 5
     assert run.references is not None

@@ -4,8 +4,9 @@ noise | reference | RePaint -> style pass -> colours -> mask indices -> pasted i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from factory.errors import ConfigError, DataError
-from factory.models.pair_codec import PairCodec, class_indices, to_indices
-from factory.sample.colour import match_colours
+from factory.errors import ConfigError
+from factory.models.extractors import Extractor, find_extractor, load_extractor
+from factory.models.pair_codec import PairCodec, to_indices
 from factory.sample.drawn import Drawn
 from factory.sample.methods import walk as w
 from factory.sample.methods.guided import guide, sides, to_uint8
-from factory.sample.methods.pairs_options import PairsOptions
+from factory.sample.methods.pair_real import Real, finished, read_real, recoloured, signed
+from factory.sample.methods.pair_sampling import Sampling
+from factory.sample.methods.pairs_options import PairsOptions, Style
+from factory.sample.methods.style import Lead, check_weights, styled
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.options import options_from
 from factory.sample.recipe import Recipe, Request
 from factory.sample.references import Reference
-from factory.sample.regions import dilated, each, pasted, pixels_of, tidied
+from factory.sample.regions import each, pixels_of, tidied
 
 Pixels = NDArray[np.uint8]
 
@@ -39,47 +43,14 @@ def pairs_options(recipe: Recipe) -> PairsOptions:
     return options if isinstance(options, PairsOptions) else PairsOptions()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """One batch on its way: its network bound to its conditions, its levels, its noise."""
-
-    forward: Callable[[Tensor, int], Tensor]
-    """(sample, timestep) to the guided prediction."""
-    levels: w.Levels
-    noise: Tensor
-    """(B, C, h, w), the initial one."""
-    generators: Sequence[torch.Generator]
-    kind: str
-    clip: bool
-
-    def predict(self, sample: Tensor, index: int) -> Tensor:
-        """Return the solver's prediction at a level, its x0 kept within [-1, 1] if so asked."""
-        prediction = self.forward(sample, self.levels.timesteps[index])
-        if not self.clip:
-            return prediction
-        alpha = self.levels.alpha(index).to(sample.device)
-        clean = w.to_clean(self.kind, sample, prediction, alpha).clamp(-1, 1)
-        return w.from_clean(self.kind, sample, clean, alpha)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Real:
-    """The real pairs of a batch; masks and regions are empty where the options need none."""
-
-    images: Tensor
-    """(B, 3, S, S) in [-1, 1]."""
-    masks: Pixels = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
-    """(B, S, S) class indices."""
-    regions: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0, 0), bool))
-    """(B, S, S): what is re-drawn."""
-
-
 class PairsMethod:
     """Draws fixed-shape batches of pairs that share their settings."""
 
     def __init__(self, pipeline: Any, device: str) -> None:
         """`pipeline`: a `PairPipeline` on `device`; only its parts are used."""
-        self.unet, self.device = pipeline.unet, device
+        self.unet, self.device = pipeline.unet.requires_grad_(False), device
+        self._folder = Path(pipeline.name_or_path)
+        self._extractors: dict[str, Extractor] = {}
         self.training_config = pipeline.scheduler.config
         config = self.unet.config
         self.mask_values = tuple(config.mask_values)
@@ -97,14 +68,41 @@ class PairsMethod:
         """
         recipe = requests[0].recipe
         options = pairs_options(recipe)
-        real = self._real(shown, options) if options.shows_references else None
+        real = None
+        if options.shows_references:
+            real = read_real(shown, options, mask_values=self.mask_values, device=self.device)
         sampling = self._sampling(requests, options)
-        pairs = self._sampled(sampling, options, real)
+        pairs, told = self._sampled(sampling, options, real), list[str]()
+        if options.style is not None:
+            pairs, told = self._styled(sampling, options.style, pairs, shown)
         images, planes = self.codec.decode(pairs)
         masks = self._masks(planes, options)
         if options.match_colours:
-            images = _recoloured(images, shown)
-        return self._finished(to_uint8(images), masks, shown, real, options)
+            images = recoloured(images, shown)
+        drawn = finished(to_uint8(images), masks, shown, real, options)
+        return replace(drawn, columns={"guidance_terms": told}) if told else drawn
+
+    def _styled(
+        self, sampling: Sampling, style: Style, pairs: Tensor, shown: Sequence[Reference]
+    ) -> tuple[Tensor, list[str]]:
+        """Return the pairs after the style pass, and what its terms were."""
+        for name, use in style.extractors.items():
+            if name not in self._extractors:
+                path = find_extractor(name, use=use, generator=self._folder)
+                self._extractors[name] = load_extractor(name, path, device=self.device)
+            check_weights(self._extractors[name], style)
+        lead = Lead(
+            style=style,
+            codec=self.codec,
+            encode=lambda clean: self.unet.features(clean.to(self.unet.dtype)),
+            extractors=self._extractors,
+            source=pairs,
+            target=signed([(each.target or each).image for each in shown]).to(self.device),
+            generators=sampling.generators,
+        )
+        steps = style.num_inference_steps or len(sampling.levels.timesteps)
+        levels = w.make_levels(sampling.levels.scheduler, self.training_config, steps)
+        return styled(replace(sampling, levels=levels), lead)
 
     def _sampling(self, requests: Sequence[Request], options: PairsOptions) -> Sampling:
         recipe, seeds = requests[0].recipe, [request.seed for request in requests]
@@ -153,26 +151,6 @@ class PairsMethod:
                 remedy=f"Choose from {', '.join(labels)}",
             )
         return int(labels.index(str(name)))
-
-    def _real(self, shown: Sequence[Reference], options: PairsOptions) -> Real:
-        signed = np.stack([each.image for each in shown]).transpose(0, 3, 1, 2) / 127.5 - 1
-        images = torch.from_numpy(signed.astype(np.float32)).to(self.device)
-        if not options.reads_masks:
-            return Real(images=images)
-        masks = np.stack([self._indices(reference) for reference in shown])
-        if options.inpaint is None:
-            return Real(images=images, masks=masks)
-        size = pixels_of(options.inpaint.dilation_share, masks.shape[-1])
-        return Real(
-            images=images, masks=masks, regions=np.stack([dilated(mask, size) for mask in masks])
-        )
-
-    def _indices(self, reference: Reference) -> Pixels:
-        if reference.mask is None:
-            raise DataError(
-                f"image {reference.id!r} has no mask", remedy="Choose references that have one"
-            )
-        return class_indices(reference.mask, self.mask_values, name=reference.id)
 
     def _sampled(self, sampling: Sampling, options: PairsOptions, real: Real | None) -> Tensor:
         """Return pairs (B, C, h, w) before their last touches."""
@@ -225,34 +203,3 @@ class PairsMethod:
                 fill_holes=options.mask.fill_holes,
             ),
         )
-
-    def _finished(
-        self,
-        images: Pixels,
-        masks: Pixels,
-        shown: Sequence[Reference],
-        real: Real | None,
-        options: PairsOptions,
-    ) -> Drawn:
-        """Paste what was known back, if so asked."""
-        inpaint = options.inpaint
-        if inpaint is None or inpaint.paste == "none" or real is None:
-            return Drawn(images=images, masks=masks)
-        blend = pixels_of(inpaint.blend_share, images.shape[1]) if inpaint.paste == "blend" else 0
-        whole = [
-            pasted(image, reference.image, region, blend_px=blend)
-            for image, reference, region in zip(images, shown, real.regions, strict=True)
-        ]
-        return Drawn(images=np.stack(whole), masks=np.where(real.regions, masks, real.masks))
-
-
-def _recoloured(images: Tensor, shown: Sequence[Reference]) -> Tensor:
-    """Return images (B, 3, H, W) with the colours of their targets."""
-    moved = [
-        match_colours(
-            image.permute(1, 2, 0).double().cpu().numpy(),
-            (reference.target or reference).image / 127.5 - 1,
-        )
-        for image, reference in zip(images, shown, strict=True)
-    ]
-    return torch.from_numpy(np.stack(moved).transpose(0, 3, 1, 2)).float()

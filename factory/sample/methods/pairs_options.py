@@ -4,6 +4,7 @@ Lengths are shares of the image's side, so that one preset serves 64 and 256 px:
 at 256 are 20/256.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -58,14 +59,30 @@ class Style(Frozen):
     """With respect to the noisy sample, through the network (the original), or to x0 alone: a
     third of the time."""
     extractor: str = "efficientnet_lite0"
-    """Of 'feature' and 'direction', see `factory.models.extractors`."""
+    """Of 'feature' and 'direction', see `factory.models.extractors`; the original: dino_vitb8."""
     perceptual_extractor: str = "squeezenet1_0"
+    """Of 'perceptual'; the original: vgg19."""
+    extractor_digests: Mapping[str, str] = Field(default_factory=dict)
+    """Name -> digest of its weights; written down when a run is planned."""
 
     @property
     def weights(self) -> dict[str, float]:
         """The terms that are computed."""
         names = ("feature", "direction", "patch", "perceptual", "target", "source", "range")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    @property
+    def extractors(self) -> dict[str, str]:
+        """Extractor -> its use, 'vector' or 'maps': of those that some term needs."""
+        weights = self.weights
+        found = {self.extractor: "vector"} if {"feature", "direction"} & set(weights) else {}
+        return found | ({self.perceptual_extractor: "maps"} if "perceptual" in weights else {})
+
+    @model_validator(mode="after")
+    def _leads(self) -> "Style":
+        if not self.weights:
+            raise ValueError("every weight is 0: name a term, or leave style out")
+        return self
 
 
 class MaskShape(Frozen):
