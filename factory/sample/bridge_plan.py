@@ -1,11 +1,12 @@
 """The plan of a bridge run: a recipe for every source image and direction, a request per depth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 
 from factory.config import GenerateConfig
 from factory.errors import ConfigError
+from factory.models.domains import domains_of
 from factory.models.generator import Generator
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.options import options_text
@@ -27,11 +28,11 @@ def bridge_quotas(
     batch, so that they come from one inversion.
 
     Raises:
-        ConfigError: a domain that the generator does not know or that has no images, another
-            scheduler than ddim, or numbers that are no multiples of m.
+        ConfigError: a domain that the generator or the expert does not know or that has no images,
+            another scheduler than ddim, numbers that are no multiples of m, or fewer steps than m.
         DataError: a reference outside the train part.
     """
-    _check(config, options)
+    _check(config, generator, options)
     if references is None:
         raise ConfigError(
             "a bridge starts from real images, and the job names none",
@@ -39,7 +40,7 @@ def bridge_quotas(
         )
     pairs = options.pairs or tuple(permutations(generator.class_names, 2))
     sources = {pair: _sources(config, generator, references, options, pair) for pair in pairs}
-    expert_id = _expert_id(options)
+    expert_id = _expert_id(options, pairs)
     for pair, image_id in _taking_turns(sources, config.num_images // options.depths):
         shown = references.get(image_id, base.height_px, masks=False)
         told = options.model_copy(
@@ -47,7 +48,7 @@ def bridge_quotas(
                 "pairs": (pair,),
                 "labels": {},
                 "expert_id": expert_id,
-                "source_prompt": _prompt(config, pair[0])
+                "source_prompt": _prompt(config, generator, pair[0])
                 if options.source_prompt is None
                 else options.source_prompt,
             }
@@ -56,7 +57,10 @@ def bridge_quotas(
             base,
             class_name=pair[1],
             class_id=generator.class_names.index(pair[1]),
-            prompt=_prompt(config, pair[1]),
+            prompt=_prompt(config, generator, pair[1]),
+            negative_prompt=_prompt(config, generator, pair[0])
+            if options.away_from_source
+            else base.negative_prompt,
             adapter_id=generator.adapter_of(pair[1]),
             reference_id=image_id,
             reference_sha256=shown.sha256,
@@ -109,10 +113,22 @@ def _sources(
     return found
 
 
-def _check(config: GenerateConfig, options: BridgeOptions) -> None:
+def _check(config: GenerateConfig, generator: Generator, options: BridgeOptions) -> None:
     if config.scheduler != "ddim":
         raise ConfigError(
             f"scheduler {config.scheduler!r} cannot be run backwards", remedy="Set scheduler: ddim"
+        )
+    methods = {domain.generator.method for domain in domains_of(generator).values()}
+    if options.away_from_source and methods != {"text"}:
+        raise ConfigError(
+            f"options.away_from_source needs prompts, generators of {', '.join(sorted(methods))}"
+            " read none",
+            remedy="Leave it out",
+        )
+    if options.away_from_source and config.guidance_scale <= 1:
+        raise ConfigError(
+            f"options.away_from_source does nothing at guidance_scale {config.guidance_scale:g}",
+            remedy="Set guidance_scale above 1",
         )
     if config.images_per_reference not in (1, options.depths):
         raise ConfigError(
@@ -127,16 +143,36 @@ def _check(config: GenerateConfig, options: BridgeOptions) -> None:
                 " of a source",
                 remedy=f"Set {name} to a multiple of options.depths",
             )
+    if config.num_inference_steps < options.depths:
+        raise ConfigError(
+            f"{options.depths} depths do not fit into {config.num_inference_steps} inversion steps",
+            remedy="Set num_inference_steps to options.depths or more, or ask for fewer depths",
+        )
+    if unknown := sorted(set(options.labels) - set(generator.class_names)):
+        raise ConfigError(
+            f"options.labels: {unknown[0]!r} is no domain of generator {generator.name!r}",
+            remedy=f"Its domains are {', '.join(generator.class_names)}",
+        )
 
 
-def _prompt(config: GenerateConfig, domain: str) -> str:
-    prompts = config.classes.get(domain, "")
+def _prompt(config: GenerateConfig, generator: Generator, domain: str) -> str:
+    """Return what a domain is inverted and drawn under: the job's prompt, else the generator's."""
+    prompts = config.classes.get(domain, generator.prompts.get(domain, ""))
     return prompts if isinstance(prompts, str) else prompts[0]
 
 
-def _expert_id(options: BridgeOptions) -> str | None:
+def _expert_id(options: BridgeOptions, pairs: Sequence[tuple[str, str]]) -> str | None:
+    """Return the digest of the expert that is asked; it labels no class that it does not know."""
     if not options.asks_expert or options.expert is None:
         return None
     from factory.sample.methods.bridge_expert import open_expert
 
-    return open_expert(options.expert)[1]
+    expert, found = open_expert(options.expert)
+    known = expert.spec.class_names
+    unknown = sorted({name for pair in pairs for name in pair} - set(known))
+    if options.soft_label == "expert" and unknown:
+        raise ConfigError(
+            f"the expert in {options.expert} knows no class {unknown[0]!r}, so it cannot label it",
+            remedy=f"It knows {', '.join(known)}; name the domains so, or set soft_label: feature",
+        )
+    return found

@@ -366,6 +366,9 @@ def test_both_sides_read_one_ladder(bridge: Generator, engine: Engine):
         ({"options": {"labels": {"monocyte": ["mono"]}}}, r"domain 'monocyte' \(mono\)"),
         ({"options": {"soft_label": "expert"}}, "needs expert: FOLDER"),
         ({"options": {"policy": "deep"}}, "options: policy is 'deep'"),
+        ({"options": {"away_from_source": True}}, "does nothing at guidance_scale 1"),
+        ({"num_inference_steps": 2}, "3 depths do not fit into 2 inversion steps"),
+        ({"options": {"labels": {"monocytes": ["monocyte"]}}}, "'monocytes' is no domain"),
     ],
 )
 def test_wrong_jobs_are_refused(
@@ -383,12 +386,39 @@ def test_no_data_and_held_back_sources_are_refused(bridge: Generator, references
         make_plan(job(bridge, references=(held_back,)), bridge, references)
 
 
-def test_more_depths_than_steps_are_refused(
+def test_an_expert_labels_no_domain_that_it_does_not_know(
+    references: References, bridge: Generator, tmp_path: Path
+):
+    made = build_expert(
+        ExpertSpec(backbone="resnet10t", class_names=("a", "b"), size_px=16), seed=3
+    )
+    save_expert(tmp_path / "expert", made, val_accuracy=0.5, split_digest="0" * 32)
+    options = {"soft_label": "expert", "expert": str(tmp_path / "expert")}
+    with pytest.raises(ConfigError, match="knows no class 'lymphocyte'"):
+        planned(bridge, references, options=options)
+    measured = planned(
+        bridge, references, options=options | {"measure": "expert", "soft_label": "depth"}
+    )
+    assert json.loads(measured.quotas[0].recipe.options)["expert_id"]
+
+
+def test_a_bridge_may_be_guided_away_from_its_source(
     bridge: Generator, references: References, engine: Engine
 ):
-    plan = planned(bridge, references, num_inference_steps=2)
-    with pytest.raises(ConfigError, match="3 depths do not fit into 2"):
-        engine.draw(plan.batch(0))
+    plan = planned(bridge, references, guidance_scale=2.0, options={"away_from_source": True})
+    for quota in plan.quotas:
+        assert quota.recipe.negative_prompt == json.loads(quota.recipe.options)["source_prompt"]
+    plain = planned(bridge, references, guidance_scale=2.0)
+    first, other = (engine.draw(each.batch(0)).images for each in (plan, plain))
+    assert not np.array_equal(first, other)
+
+
+def test_domains_that_a_job_names_no_prompt_for_have_their_own(
+    bridge: Generator, references: References
+):
+    plan = planned(bridge, references, classes={"monocyte": "a round monocyte"})
+    told = {(q.recipe.prompt, json.loads(q.recipe.options)["source_prompt"]) for q in plan.quotas}
+    assert told == {("a round monocyte", "a lymphocyte"), ("a lymphocyte", "a round monocyte")}
 
 
 def test_the_preset_is_a_bridge_of_ten_depths():

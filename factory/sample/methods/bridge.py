@@ -104,7 +104,7 @@ class BridgeMethod:
             negative_prompt="",
             guidance_scale=1.0,
         )
-        predict = _predictor(method, asked, size)
+        predict = predictor_of(method, asked, size)
         found: dict[str, Progression] = {}
         for start in range(0, len(ids), size):
             chunk = ids[start : start + size]
@@ -183,7 +183,7 @@ class BridgeMethod:
         method = side.open()
         slots = options.slots or -(-recipe.batch_size // 2)
         latents = denoise_from(
-            _predictor(method, replace(recipe, class_name=side.class_name), slots),
+            predictor_of(method, replace(recipe, class_name=side.class_name), slots),
             make_ladder(method.training_config, recipe.num_inference_steps),
             torch.stack(list(states)).to(self._device),
             depths,
@@ -221,8 +221,8 @@ def _options(recipe: Recipe) -> BridgeOptions:
     return options
 
 
-def _predictor(method: GuidedMethod, recipe: Recipe, size: int) -> Predict:
-    """Return the network of `method` with the recipe's condition, for batches of `size`."""
+def predictor_of(method: GuidedMethod, recipe: Recipe, size: int) -> Predict:
+    """Return the network of `method` under a recipe's condition and guidance, for `size` rows."""
     asked = sides(recipe.guidance_scale)
     conditions = method.conditions([Request(recipe=recipe, index=0)] * size, asked)
 

@@ -32,6 +32,9 @@ class BridgeOptions(MethodOptions):
     per source."""
     slots: int | None = Field(None, ge=1)
     """Images in a denoising forward; null: half of the batch size."""
+    away_from_source: bool = False
+    """Guide away from the prompt of the source's domain, instead of from the job's negative_prompt:
+    a stronger pull into the target where both are drawn by one network."""
     source_prompt: str | None = None
     """Text under which sources are inverted; null: the prompt of their domain."""
     expert: str | None = None
