@@ -1,6 +1,7 @@
 """A bridge through the whole line: planned, streamed, published, redrawn, shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,15 @@ from catalog.query import sql
 from catalog.strip import progressions_of, source_image, write_strip
 from catalog.table import Catalog
 from factory.config import GenerateConfig
+from factory.errors import CatalogError
+from factory.evaluate.bridge_report import to_markdown
+from factory.evaluate.judge_bridge import judge_bridge
+from factory.evaluate.progressions import read_progressions
+from factory.models.expert_file import load_expert, save_expert
+from factory.models.experts import ExpertSpec, build_expert
+from factory.models.generator import Generator
+from factory.real.sources import open_dataset
+from factory.real.splits import load_split
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute, prepare
 from tests.fakes.bridge import tiny_bridge
@@ -63,3 +73,37 @@ def test_bridged_rows_are_whole_and_redrawn_bit_for_bit(tmp_path: Path):
     )
     with Image.open(tmp_path / "s.png") as strip:
         assert strip.width > 4 * 128
+    _judge(catalog, rows[0]["run_id"], generator, data, split, tmp_path)
+
+
+def _judge(
+    catalog: Catalog, run_id: str, generator: Generator, data: str, split: str, folder: Path
+) -> None:
+    """Read the run back, ask an expert, and make the round trips of held-back images."""
+    spec = ExpertSpec(backbone="test_resnet", class_names=NAMES, size_px=16)
+    notes = save_expert(
+        folder / "expert", build_expert(spec, seed=0).freeze(), val_accuracy=0.5, split_digest="0"
+    )
+    found = read_progressions(catalog, run_id)
+    assert {(each.source, each.target) for each in found} == {NAMES, NAMES[::-1]}
+    assert all(each.images.shape == (3, 16, 16, 3) for each in found)
+    assert not any(each.accepted.any() for each in found)
+    whole, known = open_dataset(data), load_split(Path(split))
+    wide = replace(known, train=known.train[:2], test=(*known.test, *known.train[2:]))
+    report = judge_bridge(
+        catalog,
+        run_id,
+        generator,
+        (load_expert(folder / "expert")[0], notes),
+        whole,
+        wide,
+        steps=(4, 20),
+    )
+    assert [each.num_sources for each in report.directions] == [2, 2]
+    assert report.between == []
+    few, many = (each for each in report.trips if each.domain == "monocyte")
+    assert (few.evaluations, many.evaluations, many.to_kept.n) == (8, 40, 2)
+    assert report.evaluations.value == found[0].evaluations
+    assert "| lymphocyte to monocyte | 2 |" in to_markdown(report)
+    with pytest.raises(CatalogError, match="has no bridged images"):
+        read_progressions(catalog, "run-of-others")
