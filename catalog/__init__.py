@@ -1,4 +1,4 @@
-"""The catalog: versioned Delta tables of samples, runs and models, published exactly once.
+"""The catalog: versioned Delta tables of samples, runs, models and studies, published exactly once.
 
 Importing it loads neither torch nor ray, and Arrow and Delta only when a name is first used, so
 that `factory --help` need not wait for them.
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from catalog.batch import BatchFile, write_batch
     from catalog.query import sql
+    from catalog.results import record_evaluation
     from catalog.sink import SampleSink, record_model, record_run
     from catalog.table import Catalog
 
@@ -17,6 +18,7 @@ _HOMES = {
     "BatchFile": "catalog.batch",
     "Catalog": "catalog.table",
     "SampleSink": "catalog.sink",
+    "record_evaluation": "catalog.results",
     "record_model": "catalog.sink",
     "record_run": "catalog.sink",
     "sql": "catalog.query",
@@ -27,6 +29,7 @@ __all__ = [
     "BatchFile",
     "Catalog",
     "SampleSink",
+    "record_evaluation",
     "record_model",
     "record_run",
     "sql",

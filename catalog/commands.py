@@ -83,7 +83,7 @@ def catalog() -> None:
 @format_options
 @click.option("--limit", type=click.IntRange(min=0), help="Print at most so many rows.")
 def sql_command(query: str, form: str | None, limit: int | None, **view: Any) -> None:
-    """Run one SELECT over the tables samples, runs and models (read-only DuckDB).
+    """Run one SELECT over samples, runs, models, evaluations, scores (read-only DuckDB).
 
     \b
     Examples:

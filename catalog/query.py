@@ -1,4 +1,4 @@
-"""SQL over a catalog: read-only DuckDB on the Arrow datasets of `samples`, `runs` and `models`."""
+"""SQL over a catalog: read-only DuckDB on the Arrow datasets of its tables."""
 
 import re
 from collections.abc import Sequence
@@ -33,7 +33,8 @@ def sql(catalog: Catalog, text: str, limit: int | None = None) -> pa.Table:
     """Run one reading statement and return its result.
 
     Args:
-        catalog: the view to read. Tables: `samples`, `runs` (latest event per run), `models`.
+        catalog: the view to read. Tables: `samples`, `runs` (latest event per run), `models`,
+            `evaluations`, `scores`.
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
@@ -70,7 +71,8 @@ def _run(catalog: Catalog, text: str, limit: int | None) -> tuple[pa.Table, int 
     with duckdb.connect(":memory:", config=dict(_SEALED)) as connection:
         source = register(connection, "samples", catalog.files("samples"))
         connection.register("runs", catalog.runs_latest())
-        connection.register("models", catalog.dataset("models"))
+        for name in ("models", "evaluations", "scores"):
+            connection.register(name, catalog.dataset(name))
         connection.execute("SET lock_configuration = true")
         try:
             with reading(catalog.uri):

@@ -1,4 +1,4 @@
-"""The three tables of a catalog: literal Arrow schemas, a comment per column.
+"""The tables of a catalog: literal Arrow schemas, a comment per column.
 
 Order matters in `SAMPLES`. deltalake 1.6.6 applies file statistics to a dataset only for listed
 columns that precede the first unlisted nested one, and takes a listed column without statistics
@@ -128,5 +128,52 @@ MODELS = pa.schema(
     ]
 )
 
-TABLES = {"samples": SAMPLES, "runs": RUNS, "models": MODELS}
+EVALUATIONS = pa.schema(  # one row per study: what was compared, on which rows, with which result
+    [
+        pa.field("evaluation_id", pa.string(), nullable=False),  # digest of all that decided it
+        pa.field("name", pa.string(), nullable=False),  # short name
+        pa.field("task", pa.string(), nullable=False),  # 'classify' or 'segment'
+        pa.field("config", pa.string(), nullable=False),  # the whole study, YAML
+        pa.field("config_digest", pa.string(), nullable=False),  # its digest
+        pa.field("dataset_fingerprint", pa.string(), nullable=False),  # the real dataset
+        pa.field("split_digests", _TEXTS, nullable=False),  # one per fold, in order
+        pa.field("catalog_version", pa.int64()),  # of `samples`; null = no synthetic image
+        pa.field("model_ids", _TEXTS, nullable=False),  # generators of the images that were used
+        pa.field("arms", _TEXTS, nullable=False),  # names, in order
+        pa.field("baseline", pa.string(), nullable=False),  # the control that verdicts are about
+        pa.field("metric", pa.string(), nullable=False),  # what is compared
+        pa.field("verdicts", pa.string(), nullable=False),  # JSON {arm: sentence}
+        pa.field("comparisons", pa.string(), nullable=False),  # JSON: differences, intervals, p
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("finished_at", _WHEN, nullable=False),  # when it was recorded
+    ]
+)
+
+SCORES = pa.schema(  # one row per training, part, metric and class
+    [
+        pa.field("evaluation_id", pa.string(), nullable=False),  # leads to `evaluations`
+        pa.field("unit_id", pa.string(), nullable=False),  # digest of all that decided the training
+        pa.field("arm", pa.string(), nullable=False),  # its training set's name
+        pa.field("fold", pa.int32(), nullable=False),  # number of the split
+        pa.field("seed", pa.int64(), nullable=False),  # of weights, order and choice of images
+        pa.field("part", pa.string(), nullable=False),  # 'val' or 'test'
+        pa.field("metric", pa.string(), nullable=False),  # macro_f1, accuracy, recall, dice, ...
+        pa.field("class_name", pa.string()),  # of a score of one class; null = of all
+        pa.field("value", pa.float64(), nullable=False),  # the score
+        pa.field("num_images", pa.int32(), nullable=False),  # real images behind it
+        pa.field("num_real", pa.int32(), nullable=False),  # real training rows
+        pa.field("num_synthetic", pa.int32(), nullable=False),  # synthetic training rows
+        pa.field("manifest_digest", pa.string(), nullable=False),  # of the training set
+        pa.field("split_digest", pa.string(), nullable=False),  # of the fold
+        pa.field("best_step", pa.int32(), nullable=False),  # whose weights were tested
+    ]
+)
+
+TABLES = {
+    "samples": SAMPLES,
+    "runs": RUNS,
+    "models": MODELS,
+    "evaluations": EVALUATIONS,
+    "scores": SCORES,
+}
 """Table name -> schema. The same names in the folder and in SQL."""

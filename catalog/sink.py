@@ -223,7 +223,36 @@ def _record(
     retry: Retry | None,
 ) -> int:
     """Append one row with the application transaction (app_id, app_version) unless it is there."""
-    table = _one_row(row, name)
+    return append_once(
+        uri,
+        name,
+        typed_rows([row], name),
+        key=key,
+        app_id=app_id,
+        app_version=app_version,
+        storage_options=storage_options,
+        retry=retry,
+    )
+
+
+def append_once(
+    uri: str | Path,
+    name: str,
+    table: pa.Table,
+    *,
+    key: Mapping[str, str | int],
+    app_id: str,
+    app_version: int,
+    storage_options: StorageOptions | None = None,
+    retry: Retry | None = None,
+) -> int:
+    """Append rows with the application transaction (app_id, app_version) unless they are there.
+
+    `key` names columns and values that all of them share and that no other rows have.
+
+    Raises:
+        CatalogError: not writable, or the place of the rows is passed.
+    """
     ensure_table(uri, name, storage_options=storage_options)
     data = parquet_bytes(table)
     stem = "-".join(
@@ -256,18 +285,24 @@ def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: in
         )
 
 
-def _one_row(row: Mapping[str, object], name: str) -> pa.Table:
+def typed_rows(rows: Sequence[Mapping[str, object]], name: str) -> pa.Table:
+    """Return rows of table `name` under its schema.
+
+    Raises:
+        CatalogError: an unknown column, or a value of the wrong type.
+    """
     schema = TABLES[name]
-    unknown = sorted(set(row) - set(schema.names))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    unknown = sorted(set(columns) - set(schema.names))
     if unknown:
         raise CatalogError(
             f"table {name!r} has no columns {unknown}", remedy=f"Its columns are {schema.names}"
         )
     try:
         table = pa.table(
-            {key: pa.array([value], schema.field(key).type) for key, value in row.items()}
+            {key: pa.array([row[key] for row in rows], schema.field(key).type) for key in columns}
         )
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, KeyError) as error:
         raise CatalogError(
             f"a row of {name!r} has a value of the wrong type ({error})",
             remedy="See the types in catalog/schema.py",

@@ -24,8 +24,14 @@ from catalog.schema import SCHEMA_VERSION, SCHEMA_VERSION_KEY, STATISTICS, TABLE
 from factory.atomic import write_bytes
 from factory.errors import CatalogError
 
-_PARTITIONS = {"samples": ["run_id"], "runs": [], "models": []}
-_STATISTICS = {"samples": STATISTICS, "runs": ("run_id", "event"), "models": ("model_id",)}
+_PARTITIONS = {"samples": ["run_id"]}
+_STATISTICS = {
+    "samples": STATISTICS,
+    "runs": ("run_id", "event"),
+    "models": ("model_id",),
+    "evaluations": ("evaluation_id",),
+    "scores": ("evaluation_id",),
+}
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -103,7 +109,7 @@ def _create(uri: str | Path, name: str, options: dict[str, str] | None) -> None:
             TABLES[name],
             mode="error",
             name=name,
-            partition_by=_PARTITIONS[name],
+            partition_by=_PARTITIONS.get(name, []),
             configuration={
                 SCHEMA_VERSION_KEY: str(SCHEMA_VERSION),
                 "delta.dataSkippingStatsColumns": ",".join(_STATISTICS[name]),

@@ -1,4 +1,4 @@
-"""A catalog as a library user sees it: one consistent, read-only view of its three tables."""
+"""A catalog as a library user sees it: one consistent, read-only view of its tables."""
 
 import hashlib
 import heapq
@@ -23,15 +23,15 @@ from factory.errors import CatalogError
 
 
 class Catalog:
-    """The tables `samples`, `runs` and `models` at one moment.
+    """The tables `samples`, `runs`, `models`, `evaluations` and `scores` at one moment.
 
     A view does not move; open another `Catalog` to see what came later.
 
     Args:
         uri: folder or object store URI (`s3://bucket/wbc`).
         storage_options: of the object store, as delta-rs takes them.
-        version: a version of `samples`; `runs` and `models` as they were while it was the newest.
-        as_of: a moment (datetime or ISO 8601 text, UTC by default) for all three tables.
+        version: a version of `samples`; the others as they were while it was the newest.
+        as_of: a moment (datetime or ISO 8601 text, UTC by default) for all tables.
 
     Raises:
         CatalogError: no catalog there, no such version, or of a newer factory.
@@ -63,7 +63,7 @@ class Catalog:
 
     @classmethod
     def create(cls, uri: str | Path, storage_options: StorageOptions | None = None) -> "Catalog":
-        """Create those of the three tables that are missing and return the catalog.
+        """Create those of the tables that are missing and return the catalog.
 
         Raises:
             CatalogError: the place cannot be written.
@@ -98,11 +98,11 @@ class Catalog:
         return self.dataset("samples")
 
     def dataset(self, name: str) -> ds.Dataset:
-        """Return table 'samples', 'runs' (every event) or 'models'."""
+        """Return a table by name; 'runs' with every event."""
         return self.files(name).dataset()
 
     def files(self, name: str) -> Files:
-        """Return the files of table 'samples', 'runs' or 'models' with their statistics."""
+        """Return the files of a table with their statistics."""
         return self._files[name]
 
     def history(self, limit: int | None = None) -> list[dict[str, object]]:

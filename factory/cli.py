@@ -8,8 +8,10 @@ import click
 from catalog.commands import catalog
 from factory import __version__
 from factory.errors import FactoryError
+from factory.evaluate.commands import evaluate
 from factory.finetune.commands import finetune
 from factory.finetune.expert_command import expert
+from factory.finetune.memory_command import memory
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 
@@ -22,7 +24,7 @@ def cli() -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
 
 
-for command in (real, expert, finetune, bridge, generate, catalog, regenerate):
+for command in (real, expert, finetune, memory, bridge, generate, catalog, regenerate, evaluate):
     cli.add_command(command)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError
+from factory.evaluate.study import StudyConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.expert_run import ExpertConfig
 from factory.finetune.pretrain import BaseConfig
@@ -118,6 +119,7 @@ def test_shipped_presets_are_valid() -> None:
     assert load_config(BaseConfig, "wbc_base").size_px == 64
     assert load_config(FinetuneConfig, "feature_aligned").alignment.weight == 1
     assert load_config(ExpertConfig, "expert").backbone == "tf_efficientnet_lite0"
+    assert load_config(StudyConfig, "evaluate").controls[0] == "real"
 
 
 def test_a_missing_key_is_named() -> None:

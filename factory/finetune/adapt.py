@@ -14,7 +14,6 @@ from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from factory.errors import ConfigError
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.loop import Loop, LoopConfig
@@ -23,7 +22,7 @@ from factory.finetune.material import Material, spread
 from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.pretrain import TextConditioned
 from factory.finetune.workers import Workers, inner, place
-from factory.models.conditioning import tokenize
+from factory.models.conditioning import check_text_parts, tokenize
 from factory.models.experts import Expert
 from factory.models.lora import attach_lora, lora_tensors
 from factory.models.shards import whole
@@ -126,7 +125,7 @@ def adapt(
             not belong to the text encoder.
     """
     workers = workers or Workers()
-    _check_tokenizer(pipeline)
+    check_text_parts(pipeline)
     network: Any = TextConditioned(pipeline.unet, pipeline.text_encoder)
     if config.attention_window is not None:
         set_attention_window(network.unet, config.attention_window)
@@ -168,10 +167,7 @@ def adaptation_loop(
 ) -> Loop:
     """Return the resumable loop that trains `adaptation` on `material`."""
     config, training = adaptation.config, adaptation.config.training
-    decay = training.steps - training.warmup_steps
-    resumable = config.model_dump(
-        mode="json", exclude={"cluster", "validation", "name", "autoencoder"}
-    )
+    decay = max(0, training.steps - training.warmup_steps)
     return Loop(
         adaptation.model,
         lambda _module, part: adaptation.loss(material, part),
@@ -187,18 +183,23 @@ def adaptation_loop(
             weight_decay=training.weight_decay,
             ema_decay=training.ema_decay,
             precision=training.precision,
-            resumable=resumable
-            | {
-                "base_model_id": base_model_id,
-                "split_digest": material.split_digest,
-                "ids_digest": material.ids_digest,
-            },
+            resumable=resumable(config, material, base_model_id=base_model_id),
             checkpoint_dir=checkpoints,
             checkpoint_seconds=config.cluster.checkpoint_seconds,
             best_by=config.validation.best_by,
         ),
         adaptation.workers,
     )
+
+
+def resumable(config: FinetuneConfig, material: Material, *, base_model_id: str) -> dict[str, Any]:
+    """Return all that the weights depend on: what a checkpoint must agree in to be continued."""
+    unused = {"cluster", "validation", "name", "autoencoder"}
+    return config.model_dump(mode="json", exclude=unused) | {
+        "base_model_id": base_model_id,
+        "split_digest": material.split_digest,
+        "ids_digest": material.ids_digest,
+    }
 
 
 def trained_tensors(adaptation: Adaptation, loop: Loop) -> dict[str, Tensor]:
@@ -223,13 +224,3 @@ def _use_plain_attention(unet: Any) -> None:
     """In bfloat16 on a CPU plain matrix products train 1.2 times faster than the fused kernel."""
     if all(type(each) is AttnProcessor2_0 for each in unet.attn_processors.values()):
         unet.set_attn_processor(AttnProcessor())
-
-
-def _check_tokenizer(pipeline: Any) -> None:
-    known = pipeline.text_encoder.config.vocab_size
-    if len(pipeline.tokenizer) > known:
-        raise ConfigError(
-            f"the base's tokenizer has {len(pipeline.tokenizer)} tokens,"
-            f" its text encoder knows {known}",
-            remedy="Use tokenizer and text encoder of the same base",
-        )

@@ -146,11 +146,7 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, config: Mappin
         ModelError: missing or truncated files, or a checkpoint of another configuration.
     """
     notes = read_notes(path)
-    if differing := _differences(notes.config, config):
-        raise ModelError(
-            f"checkpoint {path} was made with another configuration: {'; '.join(differing)}",
-            remedy="Use another output folder, or the configuration it was started with",
-        )
+    _check_config(path, notes, config)
     try:
         load(
             dict(tensors),
@@ -160,6 +156,24 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, config: Mappin
     except (Exception, CheckpointException) as error:  # the latter is a BaseException
         raise _unreadable(path, error) from error
     return notes.step
+
+
+def check_newest(folder: Path, *, config: Mapping[str, Any]) -> None:
+    """Raise unless a run with `config` may go on from the newest checkpoint below `folder`.
+
+    Raises:
+        ModelError: it is of another configuration, or its notes are damaged.
+    """
+    for path in checkpoints(folder)[-1:]:
+        _check_config(path, read_notes(path), config)
+
+
+def _check_config(path: Path, notes: Notes, config: Mapping[str, Any]) -> None:
+    if differing := _differences(notes.config, config):
+        raise ModelError(
+            f"checkpoint {path} was made with another configuration: {'; '.join(differing)}",
+            remedy="Use another output folder, or the configuration it was started with",
+        )
 
 
 class _Writer(HuggingFaceStorageWriter):

@@ -1,5 +1,6 @@
 """`factory finetune`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def finetune(
     factory finetune --config blastdiffusion_small --data cells --split split.json --output ...
     factory generate --set model=runs/mine/generator --num-images 64
     """  # noqa: D301 -- \b is click's mark
+    from factory.finetune.cluster import check_gpus, check_room
     from factory.finetune.methods import load_training
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
@@ -53,6 +55,8 @@ def finetune(
     training, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
+    with ray_session(address) if address and not without_ray else nullcontext():
+        check_gpus(config.cluster)  # before images are read and encoded
     dataset = opened(data, columns)
     plan = training.prepare(config, dataset, load_split(split), output.resolve())
     if line := training.needs(plan):
@@ -61,5 +65,7 @@ def finetune(
         generator = training.here(plan, tell=click.echo)
     else:
         with ray_session(address, show_workers=True):
+            if not address:
+                check_room(config.cluster)
             generator = training.on_ray(plan)
     click.echo(f"{generator.name} {generator.model_id} in {generator.folder}")

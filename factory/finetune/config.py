@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from factory.config import Frozen
 from factory.finetune.alignment import AlignmentSettings
@@ -121,6 +121,15 @@ class FinetuneConfig(Frozen):
         if self.train == "lora" and self.attention_window is not None:
             raise ValueError("attention_window changes the whole network: set train: full")
         return self
+
+    @field_validator("prompt")
+    @classmethod
+    def _with_class_name(cls, prompt: str) -> str:
+        try:
+            prompt.format(class_name="")
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ValueError("{class_name} is all that may stand in braces") from error
+        return prompt
 
     def prompt_of(self, class_name: str) -> str:
         """Return the prompt under which images of a class are trained and drawn."""

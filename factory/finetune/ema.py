@@ -15,7 +15,8 @@ class Ema:
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         """Start from the present weights. `decay` 0 keeps no average: the weights themselves."""
         self.decay, self.updates = decay, 0
-        self.values = {name: p.detach().clone() for name, p in trainable(model).items()}
+        now = {name: p.detach() for name, p in trainable(model).items()}
+        self.values = {name: value.clone() for name, value in now.items()} if decay else now
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -23,14 +24,18 @@ class Ema:
 
         Without that warm-up the random initial weights stay visible for 1 / (1 - decay) updates.
         """
-        now = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = [local(p) for p in trainable(model).values()]
-        torch._foreach_lerp_([local(v) for v in self.values.values()], current, 1 - now)
+        if self.decay:
+            now = min(self.decay, (1 + self.updates) / (10 + self.updates))
+            current = [local(p) for p in trainable(model).values()]
+            torch._foreach_lerp_([local(v) for v in self.values.values()], current, 1 - now)
         self.updates += 1
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give `model` the average weights for a while, to validate or to export it."""
+        if not self.decay:
+            yield model
+            return
         kept = {name: p.detach().clone() for name, p in trainable(model).items()}
         _assign(model, self.values)
         try:

@@ -4,9 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +13,13 @@ from torch import Tensor, nn
 from factory.errors import ConfigError, ModelError
 from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint, read_notes
 from factory.finetune.ema import Ema, trainable
+from factory.finetune.loop_config import LoopConfig as LoopConfig
 from factory.finetune.meter import Progress, count_flops, matmul_rate
 from factory.finetune.order import Part, parts
 from factory.finetune.schedule import warmup_hold_decay
 from factory.finetune.state import state_tensors
 from factory.finetune.workers import Workers, gradients_kept, inner, mean_over_workers
 from factory.models.shards import whole
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
-    """Lengths, rates and places of one training run."""
-
-    steps: int
-    batch_size: int
-    """Of all workers together."""
-    learning_rate: float
-    warmup_steps: int
-    decay_steps: int
-    weight_decay: float
-    ema_decay: float
-    final_fraction: float = 0.02
-    accumulate: int = 1
-    """Parts in which each worker computes its share of a batch, to save memory."""
-    resumable: Mapping[str, Any] = field(default_factory=dict)
-    """All that the weights depend on; a checkpoint of another one is refused."""
-    checkpoint_dir: Path | None = None
-    checkpoint_seconds: float = 180.0
-    keep_checkpoints: int = 2
-    best_by: str | None = None
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    betas: tuple[float, float] = (0.9, 0.99)
-    measure_utilisation: bool = False
-
 
 LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
 """(model, part) -> named terms, of which 'loss' is minimised. Draws its own images."""
@@ -61,16 +34,16 @@ class Loop:
         """`model` as `workers.place` returned it; the average follows its trainable weights.
 
         Raises:
-            ConfigError: a batch that cannot be shared out equally.
+            ConfigError: a batch of fewer images than there are parts to compute.
         """
         self.model, self.loss_of, self.config = model, loss_of, config
         self.workers = workers or Workers()
         shares = self.workers.world_size * config.accumulate
-        if config.batch_size % shares:
+        if config.batch_size < shares:
             raise ConfigError(
                 f"batch_size {config.batch_size} cannot be shared out over"
                 f" {self.workers.world_size} workers x accumulate {config.accumulate}",
-                remedy=f"Choose a multiple of {shares}",
+                remedy=f"Choose {shares} or more, best a multiple of it",
             )
         self.ema = Ema(inner(model), decay=config.ema_decay)
         self.optimizer = torch.optim.AdamW(
@@ -83,8 +56,10 @@ class Loop:
         self.step = 0
         self.metrics: dict[str, float] = {}
         """Of a validation after the present step, if there was one; checkpoints note them."""
+        self.clock = 0.0
+        """Seconds of the run until the last step, the mean of all workers': they agree on it."""
         self._lowest = math.inf
-        self._saved = time.monotonic()
+        self._saved = self._started = time.monotonic()
         self._due = False
         self._checkpoints = (
             Checkpoints(config.checkpoint_dir, keep=config.keep_checkpoints, best_by=config.best_by)
@@ -142,7 +117,7 @@ class Loop:
         first = self.resume()
         self._lowest = self._lowest_so_far()
         step_flops = self._step_flops() if self.config.measure_utilisation else None
-        started = self._saved = time.monotonic()
+        self._started = self._saved = time.monotonic()
         while self.step < self.config.steps:
             progress = self._step(save_now)
             last = self.step == self.config.steps
@@ -150,7 +125,7 @@ class Loop:
             if validate and (last or self.step % validate_every == 0):
                 best = self._validated(validate())
                 progress = replace(progress, losses=progress.losses | self.metrics)
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - self._started
             yield replace(
                 progress,
                 first_step=first,
@@ -204,12 +179,7 @@ class Loop:
         losses = self._accumulate(save_now)
         norm = float(whole(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0)))
         if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
-            raise ModelError(
-                f"step {self.step}: loss {losses['loss']}, gradient norm {norm}; training stopped"
-                " before these changed the weights",
-                remedy="Lower learning_rate, or look at the images of this step; a new start goes"
-                " on from the last checkpoint",
-            )
+            raise self._spoiled(losses["loss"], norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(inner(self.model))
@@ -223,10 +193,20 @@ class Loop:
             batch_size=config.batch_size,
         )
 
+    def _spoiled(self, loss: float, norm: float) -> ModelError:
+        self.wait()
+        kept = self._checkpoints.newest() if self._checkpoints else None
+        return ModelError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}; training stopped before they"
+            f" changed the weights, {kept or 'no checkpoint'} is the last one kept",
+            remedy="Look at the images of this step, or choose a lower learning_rate and another"
+            " output",
+        )
+
     def _accumulate(self, save_now: Callable[[], bool]) -> dict[str, float]:
         """Compute all parts of this worker; return the losses' means over all workers.
 
-        Whether to save is decided in the same message: all workers must do it together.
+        Whether to save is decided in the same message, and the clock set: both must be the same.
         """
         config, workers = self.config, self.workers
         todo = list(
@@ -239,14 +219,17 @@ class Loop:
         )
         found = [self._backward(part, last=part is todo[-1]) for part in todo]
         means = {name: torch.stack([own[name] for own in found]).mean() for name in found[0]}
-        waited = time.monotonic() - self._saved > config.checkpoint_seconds
+        now = time.monotonic()
+        waited = now - self._saved > config.checkpoint_seconds
         due = save_now() or (workers.first and waited)
-        told = mean_over_workers(means | {"due": torch.tensor(float(due)).to(workers.device)})
-        self._due = told.pop("due") > 0
+        shared = torch.tensor([float(due), now - self._started]).to(workers.device)
+        told = mean_over_workers(means | {"due": shared[0], "clock": shared[1]})
+        self._due, self.clock = told.pop("due") > 0, told.pop("clock")
         return told
 
     def _backward(self, part: Part, *, last: bool) -> dict[str, Tensor]:
-        """Add the gradients of `part`; return its losses."""
+        """Add the gradients of `part`; return its losses as they count in the whole batch's."""
+        weight = part.weight(self.config.batch_size)
         autocast = (
             torch.autocast(self.workers.device.partition(":")[0], torch.bfloat16)
             if self.config.precision == "bfloat16"
@@ -255,8 +238,8 @@ class Loop:
         with gradients_kept(self.model, last=last):
             with autocast:
                 losses = self.loss_of(self.model, part)
-            torch.autograd.backward(losses["loss"] / self.config.accumulate)
-        return {name: value.detach() for name, value in losses.items()}
+            torch.autograd.backward(losses["loss"] * (weight / self.config.accumulate))
+        return {name: value.detach() * weight for name, value in losses.items()}
 
     def _step_flops(self) -> float:
         """Return the operations of a step, in units of what this machine's matmul does in 1 s."""

@@ -22,7 +22,7 @@ from factory.finetune.expert_features import FeaturesOf
 from factory.finetune.latents import encode_turned
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, n_shot
+from factory.real.splits import Split, n_shot, verify_split
 
 FACTS, FEATURES = "material.json", "features.safetensors"
 
@@ -80,12 +80,36 @@ class Choice(Protocol):
         """Draws them."""
 
 
+def check_apart(dataset: RealDataset, split: Split) -> None:
+    """Raise unless `split` divides exactly `dataset` and no held-out picture is learnt from.
+
+    Raises:
+        DataError: an image or a group in two parts, ids that the dataset has not, or one picture
+            under two ids, of which only one is in the train part.
+    """
+    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
+    pixels = {
+        i: content.pixels_sha256 for i, content in zip(dataset.ids, dataset.contents, strict=True)
+    }
+    learnt = {pixels[i]: i for i in split.train}
+    for part, ids in (("val", split.val), ("test", split.test)):
+        for image_id in ids:
+            if same := learnt.get(pixels[image_id]):
+                raise DataError(
+                    f"{image_id!r} of the {part} part is the same picture as {same!r} of the train"
+                    " part",
+                    remedy="Make a new split with `factory real split`: it keeps copies together",
+                )
+
+
 def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:
     """Return the ids to learn from: of the train part only, `n_shot` of each class if asked.
 
     Raises:
-        DataError: a class without images in the train part, or with fewer than `n_shot`.
+        DataError: a class without images in the train part, or with fewer than `n_shot`; or a split
+            that `check_apart` refuses.
     """
+    check_apart(dataset, split)
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     wanted = config.only or tuple(sorted(set(dataset.labels)))
     ids = [i for i in split.train if labels[i] in wanted]

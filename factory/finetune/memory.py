@@ -5,7 +5,7 @@ Activations come from a step of the same network on fake tensors, which have sha
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,7 @@ from factory.models.folder import read_json
 from factory.models.generator import Generator, find_generator
 from factory.models.lora import attach_lora
 
-GIB = 2**30
-_FLOAT32 = 4
+GIB, _FLOAT32 = 2**30, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,14 @@ class Memory:
         return f"{_gib(self.total)} GiB ({told})"
 
 
-def memory(network: nn.Module, *, workers: int, sharding: Sharding, activations: int) -> Memory:
+def memory(
+    network: nn.Module,
+    *,
+    workers: int,
+    sharding: Sharding,
+    activations: int,
+    averaged: bool = True,
+) -> Memory:
     """Return what one of `workers` holds of `network`, whose trainable parameters are marked.
 
     Args:
@@ -73,6 +79,7 @@ def memory(network: nn.Module, *, workers: int, sharding: Sharding, activations:
         workers: of the whole group; they divide what FSDP shards.
         sharding: see `place`; a DDP worker holds what a lone one holds.
         activations: bytes of one worker's part of a step, see `activation_bytes`.
+        averaged: whether an average of the weights is kept.
     """
     parts = workers if sharding == "fsdp" else 1
     everything = _bytes([*network.parameters(), *network.buffers()])
@@ -81,10 +88,10 @@ def memory(network: nn.Module, *, workers: int, sharding: Sharding, activations:
         weights=everything // parts,
         gradients=learnt // parts,
         moments=2 * learnt // parts,
-        average=learnt // parts,
+        average=learnt // parts if averaged else 0,
         activations=activations,
         gathered=_gathered(network) if sharding == "fsdp" else 0,
-        saving=4 * learnt // parts,
+        saving=(4 if averaged else 3) * learnt // parts,
     )
 
 
@@ -100,7 +107,14 @@ def told_needs(plan: Plan) -> str:
 
 
 def needs(config: FinetuneConfig, base: Generator, *, workers: int) -> Memory:
-    """Return what each of `workers` holds when `base` is adapted as `config` says.
+    """Return what each of `workers` holds under the sharding of `config`; see `needs_of`."""
+    return needs_of(config, base, workers=workers, shardings=[config.cluster.sharding])[0]
+
+
+def needs_of(
+    config: FinetuneConfig, base: Generator, *, workers: int, shardings: Sequence[Sharding]
+) -> list[Memory]:
+    """Return what each worker of an adaptation of `base` holds under each of `shardings`.
 
     Without the autoencoder, the expert of an aligned loss and the libraries themselves.
     """
@@ -109,7 +123,7 @@ def needs(config: FinetuneConfig, base: Generator, *, workers: int) -> Memory:
     unet_config = read_json(base.folder / "unet" / "config.json")
     text_config = read_json(base.folder / "text_encoder" / "config.json")
     levels = len(read_json(base.folder / "vae" / "config.json")["block_out_channels"])
-    batch_size = max(1, training.batch_size // (workers * training.accumulate))
+    batch_size = -(-training.batch_size // (workers * training.accumulate))
     with torch.device("meta"):
         network = TextConditioned(
             UNet2DConditionModel.from_config(unet_config),
@@ -124,16 +138,25 @@ def needs(config: FinetuneConfig, base: Generator, *, workers: int) -> Memory:
         _make_fake(network)
         side = size_px // 2 ** (levels - 1)
         latents = torch.zeros(batch_size, unet.config.in_channels, side, side)
-        tokens = torch.zeros(batch_size, text_config["max_position_embeddings"], dtype=torch.long)
+        length = CLIPTextConfig(**text_config).max_position_embeddings  # or CLIP's 77
+        tokens = torch.zeros(batch_size, length, dtype=torch.long)
 
         def step() -> None:
             with _precision(training.precision):
                 prediction = network(latents, torch.zeros(batch_size, dtype=torch.long), tokens)
             torch.autograd.backward(prediction.float().square().mean())
 
-        activations = activation_bytes(step, network)
-        sharding = config.cluster.sharding
-        return memory(network, workers=workers, sharding=sharding, activations=activations)
+        activations, averaged = activation_bytes(step, network), training.ema_decay > 0
+        return [
+            memory(
+                network,
+                workers=workers,
+                sharding=sharding,
+                activations=activations,
+                averaged=averaged,
+            )
+            for sharding in shardings
+        ]
 
 
 def activation_bytes(step: Callable[[], object], network: nn.Module) -> int:

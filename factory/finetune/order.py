@@ -30,6 +30,13 @@ class Part:
         """Return this part of rows that were made for the whole batch."""
         return rows[self.number :: self.of]
 
+    def weight(self, batch_size: int) -> float:
+        """Return what the mean over this part counts beside those of others: 1 if all are equal.
+
+        Parts of an elastic group may differ by an image.
+        """
+        return len(self.take(range(batch_size))) * self.of / batch_size
+
 
 def parts(step: int, *, rank: int, world_size: int, accumulate: int) -> Iterator[Part]:
     """Yield the parts of `step` that worker `rank` of `world_size` computes one after another."""

@@ -17,11 +17,12 @@ from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
 from factory.finetune.latents import encode_turned
+from factory.finetune.material import check_apart
 from factory.finetune.pairs_config import PairsConfig
 from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, check_dataset
+from factory.real.splits import Split
 
 MOST_CLASSES = 16
 """More mask values than these were not drawn by hand: JPEG and resizing leave such masks."""
@@ -96,7 +97,7 @@ def prepare_pairs(
         DataError: a split or clusters of another dataset, an image without a mask, an empty train
             part, or a mask whose values are no classes.
     """
-    check_dataset(split, dataset.fingerprint)
+    check_apart(dataset, split)
     clusters = None if config.clusters is None else load_clusters(config.clusters, split)
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     wanted = config.only or tuple(sorted(set(dataset.labels)))

@@ -21,7 +21,13 @@ from factory.finetune.loop import Loop
 from factory.finetune.pairs import PairTask, build_task, label_names, pairs_loop
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet, load_pairs, prepare_pairs
-from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
+from factory.finetune.train import (
+    follow,
+    follow_here,
+    this_worker,
+    train_on_ray,
+    train_side_by_side,
+)
 from factory.finetune.workers import Workers, inner
 from factory.models.export import write_generator
 from factory.models.generator import CLUSTERS, Generator, find_generator, open_generator
@@ -98,7 +104,6 @@ def finetune_on_ray(plan: PairsPlan) -> Generator:
     Raises:
         ClusterError: a target failed more often than it may; the others are finished.
     """
-    import ray
 
     def one(target: str) -> None:
         train_on_ray(
@@ -109,10 +114,7 @@ def finetune_on_ray(plan: PairsPlan) -> Generator:
             storage=plan.output,
         )
 
-    waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
-    started = [waits.remote(target) for target in plan.targets]
-    ray.wait(started, num_returns=len(started))
-    ray.get(started)
+    train_side_by_side(one, plan.targets)
     return export_all(plan)
 
 

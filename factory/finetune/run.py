@@ -22,7 +22,13 @@ from factory.finetune.plan import Plan
 from factory.finetune.samples import text_samples
 from factory.finetune.text_prepare import expert_of
 from factory.finetune.text_prepare import prepare as prepare
-from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
+from factory.finetune.train import (
+    follow,
+    follow_here,
+    this_worker,
+    train_on_ray,
+    train_side_by_side,
+)
 from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers
 from factory.models.generator import EVERY_CLASS, Generator, find_generator
@@ -49,7 +55,6 @@ def finetune_on_ray(plan: Plan) -> Generator:
     Raises:
         ClusterError: a target failed more often than it may; the others are finished.
     """
-    import ray
 
     def one(target: str) -> None:
         train_on_ray(
@@ -60,10 +65,7 @@ def finetune_on_ray(plan: Plan) -> Generator:
             storage=plan.output,
         )
 
-    waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
-    started = [waits.remote(target) for target in plan.targets]
-    ray.wait(started, num_returns=len(started))
-    ray.get(started)
+    train_side_by_side(one, plan.targets)
     return export(plan)
 
 

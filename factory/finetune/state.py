@@ -18,7 +18,8 @@ def state_tensors(
     for name, parameter in trainable(module).items():
         moments = optimizer.state[parameter]
         tensors[f"model/{name}"] = parameter.detach()
-        tensors[f"ema/{name}"] = ema.values[name]
+        if ema.decay:
+            tensors[f"ema/{name}"] = ema.values[name]
         tensors[f"exp_avg/{name}"] = moments["exp_avg"]
         tensors[f"exp_avg_sq/{name}"] = moments["exp_avg_sq"]
     kept = module.state_dict()

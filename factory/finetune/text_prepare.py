@@ -6,12 +6,15 @@ from pathlib import Path
 
 from factory.errors import ConfigError, DataError
 from factory.evaluate.features import load_feature_space
+from factory.finetune.adapt import resumable
 from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
+from factory.finetune.checkpoint import check_newest
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.expert_features import features_of
-from factory.finetune.material import choose_images, make_material
+from factory.finetune.material import choose_images, load_material, make_material
 from factory.finetune.plan import Plan
 from factory.finetune.validation import FEWEST, keep_features
+from factory.models.conditioning import check_text_parts
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert
 from factory.models.generator import EVERY_CLASS, find_generator
@@ -36,15 +39,18 @@ def prepare(
         tell: is told how the adaptation of the base's autoencoder goes.
 
     Raises:
-        DataError: a split of another dataset, a class without images, fewer than `n_shot`.
-        ConfigError: prompts for classes that the dataset has not; an aligned run without expert.
-        ModelError: the base cannot be loaded.
+        DataError: a split of another dataset, a class without images, fewer than `n_shot`, a val or
+            test image in the train part.
+        ConfigError: prompts for classes that the dataset has not; an aligned run without expert; a
+            base whose tokenizer, text encoder and U-Net do not belong together.
+        ModelError: the base cannot be loaded, or `output` holds a run of another configuration.
     """
     _check(config, dataset, split)
+    ids = choose_images(dataset, split, config)
     config = with_adapted_autoencoder(config, dataset, split, output=output, tell=tell)
     base = find_generator(config.base, revision=config.revision)
-    autoencoder, seen = load_pipeline(base).vae, features_of(expert_of(config), config.alignment)
-    ids = choose_images(dataset, split, config)
+    pipeline, seen = load_pipeline(base), features_of(expert_of(config), config.alignment)
+    check_text_parts(pipeline)
 
     def encoded(chosen: Sequence[str]) -> Path:
         return make_material(
@@ -52,7 +58,7 @@ def prepare(
             chosen,
             split,
             generator=base,
-            autoencoder=autoencoder,
+            autoencoder=pipeline.vae,
             size_px=config.size_px or base.size_px,
             turns=config.turns,
             folder=latents or output / "latents",
@@ -79,8 +85,20 @@ def prepare(
             size_px=config.size_px or base.size_px,
             folder=plan.validation,
         )
+    _check_begun(plan)
     plan.save()
     return plan
+
+
+def _check_begun(plan: Plan) -> None:
+    """Raise where a run that began in this output cannot be continued by this one."""
+    material = load_material(plan.material)
+    for target in plan.targets:
+        part = material if target == EVERY_CLASS else material.of_class(target)
+        check_newest(
+            plan.folder_of(target) / "checkpoints",
+            config=resumable(plan.config, part, base_model_id=plan.base_model_id),
+        )
 
 
 def _check_validation(

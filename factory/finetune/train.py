@@ -1,38 +1,21 @@
 """The Ray Train shell around any training: 1..n workers, restarts, preemption, progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import BaseModel, ConfigDict, Field
 
-from factory.errors import ClusterError, ConfigError
+from factory.errors import ClusterError, FactoryError
+from factory.finetune.cluster import ClusterConfig as ClusterConfig
+from factory.finetune.cluster import check_gpus
 from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress, describe
 from factory.finetune.workers import Sharding, Workers
 
 REPORT_STEPS = 50
-
-
-class ClusterConfig(BaseModel):
-    """Where and on how many workers a training runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    workers: int | tuple[int, int] = 1
-    """A number, or (least, most): the group grows and shrinks with the cluster."""
-    sharding: Sharding = "none"
-    use_gpu: bool = False
-    cpus_per_worker: float = Field(1, gt=0)
-    max_failures: int = Field(3, ge=0)
-    checkpoint_seconds: float = Field(180, gt=0)
-    """Between two checkpoints: what a group that dies repeats at most."""
-
-    @property
-    def most(self) -> int:
-        """The largest number of workers."""
-        return self.workers if isinstance(self.workers, int) else self.workers[1]
+NOTICE_SECONDS = 5.0
+"""Between two questions whether a node is about to go; Ray looks as often itself."""
 
 
 def train_on_ray(
@@ -45,21 +28,18 @@ def train_on_ray(
 ) -> None:
     """Run `work(settings)` on every worker of a group; its checkpoints must lie in shared storage.
 
-    A worker that dies restarts its group, whose loops go on from their newest checkpoint.
+    A worker that dies restarts its group, whose loops go on from their newest checkpoint. An error
+    that the user must mend is raised at once: it would come again.
 
     Raises:
         ConfigError: GPUs are asked for and the cluster has none.
         ClusterError: the group failed more often than it may.
+        FactoryError: what a worker raised.
     """
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    if cluster.use_gpu and not ray.cluster_resources().get("GPU"):
-        raise ConfigError(
-            "use_gpu: true, and this Ray cluster has 0 GPUs",
-            remedy="Set use_gpu: false, or join a cluster with GPUs",
-        )
+    check_gpus(cluster)
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
@@ -71,30 +51,56 @@ def train_on_ray(
         run_config=RunConfig(
             name=name,
             storage_path=str(storage / "ray"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    for attempt in range(cluster.max_failures + 1):
+    for attempt in range(cluster.max_failures + 1):  # Ray's own count spares no error of ours
         try:
             trainer.fit()
             return
         except Exception as error:  # Ray Train has no public base class of its failures
-            if _died_while_starting(error) and attempt < cluster.max_failures:
+            if told := told_by_worker(error):
+                raise told from None
+            if attempt < cluster.max_failures:
                 continue
             raise ClusterError(
-                f"training {name} failed ({error})",
+                f"training {name} failed {attempt + 1} times, the last time with"
+                f" {_last_line(error)}",
                 remedy=f"Mend the cause and start it again; the checkpoints in {storage} are kept",
             ) from error
 
 
-def _died_while_starting(error: Exception) -> bool:
-    """Whether a worker died just when its group began: Ray 2.60 counts that as its own failure."""
-    from ray.exceptions import RayActorError
-    from ray.train import ControllerError
+def train_side_by_side(one: Callable[[str], None], targets: Sequence[str]) -> None:
+    """Run `one(target)` for every target on the cluster, as many at a time as it has room for.
 
-    return isinstance(error, ControllerError) and isinstance(
-        error.controller_failure, RayActorError
-    )
+    Raises:
+        FactoryError: what the first of them raised, when all others have ended.
+    """
+    import ray
+
+    waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
+    started = [waits.remote(target) for target in targets]
+    ray.wait(started, num_returns=len(started))
+    try:
+        ray.get(started)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FactoryError):
+            raise error.cause from None  # without Ray's copy of its traceback in the message
+        raise
+
+
+def told_by_worker(error: Exception) -> FactoryError | None:
+    """Return the error of ours that ended a group, if one did."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "_base_exc", failure)
+        if isinstance(cause, FactoryError):
+            return cause
+    return None
+
+
+def _last_line(error: Exception) -> str:
+    """Return what went wrong without the tracebacks of all workers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def this_worker(sharding: Sharding) -> Workers:
@@ -121,14 +127,17 @@ def follow(
     """Run `loop` on a worker: metrics to Ray, TensorBoard and the log; save when Ray says hurry."""
     import ray.train
 
-    hurried = False
+    asked, hurried = -NOTICE_SECONDS, False
 
     def hurry() -> bool:
-        """Whether a node of the group is about to go; asked of Ray now and then, acted on once."""
-        nonlocal hurried
-        if hurried or loop.step % REPORT_STEPS:
+        """Whether a node of the group is about to go; asked of Ray now and then, acted on once.
+
+        By the clock that the workers share: all of them must ask, or none.
+        """
+        nonlocal asked, hurried
+        if hurried or loop.clock - asked < NOTICE_SECONDS:
             return False
-        hurried = ray.train.get_preemption_info() is not None
+        asked, hurried = loop.clock, ray.train.get_preemption_info() is not None
         return hurried
 
     write = board(log_dir) if loop.workers.first and log_dir else None

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from factory.errors import ConfigError
+
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,-."
 _WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+")
@@ -90,3 +92,30 @@ def small_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 128) -> CLIPTex
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def check_text_parts(pipeline: Any) -> None:
+    """Raise unless tokenizer, text encoder and U-Net of a pipeline speak of the same things.
+
+    Raises:
+        ConfigError: naming the two that do not, with their figures.
+    """
+    encoder, unet = pipeline.text_encoder.config, pipeline.unet.config
+    tokens, longest = len(pipeline.tokenizer), pipeline.tokenizer.model_max_length
+    told = None
+    if tokens > encoder.vocab_size:
+        told = f"tokenizer has {tokens} tokens, its text encoder knows {encoder.vocab_size}"
+    elif longest > encoder.max_position_embeddings:
+        told = (
+            f"tokenizer gives {longest} tokens a prompt, its text encoder takes"
+            f" {encoder.max_position_embeddings}"
+        )
+    elif encoder.hidden_size != unet.cross_attention_dim:
+        told = (
+            f"text encoder gives vectors of {encoder.hidden_size} values, its U-Net takes"
+            f" {unet.cross_attention_dim}"
+        )
+    if told:
+        raise ConfigError(
+            f"the base's {told}", remedy="Use tokenizer, text encoder and U-Net of the same base"
+        )

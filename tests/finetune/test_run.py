@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from factory.config import GenerateConfig, parse_config
-from factory.errors import ConfigError, DataError, ModelError
+from factory.errors import ConfigError, ModelError
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.material import choose_images, load_material
@@ -172,36 +172,6 @@ def test_the_empty_prompt_comes_as_often_as_asked(
         adaptation.loss(material, Part(step=step))
     assert len(shown) == 10_000
     assert np.mean([prompt == "" for prompt in shown]) == pytest.approx(0.2, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"n_shot": 1000}, "1000 shots of class"),
-        ({"only": ["unicorn"]}, "class 'unicorn' is not in the dataset"),
-        ({"classes": {"unicorn": "a unicorn"}}, "class 'unicorn' is not in the dataset"),
-        ({"train": "full", "separate": True}, "train is 'full'"),
-        ({"alignment": {"weight": 1}}, "needs an expert"),
-        ({"base": "nowhere"}, "no generator at 'nowhere'"),
-    ],
-)
-def test_what_cannot_be_trained_is_said_before(
-    changes: dict[str, object],
-    message: str,
-    base: Generator,
-    dataset: RealDataset,
-    split: Split,
-    tmp_path: Path,
-) -> None:
-    with pytest.raises((ConfigError, DataError, ModelError), match=message):
-        prepare(config(base, **changes), dataset, split, tmp_path)
-
-
-def test_a_split_of_another_dataset_is_refused(
-    base: Generator, split: Split, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match="split was made for dataset"):
-        prepare(config(base), open_dataset("smear:12"), split, tmp_path)
 
 
 def test_the_plan_can_be_read_by_a_worker(

@@ -71,6 +71,13 @@ def test_workers_without_a_way_to_stay_alike_are_refused() -> None:
         make_loop(Workers(world_size=2), STEPS, None)
 
 
+def test_parts_of_unequal_size_give_the_curve_of_one(alone: list[float]) -> None:
+    """As an elastic group of three has them: 3 + 3 + 2 of 8 images."""
+    loop = make_loop(Workers(), STEPS, None, accumulate=3)
+    found = [next(steps).losses["loss"] for steps in [loop.run()] for _ in range(10)]
+    assert found == pytest.approx(alone[:10], abs=1e-5)
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch_size 8 .* accumulate 3"):
-        make_loop(Workers(), STEPS, None, accumulate=3)
+    with pytest.raises(ConfigError, match=r"batch_size 8 .* accumulate 9"):
+        make_loop(Workers(), STEPS, None, accumulate=9)

@@ -108,7 +108,11 @@ def test_what_trains_is_what_the_formula_says(tiny: Generator) -> None:
     trainable = trainable_parameters(base.unet, base.text_encoder)
     assert sum(p.numel() for p in trainable) == expected
     # One level of 32 channels over a context of 16: one block down, one in the middle, two up.
-    assert expected == 4 * 3 * (14 * 32 + 2 * 16)
+    attention = 4 * (14 * 32 + 2 * 16)
+    inner = [(16, 16), (16, 32), (32, 32), (32, 32), (64, 32), (48, 32), (48, 16), (32, 16)]
+    convolutions = sum(9 * wide + out for wide, out in [*inner, (16, 4)])
+    times = sum(64 + out for _, out in inner)
+    assert expected == 3 * (attention + convolutions + times)
 
 
 @pytest.mark.parametrize(

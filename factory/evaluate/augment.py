@@ -1,0 +1,100 @@
+"""Augmentation of training batches, image by image: turns, crops, colour, stain, blur.
+
+Never called for val or test. Everything is drawn from one generator, so that a step repeats.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from factory.config import Frozen
+from factory.finetune.latents import TURNS, turn
+
+RGB_OF_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+"""Absorption of haematoxylin, eosin and DAB in red, green, blue (A. Ruifrok and D. Johnston,
+Quantification of Histochemical Staining by Color Deconvolution, 2001, table 1)."""
+_DARKEST = 1e-6
+_BRIGHTNESS = (0.05, 0.95)
+
+
+class Augmentation(Frozen):
+    """How far training images vary; all 0 and false leaves them as they are."""
+
+    turns: bool = True
+    """All eight flips and quarter turns: cells have no up."""
+    min_crop: float = Field(0.8, gt=0, le=1)
+    """Smallest share of the side that a random square crop keeps."""
+    brightness: float = Field(0.15, ge=0, le=1)
+    contrast: float = Field(0.15, ge=0, le=1)
+    saturation: float = Field(0.2, ge=0, le=1)
+    hed: float = Field(0.03, ge=0, le=1)
+    """Each stain's amount is scaled and shifted by up to this much."""
+    blur: float = Field(0.1, ge=0, le=1)
+    """Chance of a slight Gaussian blur (sigma 0.7 px)."""
+
+    def geometry(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return turns (B,) and sampling grids (B, 2, 3) for `apply_geometry`."""
+        turns = torch.randint(0, TURNS if self.turns else 1, (batch,), generator=generator)
+        share = self.min_crop + (1 - self.min_crop) * torch.rand(batch, generator=generator)
+        shift = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - share)[:, None]
+        grids = torch.zeros(batch, 2, 3)
+        grids[:, 0, 0] = grids[:, 1, 1] = share
+        grids[:, :, 2] = shift
+        return turns, grids
+
+    def colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] with other light, colour, stain and sharpness."""
+        count = len(images)
+
+        def gain(most: float) -> Tensor:
+            return 1 + most * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+
+        images = images * gain(self.brightness)
+        middle = images.mean((1, 2, 3), keepdim=True)
+        images = middle + (images - middle) * gain(self.contrast)
+        grey = images.mean(1, keepdim=True)
+        images = (grey + (images - grey) * gain(self.saturation)).clamp(0, 1)
+        if self.hed:
+            images = jitter_stains(images, self.hed, generator)
+        blurred = torch.rand(count, generator=generator) < self.blur
+        return torch.where(blurred[:, None, None, None], _blur(images), images)
+
+
+def apply_geometry(
+    images: Tensor, turns: Tensor, grids: Tensor, *, mode: str = "bilinear"
+) -> Tensor:
+    """Return (B, C, S, S) turned and cropped; `mode` 'nearest' keeps the values of masks."""
+    turned = torch.cat([turn(i[None], n) for i, n in zip(images, turns.tolist(), strict=True)])
+    if bool((grids[:, 0, 0] == 1).all()):
+        return turned
+    places = F.affine_grid(grids, list(turned.shape), align_corners=False)
+    return F.grid_sample(
+        turned.float(), places, mode=mode, padding_mode="border", align_corners=False
+    )
+
+
+def jitter_stains(images: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] with each stain's amount a -> a (1 + s) + b.
+
+    s and b are uniform in +-most, per image and stain (D. Tellez et al., 2018). Almost black or
+    white images stay as they are: they hold no stain.
+    """
+    mixing = torch.tensor(RGB_OF_HED)
+    density = images.clamp(min=_DARKEST).log() / math.log(_DARKEST)
+    stains = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(mixing))
+    scale, shift = most * (2 * torch.rand(2, len(images), 3, 1, 1, generator=generator) - 1)
+    mixed = torch.einsum("bshw,sc->bchw", stains * (1 + scale) + shift, mixing)
+    out = (mixed * math.log(_DARKEST)).exp().clamp(0, 1)
+    light = images.mean((1, 2, 3), keepdim=True)
+    return torch.where((light > _BRIGHTNESS[0]) & (light < _BRIGHTNESS[1]), out, images)
+
+
+def _blur(images: Tensor, sigma_px: float = 0.7) -> Tensor:
+    weights = torch.exp(-(torch.arange(-1, 2.0) ** 2) / (2 * sigma_px**2))
+    kernel = (weights / weights.sum()).expand(images.shape[1], 1, 1, 3)
+    wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = F.conv2d(wide, kernel, groups=images.shape[1])
+    return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])

@@ -1,0 +1,131 @@
+"""A downstream classifier: any timm backbone, trained on one arm, tested on real images only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from factory.evaluate.augment import Augmentation, apply_geometry
+from factory.evaluate.compare import Floats
+from factory.evaluate.learner import Fitted, Fitting, fit
+from factory.evaluate.pooled import Mixing, PooledLoss, batch_loss, mixed, soft_cross_entropy
+from factory.evaluate.scores import confusion_rows, macro_f1
+from factory.finetune.config import Place
+from factory.finetune.latents import to_signed
+from factory.finetune.order import step_generator, step_indices
+from factory.models.experts import Expert, ExpertSpec, build_expert, seeded
+
+
+class Classifier(Fitting):
+    """What is trained on every arm, and how."""
+
+    task: Literal["classify"] = "classify"
+    backbone: str = "resnet18"
+    """A name of timm."""
+    size_px: int = Field(64, ge=8, le=1024)
+    weights: Place | None = None
+    """Of the backbone, as safetensors; null: random ones."""
+    head_only: bool = False
+    """Train the classifying layer alone."""
+    augmentation: Augmentation = Augmentation()
+    """Of arms with `augment`."""
+    mixing: Mixing = Mixing()
+    """Of arms with `augment`."""
+    pooled: PooledLoss | None = None
+    """null: one mean over all rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRows:
+    """Training examples in memory: images (N, S, S, 3) uint8 and what they teach."""
+
+    images: Tensor
+    soft_labels: Tensor
+    """(N, K)"""
+    synthetic: Tensor
+    """(N,) bool"""
+    weights: Tensor
+    """(N,)"""
+    augment: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealPart:
+    """Real images (N, S, S, 3) uint8 to validate or test on, with class indices (N,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def train_classifier(
+    settings: Classifier,
+    class_names: tuple[str, ...],
+    train: TrainingRows,
+    val: RealPart,
+    *,
+    seed: int,
+) -> tuple[Expert, Fitted]:
+    """Return the classifier with the best val macro-F1 (ties: lower loss), and its curve.
+
+    Equal settings and seed give equal initial weights, and draws that follow from step and seed.
+
+    Raises:
+        ConfigError: timm knows no such backbone.
+        ModelError: weights that do not fit, or the loss is no number any more.
+    """
+    spec = ExpertSpec(backbone=settings.backbone, class_names=class_names, size_px=settings.size_px)
+    network = build_expert(spec, seed=seed, weights=settings.weights)
+    if settings.head_only:
+        network.requires_grad_(False)
+        network.network.get_classifier().requires_grad_(True)
+
+    def loss_of(module: nn.Module, step: int) -> Tensor:
+        return classifier_loss(module, settings, train, step, seed=seed)
+
+    def validate(module: nn.Module) -> tuple[float, ...]:
+        chances = predict(module, val.images)
+        loss = -np.log(np.maximum(chances[np.arange(len(val.labels)), val.labels], 1e-12)).mean()
+        sums = confusion_rows(val.labels, chances.argmax(1), len(class_names)).sum(axis=0)
+        return float(macro_f1(sums)), -float(loss)
+
+    with seeded(seed):  # dropout has no generator argument
+        fitted = fit(network, loss_of, validate, settings)
+    return network, fitted
+
+
+def classifier_loss(
+    module: nn.Module, settings: Classifier, train: TrainingRows, step: int, *, seed: int
+) -> Tensor:
+    """Return the loss of one step: rows, augmentation and mixing follow from step and seed."""
+    rows = torch.from_numpy(
+        step_indices(step, batch_size=settings.batch_size, num_images=len(train.images), seed=seed)
+    )
+    images, targets = to_signed(train.images[rows]), train.soft_labels[rows]
+    synthetic = train.synthetic[rows]
+    if train.augment:
+        generator = step_generator(step, seed=seed)
+        turns, grids = settings.augmentation.geometry(len(rows), generator)
+        images = (apply_geometry(images, turns, grids) + 1) / 2
+        images = settings.augmentation.colours(images.clamp(0, 1), generator) * 2 - 1
+        within = settings.pooled is not None
+        images, targets = mixed(
+            images, targets, synthetic, settings.mixing, generator, within_sides=within
+        )
+    losses = soft_cross_entropy(module(images), targets)
+    return batch_loss(losses, synthetic, train.weights[rows], settings.pooled)
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: NDArray[np.uint8], *, batch_size: int = 64) -> Floats:
+    """Return class probabilities (N, K) of images (N, S, S, 3), without any augmentation."""
+    if not len(images):
+        return np.empty((0, 0))
+    said = [
+        network(to_signed(chunk)).softmax(1)
+        for chunk in torch.split(torch.from_numpy(images), batch_size)
+    ]
+    return np.asarray(torch.cat(said).double().numpy())

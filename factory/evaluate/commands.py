@@ -1,0 +1,100 @@
+"""`factory evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from catalog.commands import parse_storage, storage_option
+from factory.real.options import column_options, opened
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command()
+@click.option("--config", "source", default="evaluate", show_default=True, metavar="FILE|PRESET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
+@column_options
+@click.option("--split", "splits", type=_FILE, multiple=True, required=True, help="One per fold.")
+@click.option("--catalog", "uri", metavar="URI", help="Synthetic images; the results go there.")
+@storage_option
+@click.option("--version", type=click.IntRange(min=0), help="Of the catalog's samples.")
+@click.option(
+    "--generator-split", "others", type=_FILE, multiple=True,
+    help="Split of --data that a generator was trained under, if another one.",
+)  # fmt: skip
+@click.option(
+    "--seen", multiple=True, metavar="URI",
+    help="Other real images that generators, references or gates saw: compared with the held-out.",
+)  # fmt: skip
+@click.option("--output", required=True, type=_FOLDER, help="Finished trainings and the report.")
+@click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
+@click.option("--without-ray", is_flag=True, help="Train in this process.")
+def evaluate(
+    source: str,
+    overrides: tuple[str, ...],
+    data: str,
+    uri: str | None,
+    version: int | None,
+    output: Path,
+    address: str | None,
+    without_ray: bool,
+    **options: Any,
+) -> None:
+    """Do synthetic images help? Train on real and mixed sets, test on real images alone.
+
+    A held-out image that a generator, its references or the train part saw is refused. All arms
+    take equally many steps; the best validation weights are tested. The same command goes on where
+    a killed one stopped.
+
+    \b
+    factory real split cells --out split.json --folds 5
+    factory evaluate --data cells --split split.0.json --split split.1.json ... \\
+        --catalog wbc-catalog --output runs/does-it-help
+    """  # noqa: D301 -- \b is click's mark
+    from datetime import UTC, datetime
+
+    from catalog import Catalog
+    from factory.config import load_config
+    from factory.errors import OutputError
+    from factory.evaluate import study_run as studies
+    from factory.evaluate.leaks import Use
+    from factory.evaluate.study import StudyConfig
+    from factory.evaluate.study_report import to_markdown
+    from factory.real.sources import open_dataset
+    from factory.real.splits import load_split
+    from factory.sample.session import ray_session
+
+    storage = parse_storage(options.pop("storage"))
+    splits, others = options.pop("splits"), options.pop("others")
+    seen = {place: open_dataset(place) for place in options.pop("seen")}
+    config = load_config(StudyConfig, source, overrides)
+    planned = studies.plan_study(
+        config,
+        studies.Inputs(
+            dataset=opened(data, options),
+            splits=tuple(load_split(path) for path in splits),
+            catalog=None if uri is None else Catalog(uri, storage, version=version),
+            generator_splits=tuple(load_split(path) for path in others),
+            seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
+        ),
+    )
+    if without_ray:
+        report = studies.run_study(planned, output, studies.execute_here, tell=click.echo)
+    else:
+        with ray_session(address):
+            report = studies.run_study(planned, output, studies.execute_on_ray, tell=click.echo)
+    if uri is not None:
+        results = {unit.id: studies.read_result(output / "units", unit) for unit in planned.units}
+        kept = {unit_id: found for unit_id, found in results.items() if found}
+        if len(kept) < len(results):
+            raise OutputError(
+                f"results in {str(output)!r} are gone", remedy="Run the same command again"
+            )
+        studies.record_study(
+            planned, report, kept, uri, now=datetime.now(UTC), storage_options=storage
+        )
+        click.echo(f"evaluation {planned.id} in {uri}")
+    click.echo(to_markdown(report))

@@ -1,0 +1,91 @@
+"""A learner's training: equal steps for every arm, and the best validation state is what stays."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from factory.config import Frozen
+from factory.errors import ModelError
+from factory.finetune.schedule import warmup_hold_decay
+
+LossOf = Callable[[nn.Module, int], Tensor]
+"""(network, step) -> loss; draws its own rows."""
+Validate = Callable[[nn.Module], tuple[float, ...]]
+"""Scores of the present weights; the first counts, the next break ties; more is better."""
+
+
+class Fitting(Frozen):
+    """Lengths and rates; the same for every arm of a study."""
+
+    steps: int = Field(400, ge=1)
+    """Optimiser steps, whatever the size of the training set."""
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_steps: int = Field(20, ge=0)
+    validate_every: int = Field(50, ge=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """What a training was: the step whose weights stayed and all validations (step, scores)."""
+
+    best_step: int
+    curve: tuple[tuple[int, tuple[float, ...]], ...]
+
+
+def fit(network: nn.Module, loss_of: LossOf, validate: Validate, settings: Fitting) -> Fitted:
+    """Train `network` in place; it ends in eval mode with the best validation weights.
+
+    AdamW, warm-up and half a cosine to 2 %, gradients clipped to norm 1. Buffers (batch norm's
+    statistics) go with the weights. Of equal scores the earliest stays.
+
+    Raises:
+        ModelError: the loss is no number any more.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    whole = len(trained) == len(list(network.parameters()))  # else batch norm stays as it came
+    optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
+    curve: list[tuple[int, tuple[float, ...]]] = []
+    best: tuple[tuple[float, ...], int, dict[str, Tensor]] | None = None
+    for step in range(settings.steps):
+        network.train(whole)
+        _step(network, optimizer, loss_of, settings, step)
+        done = step + 1
+        if done % settings.validate_every == 0 or done == settings.steps:
+            network.eval()
+            scores = validate(network)
+            curve.append((done, scores))
+            if best is None or scores > best[0]:
+                state = {name: value.clone() for name, value in network.state_dict().items()}
+                best = (scores, done, state)
+    assert best is not None  # noqa: S101 -- the last step validates
+    network.load_state_dict(best[2])
+    network.eval()
+    return Fitted(best_step=best[1], curve=tuple(curve))
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+    settings: Fitting,
+    step: int,
+) -> None:
+    warmup = min(settings.warmup_steps, settings.steps // 4)
+    factor = warmup_hold_decay(
+        step, steps=settings.steps, warmup_steps=warmup, decay_steps=settings.steps - warmup
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * factor
+    loss = loss_of(network, step)
+    if not math.isfinite(value := float(loss.detach())):
+        raise ModelError(f"the loss is {value} at step {step + 1}", remedy="Lower learning_rate")
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

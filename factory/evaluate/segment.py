@@ -1,0 +1,181 @@
+"""A downstream segmenter: a small U-Net, or a timm encoder under a standard decoder."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from factory.errors import ConfigError
+from factory.evaluate.augment import Augmentation, apply_geometry
+from factory.evaluate.learner import Fitted, Fitting, fit
+from factory.evaluate.pooled import PooledLoss, batch_loss
+from factory.evaluate.scores import image_dice, mask_rows
+from factory.finetune.latents import to_signed
+from factory.finetune.order import step_generator, step_indices
+from factory.models.experts import seeded
+from factory.models.segmenter import logits_of, small_segmenter
+
+DECODERS = {
+    "unet": "Unet",
+    "unet++": "UnetPlusPlus",
+    "fpn": "FPN",
+    "deeplabv3+": "DeepLabV3Plus",
+}
+"""Our names of segmentation-models-pytorch's, the extra `segmenters`."""
+
+
+class SegmenterLearner(Fitting):
+    """What is trained on every arm, and how."""
+
+    task: Literal["segment"] = "segment"
+    decoder: Literal["small_unet", "unet", "unet++", "fpn", "deeplabv3+"] = "small_unet"
+    """'small_unet' is the factory's own; the others need the extra `segmenters`."""
+    encoder: str = "resnet18"
+    """A name of timm that gives feature maps; 'small_unet' has its own."""
+    channels: tuple[int, ...] = (32, 64, 128)
+    """Of the small U-Net's levels."""
+    size_px: int = Field(64, ge=32, le=1024, multiple_of=32)
+    augmentation: Augmentation = Augmentation()
+    """Of arms with `augment`."""
+    pooled: PooledLoss | None = None
+    """null: one mean over all rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPairs:
+    """Training pairs in memory: images (N, S, S, 3) uint8, class indices (N, S, S) uint8."""
+
+    images: Tensor
+    masks: Tensor
+    synthetic: Tensor
+    """(N,) bool"""
+    weights: Tensor
+    """(N,)"""
+    augment: bool
+
+
+class SmallUnet(nn.Module):
+    """`small_segmenter` as a network of images alone."""
+
+    def __init__(self, num_classes: int, channels: tuple[int, ...]) -> None:
+        """Random weights from the global generator: use `build_segmenter`."""
+        super().__init__()
+        self.network = small_segmenter(num_classes, channels=channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K, S, S) of images (B, 3, S, S) in [-1, 1]."""
+        return logits_of(self.network, images)
+
+
+def build_segmenter(settings: SegmenterLearner, num_classes: int, *, seed: int) -> nn.Module:
+    """Return an untrained network: (B, 3, S, S) in [-1, 1] to logits (B, K, S, S).
+
+    Encoders come from timm alone: one of the library's own is not free to use.
+
+    Raises:
+        ConfigError: the extra is not installed, or timm has no such encoder.
+    """
+    if settings.decoder == "small_unet":
+        with seeded(seed):
+            return SmallUnet(num_classes, settings.channels)
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ConfigError(
+            f"decoder {settings.decoder!r} needs segmentation-models-pytorch",
+            remedy="pip install 'medimage-factory[segmenters]', or choose small_unet",
+        ) from error
+    kind = getattr(smp, DECODERS[settings.decoder])
+    try:
+        with seeded(seed):
+            network: nn.Module = kind(
+                f"tu-{settings.encoder}", encoder_weights=None, classes=num_classes
+            )
+    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{settings.encoder!r} does not serve as the encoder of {settings.decoder}"
+            f" ({str(error).splitlines()[0]})",
+            remedy="Choose a convolutional backbone of timm, such as resnet18",
+        ) from error
+    return network
+
+
+def train_segmenter_on(
+    settings: SegmenterLearner,
+    train: TrainingPairs,
+    val: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    *,
+    num_classes: int,
+    seed: int,
+) -> tuple[nn.Module, Fitted]:
+    """Return the segmenter with the best mean val Dice of the foreground, and its curve.
+
+    Args:
+        settings: architecture, lengths and rates.
+        train: the arm's pairs.
+        val: real images (M, S, S, 3) and masks (M, S, S).
+        num_classes: K, background included.
+        seed: of weights and order.
+
+    Raises:
+        ConfigError: see `build_segmenter`.
+        ModelError: the loss is no number any more.
+    """
+    network = build_segmenter(settings, num_classes, seed=seed)
+
+    def loss_of(module: nn.Module, step: int) -> Tensor:
+        return pair_loss(module, settings, train, step, seed=seed)
+
+    def validate(module: nn.Module) -> tuple[float, ...]:
+        rows = mask_rows(segment(module, val[0]), val[1])
+        return (float(image_dice(rows.sum(axis=0))),)
+
+    with seeded(seed):
+        fitted = fit(network, loss_of, validate, settings)
+    return network, fitted
+
+
+def pair_loss(
+    module: nn.Module, settings: SegmenterLearner, train: TrainingPairs, step: int, *, seed: int
+) -> Tensor:
+    """Return the loss of one step: cross-entropy plus soft Dice, image by image."""
+    rows = torch.from_numpy(
+        step_indices(step, batch_size=settings.batch_size, num_images=len(train.images), seed=seed)
+    )
+    images, masks = to_signed(train.images[rows]), train.masks[rows][:, None].float()
+    if train.augment:
+        generator = step_generator(step, seed=seed)
+        turns, grids = settings.augmentation.geometry(len(rows), generator)
+        images = (apply_geometry(images, turns, grids) + 1) / 2
+        images = settings.augmentation.colours(images.clamp(0, 1), generator) * 2 - 1
+        masks = apply_geometry(masks, turns, grids, mode="nearest")
+    losses = image_losses(module(images), masks[:, 0].long())
+    return batch_loss(losses, train.synthetic[rows], train.weights[rows], settings.pooled)
+
+
+def image_losses(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return (B,) cross-entropy plus 1 - soft Dice of the foreground classes, of each image.
+
+    Source of the soft Dice: F. Milletari et al., V-Net, 2016, equation 3, without squares; a pixel
+    is added above and below, so that empty masks have a gradient and no division by 0.
+    """
+    cross_entropy = nn.functional.cross_entropy(logits, masks, reduction="none").mean((1, 2))
+    shares = logits.softmax(1)[:, 1:]
+    wanted = nn.functional.one_hot(masks, logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].float()
+    overlap, total = (shares * wanted).sum((2, 3)), (shares + wanted).sum((2, 3))
+    dice = ((2 * overlap + 1) / (total + 1)).mean(1)
+    return cross_entropy + 1 - dice
+
+
+@torch.no_grad()
+def segment(network: Any, images: NDArray[np.uint8], *, batch_size: int = 16) -> NDArray[np.uint8]:
+    """Return class indices (N, S, S) of images (N, S, S, 3), without any augmentation."""
+    found = [
+        network(to_signed(chunk)).argmax(1).to(torch.uint8)
+        for chunk in torch.split(torch.from_numpy(images), batch_size)
+    ]
+    return np.asarray(torch.cat(found).numpy())

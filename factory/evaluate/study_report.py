@@ -1,0 +1,173 @@
+"""What a study found: verdicts, floor and controls, differences in pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
+from factory.evaluate.scores import MajorityRate, macro_f1, majority_rate
+from factory.evaluate.study import StudyConfig
+from factory.evaluate.units import Material, Result, Unit, tally_of
+from factory.evaluate.verdict import effect_of, sentence
+
+METRIC = "macro_f1"
+TOLD = ("accuracy", "balanced_accuracy", "auc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmScores:
+    """All trainings of one arm."""
+
+    num_real: int
+    num_synthetic: int
+    """Training rows, of the first fold and seed."""
+    val: tuple[float, ...]
+    """Macro-F1."""
+    test: Mapping[str, tuple[float, ...]]
+    """By metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """Figures of a study; `comparisons[arm][control]` are differences of test macro-F1."""
+
+    name: str
+    num_folds: int
+    num_seeds: int
+    num_test: int
+    floor: tuple[MajorityRate, ...]
+    """Per fold."""
+    arms: Mapping[str, ArmScores]
+    baseline: str
+    comparisons: Mapping[str, Mapping[str, Comparison]]
+    adjusted_p: Mapping[str, float]
+    """Holm-adjusted Wilcoxon p of each arm against the baseline, where there is one."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """One sentence per arm with synthetic images."""
+        return {
+            arm: sentence(arm, self.baseline, found[self.baseline].difference)
+            for arm, found in self.comparisons.items()
+        }
+
+    @property
+    def effects(self) -> dict[str, str]:
+        """'helps', 'hurts' or 'no evidence' per arm with synthetic images."""
+        return {a: effect_of(c[self.baseline].difference) for a, c in self.comparisons.items()}
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain data."""
+        return {**asdict(self), "verdicts": self.verdicts}
+
+
+def make_report(
+    config: StudyConfig,
+    units: Sequence[Unit],
+    results: Mapping[str, Result],
+    material: Material,
+    *,
+    notes: Sequence[str] = (),
+) -> StudyReport:
+    """Return the figures of a finished study.
+
+    The baseline is chosen by val scores, never by test ones.
+
+    Raises:
+        DataError: a single training per arm.
+    """
+    arms = {name: _scores(name, units, results) for name in config.arms}
+    best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
+    baseline = config.baseline or best
+    tallies: dict[str, dict[Place, Tally]] = {name: {} for name in config.arms}
+    for unit in units:
+        found = tally_of(unit, results[unit.id], material)
+        tallies[unit.manifest.arm][unit.place] = found
+    comparisons = {
+        arm: {c: compare(tallies[arm], tallies[c], macro_f1) for c in config.controls}
+        for arm in config.mixed
+    }
+    told = {a: p for a in comparisons if (p := comparisons[a][baseline].wilcoxon_p) is not None}
+    folds = {unit.fold: unit for unit in reversed(units)}
+    return StudyReport(
+        name=config.name,
+        num_folds=len(folds),
+        num_seeds=len(config.seeds),
+        num_test=sum(len(unit.test) for unit in folds.values()),
+        floor=tuple(_floor(folds[fold], material) for fold in sorted(folds)),
+        arms=arms,
+        baseline=baseline,
+        comparisons=comparisons,
+        adjusted_p=dict(zip(told, holm(list(told.values())), strict=True)),
+        notes=tuple(notes),
+    )
+
+
+def to_markdown(report: StudyReport) -> str:
+    """Return the report as tables, verdicts first."""
+    floor = {name: [getattr(f, name) for f in report.floor] for name in (METRIC, *TOLD[:2])}
+    lines = [
+        f"# {report.name}",
+        "",
+        *(f"- {verdict}" for verdict in report.verdicts.values()),
+        *(f"- note: {note}" for note in report.notes),
+        "",
+        f"Tested on {report.num_test} real images: {report.num_folds} folds x {report.num_seeds}"
+        f" seeds; mean and standard deviation over trainings. Baseline: {report.baseline}.",
+        "",
+        "| arm | real rows | synthetic | val macro-F1 | macro-F1 | accuracy | balanced | AUC |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| majority class | | | | {_spread(floor[METRIC])} | {_spread(floor['accuracy'])}"
+        f" | {_spread(floor['balanced_accuracy'])} | |",
+    ]
+    for name, arm in report.arms.items():
+        told = " | ".join(_spread(arm.test.get(metric, ())) for metric in (METRIC, *TOLD))
+        lines.append(
+            f"| {name} | {arm.num_real} | {arm.num_synthetic} | {_spread(arm.val)} | {told} |"
+        )
+    if not report.comparisons:
+        return "\n".join(lines) + "\n"
+    controls = list(next(iter(report.comparisons.values())))
+    lines += [
+        "",
+        "Differences of macro-F1 in pairs, with bootstrap 95 % intervals over"
+        f" {next(iter(report.comparisons.values()))[report.baseline].drawn_anew} (not adjusted for"
+        f" {len(report.comparisons)} arms); p: Wilcoxon against the baseline, adjusted after Holm.",
+        "",
+        f"| arm | {' | '.join(f'minus {name}' for name in controls)} | p |",
+        f"|---|{'---|' * len(controls)}---|",
+    ]
+    for name, found in report.comparisons.items():
+        p = report.adjusted_p.get(name)
+        cells = " | ".join(str(found[control].difference) for control in controls)
+        lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scores(name: str, units: Sequence[Unit], results: Mapping[str, Result]) -> ArmScores:
+    own = [unit for unit in units if unit.manifest.arm == name]
+    found = [results[unit.id] for unit in own]
+    return ArmScores(
+        num_real=own[0].manifest.num_real,
+        num_synthetic=own[0].manifest.num_synthetic,
+        val=tuple(result.val[METRIC] for result in found),
+        test={
+            metric: tuple(result.test[metric] for result in found if metric in result.test)
+            for metric in (METRIC, *TOLD)
+        },
+    )
+
+
+def _floor(unit: Unit, material: Material) -> MajorityRate:
+    train = [row.id for row in unit.manifest.rows if not row.synthetic] or list(unit.val)
+    labels = material.real(sorted(set(train))).labels
+    return majority_rate(material.class_names, labels, material.real(unit.test).labels)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"

@@ -1,0 +1,166 @@
+"""Synthetic images that a study may use: accepted, of a pinned version, without a leak."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from catalog import Catalog, sql
+from factory.config import Frozen
+from factory.errors import ConfigError, DataError
+from factory.evaluate.arms import Drawn
+from factory.evaluate.leaks import Held
+from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
+from factory.models.generator import EMBEDDED, open_generator
+from factory.real.images import square, square_mask
+from factory.real.splits import Split
+
+_COLUMNS = (
+    "image_id, class_name, class_names, soft_label, reference_ids,"
+    " model_id, split_digest, dataset_fingerprint, base_model_id"
+)
+_DECODED_AT_ONCE = 256
+
+
+class SyntheticChoice(Frozen):
+    """Which rows of the catalog the arms may take; rejected ones never."""
+
+    where: str | None = None
+    """SQL condition on the columns of `samples`, e.g. "guidance_scale = 2"."""
+    classes: Mapping[str, str] = Field(default_factory=dict)
+    """Class of the catalog -> class of the real dataset, where their names differ."""
+    foreign: tuple[str, ...] = ()
+    """Fingerprints of other real datasets that generators were trained on, which share no image
+    with this one: your word for it. Without it their images are refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The chosen rows of one version, and what drew them."""
+
+    version: int | None
+    images: tuple[Drawn, ...]
+    origins: Mapping[str, Origin]
+    """By model."""
+    model_of: Mapping[str, str]
+    """Model by image."""
+
+    def usable(self, held: Held, split: Split, known: Known) -> tuple[list[Drawn], list[str]]:
+        """Return the images that a study under `split` may use, and why others are left out.
+
+        Raises:
+            DataError: a generator or a reference saw held-out images, which are named.
+        """
+        verdicts = {m: may_be_used(o, held, split, known) for m, o in self.origins.items()}
+        images = [i for i in self.images if verdicts[self.model_of[i.id]] is None]
+        check_references([r for i in images for r in i.reference_ids], held)
+        return images, [reason for reason in verdicts.values() if reason is not None]
+
+
+EMPTY = Pool(version=None, images=(), origins={}, model_of={})
+
+
+def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[str]) -> Pool:
+    """Return the accepted rows of `catalog`'s version that `choice` names.
+
+    Raises:
+        CatalogError: the condition does not parse, or names unknown columns.
+        DataError: a class that the real dataset does not have.
+        ConfigError: `classes` leads to no real class.
+    """
+    unknown = sorted(set(choice.classes.values()) - set(class_names))
+    if unknown:
+        raise ConfigError(
+            f"synthetic.classes leads to {unknown[0]!r}, which is no class of the real images",
+            remedy=f"Choose of {', '.join(class_names)}",
+        )
+    condition = f" AND ({choice.where})" if choice.where else ""
+    text = f"SELECT {_COLUMNS} FROM samples WHERE gate_status = 'accepted'{condition}"
+    rows = {row["image_id"]: row for row in sql(catalog, text).to_pylist()}
+    return Pool(
+        version=catalog.version,
+        images=tuple(_drawn(row, choice.classes, class_names) for row in rows.values()),
+        origins={row["model_id"]: _origin(row) for row in rows.values()},
+        model_of={image_id: row["model_id"] for image_id, row in rows.items()},
+    )
+
+
+def known_models(catalog: Catalog) -> dict[str, Origin]:
+    """Return the origins of the models that the catalog or the package knows, by id."""
+    found = {row["model_id"]: _origin(row) for row in catalog.models().to_pylist()}
+    for name, folder in EMBEDDED.items():
+        generator = open_generator(folder, name=name)
+        row = {**generator.manifest, "model_id": generator.model_id}
+        found.setdefault(generator.model_id, _origin(row))
+    return found
+
+
+def pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uint8]:
+    """Return images of the catalog as (N, size_px, size_px, 3): the whole field, as of real ones.
+
+    Raises:
+        CatalogError: an id that is not there.
+    """
+    out = np.empty((len(ids), size_px, size_px, 3), np.uint8)
+    for number, cell in enumerate(_cells(catalog, ids, "image")):
+        picture = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+        out[number] = np.asarray(square(picture, size_px))
+    return out
+
+
+def mask_pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uint8]:
+    """Return the masks of images as class indices (N, size_px, size_px).
+
+    Raises:
+        CatalogError: an id that is not there.
+        DataError: an image without a mask.
+    """
+    out = np.empty((len(ids), size_px, size_px), np.uint8)
+    for number, cell in enumerate(_cells(catalog, ids, "mask")):
+        if cell is None:
+            raise DataError(
+                f"synthetic image {ids[number]} has no mask",
+                remedy="Choose rows with masks: --set synthetic.where='mask IS NOT NULL'",
+            )
+        out[number] = square_mask(np.asarray(Image.open(io.BytesIO(cell["bytes"]))), size_px)
+    return out
+
+
+def _cells(catalog: Catalog, ids: Sequence[str], column: str) -> Any:
+    for start in range(0, len(ids), _DECODED_AT_ONCE):
+        chunk = ids[start : start + _DECODED_AT_ONCE]
+        yield from catalog.rows(chunk, columns=[column])[column].to_pylist()
+
+
+def _origin(row: Mapping[str, Any]) -> Origin:
+    return Origin(
+        model_id=row["model_id"],
+        split_digest=row.get("split_digest"),
+        dataset_fingerprint=row.get("dataset_fingerprint"),
+        base_model_id=row.get("base_model_id"),
+    )
+
+
+def _drawn(row: Mapping[str, Any], classes: Mapping[str, str], class_names: Sequence[str]) -> Drawn:
+    weights = dict.fromkeys(class_names, 0.0)
+    told = zip(row["class_names"], row["soft_label"], strict=True)
+    for name, weight in [*((n, w) for n, w in told if w > 0), (row["class_name"], 0.0)]:
+        own = classes.get(name, name)
+        if own not in weights:
+            raise DataError(
+                f"synthetic image {row['image_id']} is of class {name!r}, which the real images"
+                " do not have",
+                remedy="Map it with synthetic.classes, or leave it out with synthetic.where",
+            )
+        weights[own] += weight
+    return Drawn(
+        id=row["image_id"],
+        class_name=classes.get(row["class_name"], row["class_name"]),
+        soft_label=tuple(weights.values()),
+        reference_ids=tuple(row["reference_ids"]),
+    )

@@ -1,0 +1,309 @@
+"""Studies end to end on drawn cells: null and oracle, leaks, resume, and what the catalog keeps."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from catalog import Catalog, SampleSink, sql, write_batch
+from factory.config import parse_config, to_yaml
+from factory.errors import CatalogError, ConfigError, DataError
+from factory.evaluate.arms import Drawn
+from factory.evaluate.commands import evaluate
+from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study_report import StudyReport, make_report, to_markdown
+from factory.evaluate.study_run import (
+    Inputs,
+    execute_here,
+    execute_on_ray,
+    plan_study,
+    read_result,
+    record_study,
+    run_study,
+)
+from factory.evaluate.units import Material
+from factory.real.dataset import RealDataset, build_dataset
+from factory.real.images import encode_png
+from factory.real.smear import smear_items
+from factory.real.splits import Split, make_folds, make_split
+from tests.fakes.ridge import execute_ridge
+from tests.fakes.rows import rows_table, sample_row
+
+SIZE_PX = 24
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+ARMS = {
+    "real": {"design": "real"},
+    "duplicate": {"design": "duplicate", "like": "mixed"},
+    "mixed": {"design": "add", "per_class": 8},
+}
+QUICK = {
+    "backbone": "test_resnet",
+    "size_px": SIZE_PX,
+    "steps": 3,
+    "batch_size": 4,
+    "validate_every": 2,
+}
+
+
+def config(**changes: object) -> StudyConfig:
+    plain = {"name": "smear", "learner": QUICK, "arms": ARMS, "seeds": [0, 1], "shots": 3}
+    return parse_config(StudyConfig, {**plain, **changes}, where="test")
+
+
+@pytest.fixture(scope="module")
+def cells() -> RealDataset:
+    return build_dataset(smear_items(100, seed=4, size_px=SIZE_PX))
+
+
+@pytest.fixture(scope="module")
+def others() -> RealDataset:
+    """More cells of the same kind, which no part of a split holds."""
+    return build_dataset(smear_items(100, seed=99, size_px=SIZE_PX))
+
+
+@pytest.fixture(scope="module")
+def material(cells: RealDataset, others: RealDataset) -> Material:
+    real, drawn = list(cells.ids), [f"drawn/{i}" for i in others.ids]
+    return Material(
+        class_names=cells.class_names,
+        images=np.concatenate([cells.array(SIZE_PX), others.array(SIZE_PX)]),
+        position={i: n for n, i in enumerate([*real, *drawn])},
+        labels=dict(zip(cells.ids, cells.labels, strict=True)),
+        groups=dict(zip(cells.ids, cells.groups, strict=True)),
+    )
+
+
+def folds(cells: RealDataset, seed: int) -> list[Split]:
+    return make_folds(
+        dataset=cells.fingerprint,
+        ids=cells.ids,
+        labels=cells.labels,
+        groups=cells.groups,
+        k=5,
+        seed=seed,
+    )
+
+
+def disguised(
+    others: RealDataset, names: tuple[str, ...], *, shuffled_by: int | None
+) -> list[Drawn]:
+    """Real cells as if they were drawn: with their labels, or with shuffled ones."""
+    labels = np.array(others.labels)
+    if shuffled_by is not None:
+        labels = np.random.Generator(np.random.Philox(shuffled_by)).permutation(labels)
+    return [
+        Drawn(id=f"drawn/{i}", class_name=str(n), soft_label=tuple(float(n == o) for o in names))
+        for i, n in zip(others.ids, labels, strict=True)
+    ]
+
+
+def study(
+    cells: RealDataset, others: RealDataset, material: Material, *, seed: int, shuffled: bool
+) -> StudyReport:
+    drawn = disguised(others, cells.class_names, shuffled_by=seed if shuffled else None)
+    made = config(shots_seed=seed)
+    units = plan_units(made, cells, folds(cells, seed), [drawn] * 5)
+    results = {result.unit_id: result for result in execute_ridge(units, material)}
+    return make_report(made, units, results, material)
+
+
+@pytest.mark.parametrize(
+    ("nulls", "oracles"), [(3, 1), pytest.param(20, 3, marks=pytest.mark.slow)]
+)
+def test_real_cells_in_disguise_help_and_relabelled_ones_never_do(
+    nulls, oracles, cells, others, material
+):
+    null = [
+        study(cells, others, material, seed=seed, shuffled=True).effects["mixed"]
+        for seed in range(nulls)
+    ]
+    assert null.count("helps") <= nulls // 10, null
+    oracle = [study(cells, others, material, seed=s, shuffled=False) for s in range(oracles)]
+    assert [report.effects["mixed"] for report in oracle] == ["helps"] * oracles
+    assert "mixed helps by" in oracle[0].verdicts["mixed"]
+
+
+def test_the_report_shows_floor_controls_and_pairs(cells, others, material):
+    report = study(cells, others, material, seed=0, shuffled=False)
+    assert (report.num_folds, report.num_seeds, report.num_test) == (5, 2, 100)
+    assert report.baseline in ("real", "duplicate")
+    assert report.comparisons["mixed"]["real"].difference.n == 10
+    assert [floor.accuracy for floor in report.floor] == pytest.approx([0.2] * 5)
+    text = to_markdown(report)
+    lines = text.splitlines()
+    first = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    assert first[:5] == ["arm", "majority class", "real", "duplicate", "mixed"]
+    assert lines[2] == f"- {report.verdicts['mixed']}"
+    json.dumps(report.to_json())
+
+
+# --- through a catalog
+
+
+@pytest.fixture(scope="module")
+def split(cells: RealDataset) -> Split:
+    return make_split(
+        dataset=cells.fingerprint,
+        ids=cells.ids,
+        labels=cells.labels,
+        groups=cells.groups,
+        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def uri(others: RealDataset, split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "catalog"
+    publish(folder, others, split_digest=split.digest, dataset_fingerprint=split.dataset)
+    return folder
+
+
+def publish(uri: Path, others: RealDataset, **lineage: object) -> None:
+    rows = []
+    for number, name in enumerate(others.labels):
+        status = "rejected" if number < 5 else "accepted"
+        changes = {"class_name": name, "class_id": number % 5, "gate_status": status}
+        changes["gate_reasons"] = ["blank"] if status == "rejected" else []
+        row = sample_row(number, **changes, **lineage)
+        image = encode_png(others.image(number))
+        rows.append(row | {"image": {"bytes": image, "path": f"{row['image_id']}.png"}})
+    batch = write_batch(uri, run_id="run-1", batch_index=0, rows=rows_table(rows))
+    SampleSink(uri, "run-1").commit([batch])
+
+
+def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, uri, tmp_path):
+    planned = plan_study(config(), Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+    assert len(planned.units) == 6
+    trained = []
+
+    def dying(units, material):
+        for result in execute_ridge(units[:4], material):
+            trained.append(result.unit_id)
+            yield result
+        raise KeyboardInterrupt
+
+    def alive(units, material):
+        trained.extend(unit.id for unit in units)
+        yield from execute_ridge(units, material)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(planned, tmp_path, dying)
+    report = run_study(planned, tmp_path, alive)
+    assert sorted(trained) == sorted(unit.id for unit in planned.units)
+    results = {u.id: read_result(tmp_path / "units", u) for u in planned.units}
+    for _ in range(2):
+        record_study(planned, report, results, str(uri), now=NOW)
+    catalog = Catalog(uri)
+    told = sql(catalog, "SELECT name, catalog_version, model_ids, baseline FROM evaluations")
+    assert told.to_pylist() == [
+        {
+            "name": "smear",
+            "catalog_version": 1,
+            "model_ids": ["model-a"],
+            "baseline": report.baseline,
+        }
+    ]
+    query = """SELECT arm, count(*) AS n, any_value(num_synthetic) AS drawn FROM scores
+        WHERE part = 'test' AND metric = 'macro_f1' GROUP BY 1 ORDER BY 1"""
+    assert sql(catalog, query).to_pylist() == [
+        {"arm": "duplicate", "n": 2, "drawn": 0},
+        {"arm": "mixed", "n": 2, "drawn": 40},
+        {"arm": "real", "n": 2, "drawn": 0},
+    ]
+    assert "mixed" in (tmp_path / "report.md").read_text()
+
+
+def test_a_real_training_runs_through(cells, split, uri, tmp_path):
+    made = config(seeds=[0, 1], arms={n: ARMS[n] for n in ("real", "mixed")})
+    planned = plan_study(made, Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+    lines: list[str] = []
+    report = run_study(planned, tmp_path, execute_here, tell=lines.append)
+    assert len(lines) == 5
+    assert report.arms["mixed"].num_synthetic == 40
+    assert set(report.effects) == {"mixed"}
+
+
+def test_rejected_images_are_never_taken(cells, split, uri):
+    planned = plan_study(config(), Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+    assert len(planned.pool.images) == 95
+    less = config(synthetic={"where": "recipe_index >= 50"})
+    assert (
+        len(
+            plan_study(
+                less, Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri))
+            ).pool.images
+        )
+        == 50
+    )
+
+
+def test_a_generator_of_another_split_is_refused(cells, others, split, uri, tmp_path):
+    other = folds(cells, 3)[0]
+    publish(tmp_path / "c", others, split_digest=other.digest, dataset_fingerprint=split.dataset)
+    inputs = Inputs(dataset=cells, splits=(split,), catalog=Catalog(tmp_path / "c"))
+    with pytest.raises(ConfigError, match=f"under split {other.digest}"):
+        plan_study(config(), inputs)
+    leaked = sorted({*other.train, *other.val} & {*split.val, *split.test})
+    with pytest.raises(DataError, match=f"training of model model-a saw {leaked[0]}"):
+        plan_study(config(), dataclasses.replace(inputs, generator_splits=(other,)))
+
+
+def test_an_image_drawn_from_a_test_image_is_refused(cells, others, split, tmp_path):
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, reference_ids=[split.test[0]], **lineage)
+    inputs = Inputs(dataset=cells, splits=(split,), catalog=Catalog(tmp_path / "c"))
+    with pytest.raises(DataError, match=f"references saw {split.test[0]}"):
+        plan_study(config(), inputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"synthetic": {"classes": {"monocyte": "nobody"}}}, ConfigError, "leads to 'nobody'"),
+        ({"synthetic": {"where": "nothing = 1"}}, CatalogError, "nothing"),
+        ({"arms": {**ARMS, "mixed": {"design": "add", "per_class": 99}}}, DataError, "too few"),
+        ({"shots": 50}, DataError, "50 shots of class"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_trained(
+    cells, split, uri, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        plan_study(config(**changes), Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+
+
+def test_a_study_needs_a_control_and_a_catalog(cells, split):
+    with pytest.raises(ConfigError, match="a control is needed"):
+        config(arms={n: {"design": "add", "per_class": 1} for n in ("a", "b")})
+    with pytest.raises(ConfigError, match="no catalog has them"):
+        plan_study(config(), Inputs(dataset=cells, splits=(split,)))
+
+
+def test_the_command_trains_tests_and_reports(cells, split, tmp_path):
+    split.save(tmp_path / "split.json")
+    made = config(arms={"plain": {"design": "real"}, "even": {"design": "oversample"}})
+    (tmp_path / "study.yaml").write_text(to_yaml(made))
+    data = f"smear:100?seed=4&size={SIZE_PX}"
+    arguments = ["--config", str(tmp_path / "study.yaml"), "--data", data, "--without-ray"]
+    places = ["--split", str(tmp_path / "split.json"), "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(evaluate, [*arguments, *places, "--set", "learner.steps=2"])
+    assert done.exit_code == 0, done.output
+    assert "4 trainings, 0 of them finished before" in done.output
+    assert "| majority class |" in done.output
+    again = CliRunner().invoke(evaluate, [*arguments, *places, "--set", "learner.steps=2"])
+    assert "4 trainings, 4 of them finished before" in again.output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_what_this_process_gives(local_ray, cells, split, uri, tmp_path):
+    made = config(arms={n: ARMS[n] for n in ("real", "mixed")})
+    planned = plan_study(made, Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+    here = run_study(planned, tmp_path / "here", execute_here)
+    there = run_study(planned, tmp_path / "there", execute_on_ray)
+    assert here.to_json() == there.to_json()
