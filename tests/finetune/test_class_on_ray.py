@@ -34,5 +34,7 @@ def test_gpus_that_the_cluster_has_not_are_said(
     dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
     plan = prepare(config(cluster={"use_gpu": True}), dataset, split, tmp_path)
-    with pytest.raises(ConfigError, match="use_gpu: true, and this Ray cluster has 0 GPUs"):
+    with pytest.raises(
+        ConfigError, match="cluster.use_gpu is true, and this Ray cluster has 0 GPUs"
+    ):
         finetune_on_ray(plan)

@@ -154,7 +154,7 @@ def test_every_term_falls_along_its_gradient_image_by_image(weights: Path, term:
 def test_pairs_are_led_to_the_target(draw: Callable[..., Drawn], gradient: str) -> None:
     free, led = (
         losses_of(draw({"feature": weight, "gradient": gradient, "noise_mix": "none"}))
-        for weight in (1e-6, 50.0)
+        for weight in (1e-6, 1.0)  # a large one overshoots in a network that has learnt nothing
     )
     before = np.mean([one["feature"]["last"] for one in free])
     assert np.mean([one["feature"]["last"] for one in led]) < 0.97 * before
