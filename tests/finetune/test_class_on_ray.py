@@ -35,6 +35,6 @@ def test_gpus_that_the_cluster_has_not_are_said(
 ) -> None:
     plan = prepare(config(cluster={"use_gpu": True}), dataset, split, tmp_path)
     with pytest.raises(
-        ConfigError, match="cluster.use_gpu is true, and this Ray cluster has 0 GPUs"
+        ConfigError, match=r"cluster\.use_gpu is true, .* has 0 GPUs"
     ):
         finetune_on_ray(plan)
