@@ -34,7 +34,5 @@ def test_gpus_that_the_cluster_has_not_are_said(
     dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
     plan = prepare(config(cluster={"use_gpu": True}), dataset, split, tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"cluster\.use_gpu is true, .* has 0 GPUs"
-    ):
+    with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true, .* has 0 GPUs"):
         finetune_on_ray(plan)
