@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.config import FinetuneConfig
-from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.loop import Loop
+from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import Noised, add_noise, denoising_loss
 from factory.finetune.material import Material, spread
 from factory.finetune.order import Part, step_indices, step_random
@@ -166,26 +167,15 @@ def adaptation_loop(
     adaptation: Adaptation, material: Material, *, base_model_id: str, checkpoints: Path | None
 ) -> Loop:
     """Return the resumable loop that trains `adaptation` on `material`."""
-    config, training = adaptation.config, adaptation.config.training
-    decay = max(0, training.steps - training.warmup_steps)
+    config = adaptation.config
     return Loop(
         adaptation.model,
         lambda _module, part: adaptation.loss(material, part),
-        LoopConfig(
-            steps=training.steps,
-            batch_size=training.batch_size,
-            accumulate=training.accumulate,
-            learning_rate=training.learning_rate,
-            warmup_steps=training.warmup_steps,
-            decay_steps=decay if training.decay_steps is None else training.decay_steps,
-            final_fraction=training.final_fraction,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-            ema_decay=training.ema_decay,
-            precision=training.precision,
+        loop_config(
+            config.training,
+            config.cluster,
             resumable=resumable(config, material, base_model_id=base_model_id),
             checkpoint_dir=checkpoints,
-            checkpoint_seconds=config.cluster.checkpoint_seconds,
             best_by=config.validation.best_by,
         ),
         adaptation.workers,

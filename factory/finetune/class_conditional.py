@@ -18,7 +18,8 @@ from transformers import CLIPTextModel
 from factory.finetune.class_config import ClassConditionalConfig, NoiseConfig
 from factory.finetune.class_material import ClassMaterial
 from factory.finetune.latents import part_turns
-from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.loop import Loop
+from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import add_noise, denoising_loss
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.finetune.workers import Workers, place
@@ -195,26 +196,16 @@ def class_loop(
         depends_on: what else the weights depend on; a checkpoint of something else is refused.
         checkpoints: their folder.
     """
-    config, settings = training.config, training.config.training
-    decay = settings.steps - settings.warmup_steps
+    config = training.config
     resumable = config.model_dump(
         mode="json", exclude={"cluster", "validation", "name", "autoencoder"}
     )
     return Loop(
         training.model,
         lambda _module, part: training.loss(material, part),
-        LoopConfig(
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            accumulate=settings.accumulate,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            decay_steps=decay if settings.decay_steps is None else settings.decay_steps,
-            final_fraction=settings.final_fraction,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            ema_decay=settings.ema_decay,
-            precision=settings.precision,
+        loop_config(
+            config.training,
+            config.cluster,
             resumable=resumable | dict(depends_on),
             checkpoint_dir=checkpoints,
             best_by=config.validation.best_by,

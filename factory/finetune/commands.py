@@ -55,8 +55,9 @@ def finetune(
     training, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
-    with ray_session(address) if address and not without_ray else nullcontext():
-        check_gpus(config.cluster)  # before images are read and encoded
+    if config.cluster.use_gpu:  # before images are read and encoded
+        with ray_session(address) if address and not without_ray else nullcontext():
+            check_gpus(config.cluster)
     dataset = opened(data, columns)
     plan = training.prepare(config, dataset, load_split(split), output.resolve())
     if line := training.needs(plan):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from factory.errors import ConfigError
 from factory.finetune.latents import to_signed, turn
-from factory.finetune.loop import Loop, LoopConfig
+from factory.finetune.loop import Loop
+from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import Noised, add_noise, min_snr_weight, training_target
 from factory.finetune.order import Part, step_generator, step_indices, step_random
 from factory.finetune.pairs_config import PairsConfig
@@ -152,23 +153,13 @@ def label_names(config: PairsConfig, pairs: PairSet) -> tuple[str, ...]:
 
 def pairs_loop(task: PairTask, pairs: PairSet, checkpoints: Path | None) -> Loop:
     """Return the resumable loop that trains `task` on `pairs`."""
-    training = task.config.training
-    decay = max(0, training.steps - training.warmup_steps)
     resumable = task.config.model_dump(mode="json", exclude={"cluster", "name", "only_clusters"})
     return Loop(
         task.model,
         lambda _module, part: task.loss(pairs, part),
-        LoopConfig(
-            steps=training.steps,
-            batch_size=training.batch_size,
-            accumulate=training.accumulate,
-            learning_rate=training.learning_rate,
-            warmup_steps=training.warmup_steps,
-            decay_steps=decay if training.decay_steps is None else training.decay_steps,
-            final_fraction=training.final_fraction,
-            weight_decay=training.weight_decay,
-            ema_decay=training.ema_decay,
-            precision=training.precision,
+        loop_config(
+            task.config.training,
+            task.config.cluster,
             resumable=resumable
             | {"split_digest": pairs.split_digest, "ids_digest": pairs.ids_digest},
             checkpoint_dir=checkpoints,

@@ -26,7 +26,6 @@ from factory.finetune.train import (
     follow,
     follow_here,
     this_worker,
-    train_on_ray,
     train_side_by_side,
 )
 from factory.finetune.validation import Validation, distance_to
@@ -55,17 +54,10 @@ def finetune_on_ray(plan: Plan) -> Generator:
     Raises:
         ClusterError: a target failed more often than it may; the others are finished.
     """
-
-    def one(target: str) -> None:
-        train_on_ray(
-            _on_worker,
-            {"output": str(plan.output), "target": target},
-            name=f"{plan.config.name}-{target}",
-            cluster=plan.config.cluster,
-            storage=plan.output,
-        )
-
-    train_side_by_side(one, plan.targets)
+    config = plan.config
+    train_side_by_side(
+        _on_worker, plan.targets, name=config.name, cluster=config.cluster, output=plan.output
+    )
     return export(plan)
 
 

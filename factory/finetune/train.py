@@ -69,13 +69,31 @@ def train_on_ray(
             ) from error
 
 
-def train_side_by_side(one: Callable[[str], None], targets: Sequence[str]) -> None:
-    """Run `one(target)` for every target on the cluster, as many at a time as it has room for.
+def train_side_by_side(
+    work: Callable[[dict[str, str]], None],
+    targets: Sequence[str],
+    *,
+    name: str,
+    cluster: ClusterConfig,
+    output: Path,
+) -> None:
+    """Run `work({"output": ..., "target": ...})` on a group of workers for every target.
+
+    As many groups at a time as the cluster has room for; see `train_on_ray`.
 
     Raises:
         FactoryError: what the first of them raised, when all others have ended.
     """
     import ray
+
+    def one(target: str) -> None:
+        train_on_ray(
+            work,
+            {"output": str(output), "target": target},
+            name=f"{name}-{target}",
+            cluster=cluster,
+            storage=output,
+        )
 
     waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
     started = [waits.remote(target) for target in targets]

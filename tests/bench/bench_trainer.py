@@ -31,11 +31,11 @@ from factory.finetune.train import follow, this_worker, train_on_ray
 from factory.models.generator import find_generator
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import make_split
 from factory.sample.engine import load_pipeline
 from factory.sample.session import ray_session
 from tests.bench.recipes import compare_recipes
 from tests.bench.timing import alternate, told
+from tests.fakes.splits import split_of
 
 BASE = "wbc-base"
 
@@ -43,14 +43,7 @@ BASE = "wbc-base"
 def planned(folder: Path, *overrides: str) -> tuple[Plan, RealDataset]:
     """Return a fine-tuning of wbc-base on the demo set, prepared."""
     dataset = open_dataset("smear:120")
-    split = make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.8, "val": 0.2},
-        seed=0,
-    )
+    split = split_of(dataset, train=0.8, val=0.2)
     known = [f"base={BASE}", "separate=false", "n_shot=null", "validation.draw_every=null"]
     config = load_config(FinetuneConfig, "cytodiff", [*known, *overrides])
     return prepare(config, dataset, split, folder), dataset

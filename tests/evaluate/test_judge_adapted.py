@@ -18,8 +18,9 @@ from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.sample.engine import Engine
+from tests.fakes.splits import split_of
 from tests.fakes.tiny import CLASSES, tiny_generator
 
 QUICK = Settings(guidance_scale=1, num_inference_steps=2, scheduler="ddim", batch_size=8)
@@ -33,14 +34,7 @@ def dataset(cells: RealDataset) -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.5, "val": 0.2, "test": 0.3},
-        seed=0,
-    )
+    return split_of(dataset, train=0.5, val=0.2, test=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +132,7 @@ def test_one_that_learnt_to_repeat_its_shots_falls_to_the_floor_as_a_copier(
 def test_another_split_than_that_of_the_training_is_refused(
     judge: Callable[..., AdaptedReport], dataset: RealDataset, split: Split
 ) -> None:
-    other = make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.5, "val": 0.2, "test": 0.3},
-        seed=1,
-    )
+    other = split_of(dataset, train=0.5, val=0.2, test=0.3, seed=1)
     with pytest.raises(DataError, match=f"trained on split {split.digest}"):
         judge(split=other)
     smaller = open_dataset("smear:20?seed=5&size=16")

@@ -17,8 +17,9 @@ from factory.evaluate.reference import PIXELS, Reference, make_reference
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.sample.engine import Engine
+from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 
 QUICK = Settings(guidance_scale=1, num_inference_steps=2, scheduler="ddim", batch_size=4)
@@ -31,14 +32,7 @@ def dataset(cells: RealDataset) -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.4, "val": 0.6},
-        seed=0,
-    )
+    return split_of(dataset, train=0.4, val=0.6)
 
 
 @pytest.fixture(scope="module")

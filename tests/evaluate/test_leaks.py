@@ -12,8 +12,9 @@ from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
 from factory.real.dataset import RealDataset, RealImage, build_dataset
 from factory.real.smear import smear_items
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.real.stored import InlineBytes
+from tests.fakes.splits import split_of
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,7 @@ def held(cells: RealDataset, split: Split) -> Held:
 
 
 def divided(cells: RealDataset, seed: int) -> Split:
-    return make_split(
-        dataset=cells.fingerprint,
-        ids=cells.ids,
-        labels=cells.labels,
-        groups=cells.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=seed,
-    )
+    return split_of(cells, train=0.6, val=0.2, test=0.2, seed=seed)
 
 
 def elsewhere(cells: RealDataset, image_id: str, change) -> RealDataset:

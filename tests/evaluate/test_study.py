@@ -29,9 +29,10 @@ from factory.evaluate.units import Material
 from factory.real.dataset import RealDataset, build_dataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
-from factory.real.splits import Split, make_folds, make_split
+from factory.real.splits import Split, make_folds
 from tests.fakes.ridge import execute_ridge
 from tests.fakes.rows import rows_table, sample_row
+from tests.fakes.splits import split_of
 
 SIZE_PX = 24
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -146,14 +147,7 @@ def test_the_report_shows_floor_controls_and_pairs(cells, others, material):
 
 @pytest.fixture(scope="module")
 def split(cells: RealDataset) -> Split:
-    return make_split(
-        dataset=cells.fingerprint,
-        ids=cells.ids,
-        labels=cells.labels,
-        groups=cells.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=0,
-    )
+    return split_of(cells, train=0.6, val=0.2, test=0.2)
 
 
 @pytest.fixture(scope="module")

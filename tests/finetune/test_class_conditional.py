@@ -26,10 +26,11 @@ from factory.models.class_conditioning import CONDITIONINGS
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.sample.engine import Engine, load_pipeline
 from factory.sample.prepare import make_plan
 from factory.sample.references import References
+from tests.fakes.splits import split_of
 
 TINY = {
     "method": "class_conditional",
@@ -76,14 +77,7 @@ def dataset() -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=0,
-    )
+    return split_of(dataset, train=0.6, val=0.2, test=0.2)
 
 
 Trained = tuple[ClassPlan, Generator, list[str]]
@@ -351,14 +345,7 @@ def test_masks_that_are_missing_are_said_before(split: Split, tmp_path: Path) ->
         folder.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((16, 16), 50 + number).convert("RGB").save(folder / f"{number}.png")
     dataset = open_dataset(tmp_path / "set")
-    own = make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 1.0},
-        seed=0,
-    )
+    own = split_of(dataset, train=1.0)
     chosen = config(only=[], unet={"conditioning": "concat"})
     with pytest.raises(DataError, match="has no mask"):
         prepare(chosen, dataset, own, tmp_path / "out")

@@ -14,7 +14,8 @@ from factory.models.expert_file import load_expert
 from factory.models.experts import state_digest
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
+from tests.fakes.splits import split_of
 
 QUICK = ExpertConfig.model_validate(
     {"backbone": "test_resnet", "size_px": 16, "training": {"steps": 2, "batch_size": 4}}
@@ -28,14 +29,7 @@ def dataset() -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=0,
-    )
+    return split_of(dataset, train=0.6, val=0.2, test=0.2)
 
 
 @pytest.mark.parametrize("grey", [False, True])

@@ -24,8 +24,9 @@ from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
+from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 
 
@@ -36,14 +37,7 @@ def dataset() -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.5, "val": 0.25, "test": 0.25},
-        seed=0,
-    )
+    return split_of(dataset, train=0.5, val=0.25, test=0.25)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ from factory.models.lora_file import open_lora
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from factory.real.splits import Split
 from factory.sample.engine import Engine, load_pipeline
 from factory.sample.prepare import make_plan
+from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 
 
@@ -33,14 +34,7 @@ def dataset() -> RealDataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: RealDataset) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=0,
-    )
+    return split_of(dataset, train=0.6, val=0.2, test=0.2)
 
 
 @pytest.fixture(scope="module")
