@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 START_SECONDS = 90
+STOP_SECONDS = 3  # after a stream, Ray waits half a minute for workers that have nothing left
 EXCLUDES = ["tests", "runs", "*-catalog"]
 
 
@@ -110,7 +111,7 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
     """End the head and every process it started: they share its process group."""
     head.terminate()  # with --block, Ray ends its own children on SIGTERM
     with suppress(subprocess.TimeoutExpired):
-        head.wait(timeout=20)
+        head.wait(timeout=STOP_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGKILL)
 

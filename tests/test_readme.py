@@ -36,7 +36,13 @@ def home(
     classes = "classes={monocyte: a monocyte, lymphocyte: a lymphocyte}"
     run = start_run(
         source="wbc",
-        overrides=[f"model={tiny.folder}", classes, "batch_size=4", "num_inference_steps=2"],
+        overrides=[
+            f"model={tiny.folder}",
+            classes,
+            "batch_size=4",
+            "num_inference_steps=2",
+            "stream.actors=1",
+        ],
         num_images=8,
         catalog_uri=str(folder / "wbc-catalog"),
     )

@@ -14,7 +14,9 @@ from tests.fault.test_kills import CONFIG
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
 
 
-@pytest.mark.parametrize(("seeds", "images"), [((1, 2), 90), ((3, 3), 45)])
+@pytest.mark.parametrize(
+    ("seeds", "images"), [((1, 2), 90), pytest.param((3, 3), 45, marks=pytest.mark.slow)]
+)
 def test_two_drivers_into_one_table_both_complete(
     seeds: tuple[int, int],
     images: int,
@@ -27,7 +29,7 @@ def test_two_drivers_into_one_table_both_complete(
     drivers = []
     for number, seed in enumerate(seeds):
         source = tmp_path / f"job-{number}.yaml"
-        source.write_text(CONFIG.format(model=tiny.folder, seed=seed))
+        source.write_text(CONFIG.format(model=tiny.folder, seed=seed, actors=1))
         drivers.append(run_driver(uri, source, head))
     for driver in drivers:
         output, _ = driver.communicate(timeout=240)

@@ -24,7 +24,7 @@ def test_a_submitted_job_draws_prints_and_leaves_nothing_running(
         *(sys.executable, "cluster/local.py"),
         *("python", "jobs/generate_wbc.py", "--catalog", uri, "--num-images", "12"),
         *("--set", f"model={tiny.folder}", "--set", "classes={monocyte: a monocyte}"),
-        *("--set", "num_inference_steps=2", "--set", "batch_size=4"),
+        *("--set", "num_inference_steps=2", "--set", "batch_size=4", "--set", "stream.actors=1"),
     ]
     before = {p.pid for p in psutil.process_iter()}
     done = subprocess.run(

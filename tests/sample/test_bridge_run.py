@@ -42,6 +42,7 @@ def test_bridged_rows_are_whole_and_redrawn_bit_for_bit(tmp_path: Path):
             "scheduler": "ddim",
             "batch_size": 6,
             "seed": 1,
+            "stream": {"actors": 1},
             "data": data,
             "split": split,
             "options": {"depths": 3, "min_psnr_db": 90.0},

@@ -50,7 +50,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
             "seed": 5,
             "options": INPAINT,
             "agreement": {"segmenter": str(folder / "segmenter"), "min_dice": None},
-            "stream": {"commit_batches": 1},
+            "stream": {"commit_batches": 1, "actors": 1},
         }
     )
 

@@ -27,7 +27,7 @@ def config(tiny: Generator, **changes: object) -> GenerateConfig:
         "num_inference_steps": 2,
         "batch_size": 4,
         "seed": 11,
-        "stream": {"commit_batches": 2},
+        "stream": {"commit_batches": 2, "actors": 1},  # a second one loads torch for 4 images
     }
     return GenerateConfig.model_validate(known | changes)
 
@@ -59,7 +59,7 @@ def finished(
     tiny: Generator, tmp_path_factory: pytest.TempPathFactory, local_ray: None
 ) -> tuple[str, Prepared, RunProgress]:
     uri = str(tmp_path_factory.mktemp("runs") / "catalog")
-    run = prepare(config(tiny), uri)
+    run = prepare(config(tiny, stream={"commit_batches": 2, "actors": 2}), uri)
     return uri, run, finish(run)
 
 
