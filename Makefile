@@ -8,13 +8,18 @@ IMAGES ?= 320
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: wbc test test-all lint bench clean
+.PHONY: wbc test test-ray test-rest test-all lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
 
-test: $(VENV)/installed ## the default tests
-	$(BIN)/python -m pytest -q
+DEFAULT := not slow and not gpu and not s3
+
+test: $(VENV)/installed ## the default tests: those on Ray, which often wait, beside the others
+	@$(MAKE) --no-print-directory -j 2 test-ray test-rest
+
+test-ray test-rest: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and $(if $(findstring ray,$@),ray,not ray)"
 
 test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
 	$(BIN)/python -m pytest -q -m "not gpu and not s3"

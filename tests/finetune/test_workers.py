@@ -54,9 +54,8 @@ def test_two_workers_give_the_curve_of_one(
     assert losses(tmp_path) == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("sharding", "count"), [pytest.param("fsdp", 2, marks=pytest.mark.slow), ("ddp", 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "count"), [("fsdp", 2), ("ddp", 1)])
 def test_a_killed_group_goes_on_with_as_many_or_fewer(
     sharding: str, count: int, alone: list[float], tmp_path: Path
 ) -> None:
