@@ -59,7 +59,8 @@ def finetune(
         with ray_session(address) if address and not without_ray else nullcontext():
             check_gpus(config.cluster)
     dataset = opened(data, columns)
-    plan = training.prepare(config, dataset, load_split(split), output.resolve())
+    parts, place = load_split(split), output.resolve()
+    plan = training.prepare(config, dataset, parts, place, tell=click.echo)
     if line := training.needs(plan):
         click.echo(line)
     if without_ray:

@@ -24,7 +24,8 @@ class Training:
 
     Args:
         kind: the model of its YAML.
-        prepare: (config, dataset, split, output) to a plan that workers can read.
+        prepare: (config, dataset, split, output) to a plan that workers can read; `tell` gets lines
+            to show where that takes its time.
         here: trains the plan in this process; `tell` gets lines to show.
         on_ray: trains the plan on the cluster.
         needs: what a worker needs in memory, as a line to show before; empty: not known.
@@ -37,6 +38,11 @@ class Training:
     needs: Callable[[Any], str] = lambda _plan: ""
 
 
+def _silent(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `prepare` that is quick enough to say nothing."""
+    return lambda *given, tell: prepare(*given)
+
+
 METHODS: Mapping[str, Training] = {
     "text": Training(
         kind=FinetuneConfig,
@@ -47,13 +53,13 @@ METHODS: Mapping[str, Training] = {
     ),
     "pairs": Training(
         kind=PairsConfig,
-        prepare=pairs_run.prepare,
+        prepare=_silent(pairs_run.prepare),
         here=pairs_run.finetune_here,
         on_ray=pairs_run.finetune_on_ray,
     ),
     "class_conditional": Training(
         kind=ClassConditionalConfig,
-        prepare=class_prepare.prepare,
+        prepare=_silent(class_prepare.prepare),
         here=class_run.finetune_here,
         on_ray=class_run.finetune_on_ray,
     ),
