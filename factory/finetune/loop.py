@@ -198,7 +198,7 @@ class Loop:
         kept = self._checkpoints.newest() if self._checkpoints else None
         return ModelError(
             f"step {self.step}: loss {loss}, gradient norm {norm}; training stopped before they"
-            f" changed the weights, {kept or 'no checkpoint'} is the last one kept",
+            f" changed the weights, {f'{kept} is kept' if kept else 'before any checkpoint'}",
             remedy="Look at the images of this step, or choose a lower learning_rate and another"
             " output",
         )
