@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from factory.config import load_config
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
@@ -36,6 +39,7 @@ from factory.sample.session import ray_session
 from tests.bench.recipes import compare_recipes
 from tests.bench.timing import alternate, told
 from tests.fakes.splits import split_of
+from tests.fakes.stable_diffusion import TEXT_ENCODERS, UNETS
 
 BASE = "wbc-base"
 
@@ -49,10 +53,29 @@ def planned(folder: Path, *overrides: str) -> tuple[Plan, RealDataset]:
     return prepare(config, dataset, split, folder), dataset
 
 
-def adapted(plan: Plan, material: Material) -> Adaptation:
+def adapted(plan: Plan, material: Material, pipeline: Any = None) -> Adaptation:
     """Return the base in training, in this process."""
     classes = tuple(sorted(set(material.labels)))
-    return adapt(load_pipeline(find_generator(BASE)), plan.config, classes)
+    return adapt(pipeline or load_pipeline(find_generator(BASE)), plan.config, classes)
+
+
+def stable_diffusion() -> SimpleNamespace:
+    """Return a pipeline of SD 1.5's size with random weights; only its vocabulary is ours."""
+    ours = load_pipeline(find_generator(BASE))
+    words = {"vocab_size": len(ours.tokenizer)}
+    return SimpleNamespace(
+        unet=UNet2DConditionModel(**UNETS["sd-1.5"]),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT_ENCODERS["sd-1.5"] | words)),
+        vae=AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            scaling_factor=0.18215,
+        ),
+        tokenizer=ours.tokenizer,
+        scheduler=ours.scheduler,
+    )
 
 
 def looped(adaptation: Adaptation, material: Material, checkpoints: Path | None = None) -> Loop:
@@ -146,12 +169,16 @@ class OnTheFly:
         return latents
 
 
-def bench_latents(steps: int, rounds: int) -> None:
-    """Cached latents against encoding every batch anew, in images/s of whole steps."""
+def bench_latents(steps: int, rounds: int, base: str, batch_size: int) -> None:
+    """Cached latents against encoding every batch anew, in images/s of whole steps, at 64 px."""
     with tempfile.TemporaryDirectory() as name:
-        plan, dataset = planned(Path(name), f"training.steps={steps}")
-        cached = load_material(plan.material)
-        adaptation = adapted(plan, cached)
+        lengths = (f"training.steps={steps}", f"training.batch_size={batch_size}")
+        plan, dataset = planned(Path(name), *lengths)
+        cached, pipeline = load_material(plan.material), None
+        if base != BASE:
+            pipeline = stable_diffusion()
+            object.__setattr__(cached, "latents", torch.randn(len(cached.ids), 8, 4, 8, 8))
+        adaptation = adapted(plan, cached, pipeline)
         images = torch.from_numpy(dataset.array(64, cached.ids))
         fresh = copy.copy(cached)
         object.__setattr__(fresh, "latents", OnTheFly(adaptation.autoencoder, images))
@@ -160,8 +187,9 @@ def bench_latents(steps: int, rounds: int) -> None:
             *_, last = looped(adaptation, material).run()
             return last.images_per_second
 
-        rate(fresh)
+        rate(fresh)  # warm
         first, second = alternate(lambda: rate(cached), lambda: rate(fresh), rounds=rounds)
+    print(f"LoRA on {base}, batch {batch_size}")
     print(told("cached latents", first, "images/s"))
     print(told("encoded on the fly", second, "images/s"))
     ratios = [a / b for a, b in zip(first, second, strict=True)]
@@ -210,14 +238,24 @@ def bench_saving(steps: int, interval_seconds: float) -> None:
 @click.option(
     "--steps", default=60, help="Of a run; the recipes' plain run takes 25 times as many."
 )
+@click.option("--base", type=click.Choice([BASE, "sd-1.5"]), default=BASE, help="For latents.")
+@click.option("--batch-size", default=16, help="For latents.")
 @click.option("--interval-seconds", default=20.0, help="Between two saves; 180 is the default.")
-def main(only: str | None, threads: int, rounds: int, steps: int, interval_seconds: float) -> None:
+def main(
+    only: str | None,
+    threads: int,
+    rounds: int,
+    steps: int,
+    base: str,
+    batch_size: int,
+    interval_seconds: float,
+) -> None:
     """Print every ratio with its bar."""
     torch.set_num_threads(threads)
     if only in (None, "ray"):
         bench_ray(threads, steps, rounds)
     if only in (None, "latents"):
-        bench_latents(steps, rounds)
+        bench_latents(steps, rounds, base, batch_size)
     if only in (None, "recipe"):
         compare_recipes(plain_steps=25 * steps, seeds=range(min(3, rounds)))
     if only in (None, "saving"):
