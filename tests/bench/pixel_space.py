@@ -88,6 +88,7 @@ def pixel_loop(config: BaseConfig, prepared: Path, out: Path) -> tuple[Loop, obj
 @click.option("--cache", type=click.Path(path_type=Path))
 @click.option("--steps", default=2600)
 @click.option("--per-class", default=25)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As of the latents.")
 def main(
     prepared: Path,
     data: str,
@@ -96,10 +97,11 @@ def main(
     cache: Path | None,
     steps: int,
     per_class: int,
+    overrides: tuple[str, ...],
 ) -> None:
     """Train, then judge as `jobs/judge_base.py` does."""
     lengths = [f"denoiser.steps={steps}", f"denoiser.decay_steps={steps // 3}"]
-    config = load_config(BaseConfig, "wbc_base", lengths)
+    config = load_config(BaseConfig, "wbc_base", [*lengths, *overrides])
     loop, tokenizer = pixel_loop(config, prepared, out)
     for progress in loop.run():
         if progress.step % 50 == 0:
@@ -117,7 +119,7 @@ def main(
     base = find_generator("wbc-base")
     engine = Engine(base)
     engine.generator = replace(base, model_id=f"pixel-{steps}")
-    engine._method = TextMethod(pipeline, "cpu")
+    engine._methods = {"text": TextMethod(pipeline, "cpu")}
     reference = open_reference(
         base, data, split=prepared / SPLIT, weights=features, cache=cache or out / "cache"
     )
