@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from factory.models.shards import local
+from factory.models.shards import local, reshard
 
 
 class Ema:
@@ -34,13 +34,17 @@ class Ema:
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give `model` the average weights for a while, to validate or to export it."""
         if not self.decay:
-            yield model
+            try:
+                yield model
+            finally:
+                reshard(model)
             return
         kept = {name: p.detach().clone() for name, p in trainable(model).items()}
         _assign(model, self.values)
         try:
             yield model
         finally:
+            reshard(model)
             _assign(model, kept)
 
 

@@ -40,7 +40,7 @@ class Training:
 
 def _silent(prepare: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `prepare` that is quick enough to say nothing."""
-    return lambda *given, tell: prepare(*given)
+    return lambda *given, **_: prepare(*given)
 
 
 METHODS: Mapping[str, Training] = {

@@ -5,15 +5,16 @@ from torch import Tensor, nn
 
 from factory.finetune.ema import Ema, trainable
 from factory.finetune.workers import inner
-from factory.models.shards import local
+from factory.models.shards import local, reshard
 
 
 def state_tensors(
     model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name, sharded as the weights are; views, not copies."""
-    _prepare_moments(model, optimizer)
     module = inner(model)
+    reshard(module)
+    _prepare_moments(model, optimizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in trainable(module).items():
         moments = optimizer.state[parameter]
