@@ -171,10 +171,10 @@ def record_run(
             f"run {run_id}: status {row.get('status')!r}, event {event!r}",
             remedy=f"Give a status of {STATUSES} and an event number from 0",
         )
-    return _record(
+    return append_once(
         uri,
         "runs",
-        row,
+        typed_rows([row], "runs"),
         key={"run_id": run_id, "event": event},
         app_id=run_id,
         app_version=event,
@@ -199,37 +199,13 @@ def record_model(
     """
     model_id = str(row.get("model_id") or "")
     check_run_id(model_id)
-    return _record(
+    return append_once(
         uri,
         "models",
-        row,
+        typed_rows([row], "models"),
         key={"model_id": model_id},
         app_id=model_id,
         app_version=1,
-        storage_options=storage_options,
-        retry=retry,
-    )
-
-
-def _record(
-    uri: str | Path,
-    name: str,
-    row: Mapping[str, object],
-    *,
-    key: Mapping[str, str | int],
-    app_id: str,
-    app_version: int,
-    storage_options: StorageOptions | None,
-    retry: Retry | None,
-) -> int:
-    """Append one row with the application transaction (app_id, app_version) unless it is there."""
-    return append_once(
-        uri,
-        name,
-        typed_rows([row], name),
-        key=key,
-        app_id=app_id,
-        app_version=app_version,
         storage_options=storage_options,
         retry=retry,
     )

@@ -33,19 +33,15 @@ class Ema:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """Give `model` the average weights for a while, to validate or to export it."""
-        if not self.decay:
-            try:
-                yield model
-            finally:
-                reshard(model)
-            return
-        kept = {name: p.detach().clone() for name, p in trainable(model).items()}
-        _assign(model, self.values)
+        kept = {n: p.detach().clone() for n, p in trainable(model).items()} if self.decay else {}
+        if self.decay:
+            _assign(model, self.values)
         try:
             yield model
         finally:
             reshard(model)
-            _assign(model, kept)
+            if self.decay:
+                _assign(model, kept)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
