@@ -17,10 +17,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.errors import FactoryError
-from factory.real.options import column_options, opened
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+from factory.real.options import FILE, FOLDER, column_options, opened
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -28,9 +25,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI")
 @column_options
-@click.option("--split", required=True, type=_FILE)
-@click.option("--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors.")
-@click.option("--judge-features", required=True, type=_FILE, help="squeezenet1_0, the same.")
+@click.option("--split", required=True, type=FILE)
+@click.option("--features", required=True, type=FILE, help="efficientnet_lite0 as safetensors.")
+@click.option("--judge-features", required=True, type=FILE, help="squeezenet1_0, the same.")
 @click.option("--weight", "weights", multiple=True, default=(0.0, 0.5, 1.0), type=float)
 @click.option("--seed", "seeds", multiple=True, default=(0, 1, 2), type=click.IntRange(min=0))
 @click.option("--per-class", default=24, type=click.IntRange(min=4))
@@ -38,7 +35,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--num-inference-steps", default=20, type=click.IntRange(min=1))
 @click.option("--dtype", default="float32", help="Of drawing.")
 @click.option("--base", help="Held against the trainings. Default: the configuration's.")
-@click.option("--output", required=True, type=_FOLDER)
+@click.option("--output", required=True, type=FOLDER)
 def main(source: str, overrides: tuple[str, ...], data: str, **options: Any) -> None:
     """Train, draw, measure; write report.md, report.json and sheets into OUTPUT."""
     from factory.config import load_config

@@ -11,15 +11,14 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.errors import FactoryError
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from factory.real.options import FILE
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", required=True, metavar="URI", help="Real images with masks.")
-@click.option("--split", "split_file", required=True, type=_FILE)
-@click.option("--features", required=True, type=_FILE, help="Weights of timm's EfficientNet-Lite0.")
-@click.option("--out", required=True, type=_FILE)
+@click.option("--split", "split_file", required=True, type=FILE)
+@click.option("--features", required=True, type=FILE, help="Weights of timm's EfficientNet-Lite0.")
+@click.option("--out", required=True, type=FILE)
 @click.option("-k", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--min-size", default=8, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))

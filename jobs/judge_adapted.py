@@ -15,9 +15,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.cli import run
-from factory.real.options import column_options, opened
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from factory.real.options import FILE, column_options, opened
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -25,9 +23,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--base", help="Default: the generator it was adapted from.")
 @click.option("--data", required=True, metavar="URI", help="The real images of the adaptation.")
 @column_options
-@click.option("--split", "split_file", required=True, type=_FILE, help="Of these images.")
+@click.option("--split", "split_file", required=True, type=FILE, help="Of these images.")
 @click.option("--part", default="test", type=click.Choice(["val", "test", "held_out"]))
-@click.option("--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors.")
+@click.option("--features", required=True, type=FILE, help="efficientnet_lite0 as safetensors.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--guidance-scale", default=2.0, type=click.FloatRange(min=0))
 @click.option("--num-inference-steps", default=20, type=click.IntRange(min=1))

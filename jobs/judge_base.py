@@ -16,18 +16,16 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.errors import FactoryError
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+from factory.real.options import FILE, FOLDER
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--generator", "name", default="wbc-base", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="URI", help="The real images of its training.")
-@click.option("--split", required=True, type=_FILE, help="The split of its training.")
-@click.option("--features", required=True, type=_FILE, help="efficientnet_lite0 as safetensors.")
-@click.option("--out", required=True, type=_FOLDER)
-@click.option("--cache", type=_FOLDER, help="Default: cache in --out; share it between settings.")
+@click.option("--split", required=True, type=FILE, help="The split of its training.")
+@click.option("--features", required=True, type=FILE, help="efficientnet_lite0 as safetensors.")
+@click.option("--out", required=True, type=FOLDER)
+@click.option("--cache", type=FOLDER, help="Default: cache in --out; share it between settings.")
 @click.option("--per-class", default=100, type=click.IntRange(min=4))
 @click.option("--per-value", default=50, type=click.IntRange(min=0), help="0: no attributes.")
 @click.option("--guidance-scale", default=2.0, type=click.FloatRange(min=0))

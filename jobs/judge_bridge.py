@@ -13,19 +13,18 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.cli import run
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+from factory.real.options import FOLDER
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("run_id")
 @click.option("--catalog", "uri", required=True, metavar="URI")
-@click.option("--expert", "folder", required=True, type=_FOLDER, help="Knows both domains.")
+@click.option("--expert", "folder", required=True, type=FOLDER, help="Knows both domains.")
 @click.option("--part", default="test", type=click.Choice(["val", "test"]), help="Real images.")
 @click.option("--steps", multiple=True, default=(10, 25, 50, 100), type=click.IntRange(min=1))
 @click.option("--corrections", multiple=True, default=(0,), type=click.IntRange(min=0))
 @click.option("--num-images", default=32, type=click.IntRange(min=2), help="Of the round trips.")
-@click.option("--out", required=True, type=_FOLDER)
+@click.option("--out", required=True, type=FOLDER)
 def main(
     run_id: str,
     uri: str,

@@ -11,13 +11,12 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.errors import FactoryError
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from factory.real.options import FILE
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", required=True, metavar="URI", help="Real images with masks.")
-@click.option("--split", "split_file", required=True, type=_FILE)
+@click.option("--split", "split_file", required=True, type=FILE)
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option("--size-px", default=64, show_default=True, type=click.IntRange(8))
 @click.option("--steps", default=1500, show_default=True, type=click.IntRange(1))

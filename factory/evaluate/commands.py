@@ -6,10 +6,7 @@ from typing import Any
 import click
 
 from catalog.commands import parse_storage, storage_option
-from factory.real.options import column_options, opened
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+from factory.real.options import FILE, FOLDER, column_options, opened
 
 
 @click.command()
@@ -17,19 +14,19 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
 @column_options
-@click.option("--split", "splits", type=_FILE, multiple=True, required=True, help="One per fold.")
+@click.option("--split", "splits", type=FILE, multiple=True, required=True, help="One per fold.")
 @click.option("--catalog", "uri", metavar="URI", help="Synthetic images; the results go there.")
 @storage_option
 @click.option("--version", type=click.IntRange(min=0), help="Of the catalog's samples.")
 @click.option(
-    "--generator-split", "others", type=_FILE, multiple=True,
+    "--generator-split", "others", type=FILE, multiple=True,
     help="Split of --data that a generator was trained under, if another one.",
 )  # fmt: skip
 @click.option(
     "--seen", multiple=True, metavar="URI",
     help="Other real images that generators, references or gates saw: compared with the held-out.",
 )  # fmt: skip
-@click.option("--output", required=True, type=_FOLDER, help="Finished trainings and the report.")
+@click.option("--output", required=True, type=FOLDER, help="Finished trainings and the report.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
 @click.option("--without-ray", is_flag=True, help="Train in this process.")
 def evaluate(

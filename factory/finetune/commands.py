@@ -6,10 +6,7 @@ from typing import Any
 
 import click
 
-from factory.real.options import column_options, opened
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+from factory.real.options import FILE, FOLDER, column_options, opened
 
 
 @click.command()
@@ -17,9 +14,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
 @column_options
-@click.option("--split", type=_FILE, required=True, help="Of these images: `factory real split`.")
+@click.option("--split", type=FILE, required=True, help="Of these images: `factory real split`.")
 @click.option("--class", "only", multiple=True, metavar="NAME", help="Train only these classes.")
-@click.option("--output", required=True, type=_FOLDER, help="Storage that every worker sees.")
+@click.option("--output", required=True, type=FOLDER, help="Storage that every worker sees.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
 @click.option("--without-ray", is_flag=True, help="Train in this process.")
 def finetune(

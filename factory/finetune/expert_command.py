@@ -5,10 +5,8 @@ from typing import Any
 
 import click
 
-from factory.real.options import column_options, opened
+from factory.real.options import FILE, FOLDER, column_options, opened
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 TOLD_STEPS = 50
 
 
@@ -17,9 +15,9 @@ TOLD_STEPS = 50
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
 @column_options
-@click.option("--split", type=_FILE, required=True, help="Of these images: `factory real split`.")
-@click.option("--weights", type=_FILE, help="Initial backbone: timm's, as safetensors.")
-@click.option("--output", required=True, type=_FOLDER)
+@click.option("--split", type=FILE, required=True, help="Of these images: `factory real split`.")
+@click.option("--weights", type=FILE, help="Initial backbone: timm's, as safetensors.")
+@click.option("--output", required=True, type=FOLDER)
 def expert(
     source: str,
     overrides: tuple[str, ...],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.errors import DataError
-from factory.real.options import column_options, opened
+from factory.real.options import FILE, column_options, opened
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
     from factory.real.describe import Description
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
 
 SHOWN_IDS = 5
 """Ids printed of one set of near-duplicates; --json gives all."""
-_PATH = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -37,7 +36,7 @@ def _source(command: Callable[..., None]) -> Callable[..., None]:
 
 @real.command("describe")
 @_source
-@click.option("--sheet", type=_PATH, help="Write a contact sheet (PNG) here.")
+@click.option("--sheet", type=FILE, help="Write a contact sheet (PNG) here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
     """Print counts, sizes, class balance, near-duplicates and broken files.
@@ -62,7 +61,7 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
 
 @real.command()
 @_source
-@click.option("--out", type=_PATH, required=True, help="JSON file; folds get .0, .1, ... inserted.")
+@click.option("--out", type=FILE, required=True, help="JSON file; folds get .0, .1, ... inserted.")
 @click.option("--fractions", default="train=0.8,val=0.1,test=0.1", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--folds", type=click.IntRange(3), help="Write k splits for cross-validation.")
@@ -94,7 +93,7 @@ def split(
 
 
 @real.command()
-@click.argument("split_file", metavar="SPLIT", type=_PATH)
+@click.argument("split_file", metavar="SPLIT", type=FILE)
 @_source
 def verify(split_file: Path, uri: str, **options: Any) -> None:
     """Check that SPLIT holds exactly the images of URI and divides no group.
@@ -111,11 +110,11 @@ def verify(split_file: Path, uri: str, **options: Any) -> None:
 
 
 @real.command()
-@click.argument("split_file", metavar="SPLIT", type=_PATH)
+@click.argument("split_file", metavar="SPLIT", type=FILE)
 @_source
 @click.option("-n", "--shots", "number", type=click.IntRange(1), required=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=_PATH, help="Write JSON here instead of printing it.")
+@click.option("--out", type=FILE, help="Write JSON here instead of printing it.")
 def shots(
     split_file: Path, uri: str, number: int, seed: int, out: Path | None, **options: Any
 ) -> None:

@@ -10,7 +10,8 @@ if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
     from factory.real.dataset import RealDataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def column_options(command: Command) -> Command:
@@ -20,7 +21,7 @@ def column_options(command: Command) -> Command:
         click.option("--image", metavar="COLUMN", help="Column of path or bytes."),
         click.option("--group", metavar="COLUMN", help="Column of patient, slide or sequence."),
         click.option("--attribute", "attributes", multiple=True, metavar="COLUMN"),
-        click.option("--root", type=_FOLDER, help="Where paths in a table start."),
+        click.option("--root", type=FOLDER, help="Where paths in a table start."),
         click.option("--skip-broken", is_flag=True, help="Leave broken images out and list them."),
         click.option("--download", is_flag=True, help="Fetch a MedMNIST set if it is missing."),
     ]

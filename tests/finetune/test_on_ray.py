@@ -101,7 +101,7 @@ def test_one_worker_finishes_what_two_began(
     with killing(place, 1) as kills, refused:
         finetune_on_ray(begun)
     assert len(kills) == 1  # else the group fell over by itself
-    finished = plan(workers=1)
+    finished = plan(workers=1, checkpoint_seconds=60)  # each report waits for Ray's next poll
     finetune_on_ray(finished)
     found = difference(whole, finished)
     print(f"2 workers killed at step {kills}, largest difference {found:.2g}")
