@@ -17,9 +17,11 @@ from factory.finetune.loop import Loop
 from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import Noised, add_noise, min_snr_weight, training_target
 from factory.finetune.order import Part, step_generator, step_indices, step_random
+from factory.finetune.pairs_base import PairBase
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet
 from factory.finetune.workers import Workers, place
+from factory.models.lora import add_lora
 from factory.models.pair_codec import PairCodec
 from factory.models.pair_pipeline import pair_scheduler
 from factory.models.pair_unet import PairUNet
@@ -38,6 +40,7 @@ class PairTask:
     codec: PairCodec
     config: PairsConfig
     workers: Workers
+    base_model_id: str | None = None
 
     def loss(self, pairs: PairSet, part: Part) -> dict[str, Tensor]:
         """Return the named losses of a part of a step: 'loss', and its 'image' and 'mask' part."""
@@ -101,34 +104,27 @@ class PairTask:
 
 
 def build_task(
-    config: PairsConfig, pairs: PairSet, *, vae: Any = None, workers: Workers | None = None
+    config: PairsConfig,
+    pairs: PairSet,
+    *,
+    vae: Any = None,
+    base: PairBase | None = None,
+    workers: Workers | None = None,
 ) -> PairTask:
-    """Return an untrained network for `pairs` on the worker's device; weights follow the seed.
+    """Return a network for `pairs` on the worker's device, untrained or the base's.
+
+    Weights follow the seed.
 
     Raises:
-        ConfigError: a side that cannot be folded or halved as the network wants.
+        ConfigError: a side that cannot be folded or halved as the network wants, or a label or a
+            LoRA target that the base has not.
     """
     workers = workers or Workers()
-    fold = config.fold if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
-    codec = PairCodec(num_classes=len(pairs.mask_values), fold=fold, vae=vae)
-    side = codec.shape(config.size_px)[-1]
-    halvings = len(config.network.block_out_channels) - 1
-    if side % 2**halvings:
-        raise ConfigError(
-            f"a side of {side} cannot be halved {halvings} times (size_px {config.size_px})",
-            remedy="Choose another size_px, or fewer network.block_out_channels",
-        )
-    torch.manual_seed(config.seed)  # noqa: TID251 -- initial weights have no generator argument
-    network = PairUNet(
-        sample_size=side,
-        fold=fold,
-        latent=vae is not None,
-        image_channels=3 if vae is None else int(vae.config.latent_channels),
-        mask_values=pairs.mask_values,
-        labels=label_names(config, pairs),
-        condition=config.condition,
-        **config.network.model_dump(),
-    ).to(memory_format=torch.channels_last)
+    vae = vae if base is None else base.vae
+    network = _untrained(config, pairs, vae) if base is None else _known_to(base, config, pairs)
+    if config.lora is not None:
+        network.requires_grad_(False)
+        add_lora(network, config.lora.unet_targets, config.lora, seed=config.seed)
     scheduler = pair_scheduler(
         prediction_type=config.prediction_type, beta_schedule=config.beta_schedule
     )
@@ -136,10 +132,48 @@ def build_task(
         model=place(network, workers),
         network=network,
         scheduler=scheduler,
-        codec=codec,
+        codec=PairCodec(num_classes=len(pairs.mask_values), fold=network.config.fold, vae=vae),
         config=config,
         workers=workers,
+        base_model_id=base.model_id if base else None,
     )
+
+
+def _untrained(config: PairsConfig, pairs: PairSet, vae: Any) -> PairUNet:
+    fold = config.fold if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+    side = PairCodec(num_classes=len(pairs.mask_values), fold=fold, vae=vae).shape(config.size_px)
+    halvings = len(config.network.block_out_channels) - 1
+    if side[-1] % 2**halvings:
+        raise ConfigError(
+            f"a side of {side[-1]} cannot be halved {halvings} times (size_px {config.size_px})",
+            remedy="Choose another size_px, or fewer network.block_out_channels",
+        )
+    torch.manual_seed(config.seed)  # noqa: TID251 -- initial weights have no generator argument
+    network = PairUNet(
+        sample_size=side[-1],
+        fold=fold,
+        latent=vae is not None,
+        image_channels=3 if vae is None else int(vae.config.latent_channels),
+        mask_values=pairs.mask_values,
+        labels=label_names(config, pairs),
+        condition=config.condition,
+        **config.network.model_dump(),
+    )
+    made: PairUNet = network.to(memory_format=torch.channels_last)
+    return made
+
+
+def _known_to(base: PairBase, config: PairsConfig, pairs: PairSet) -> PairUNet:
+    """Return the base's network if it knows every label of `pairs`."""
+    known = base.network.config.labels
+    if unknown := sorted(set(label_names(config, pairs)) - set(known)):
+        raise ConfigError(
+            f"base {config.base} does not know the {config.condition} {unknown[0]!r}",
+            remedy=f"It knows {', '.join(known)}: choose of these with `only`, or start without it",
+        )
+    network: PairUNet = base.network.to(memory_format=torch.channels_last)
+    network.train().requires_grad_(True)
+    return network
 
 
 def label_names(config: PairsConfig, pairs: PairSet) -> tuple[str, ...]:
@@ -161,7 +195,11 @@ def pairs_loop(task: PairTask, pairs: PairSet, checkpoints: Path | None) -> Loop
             task.config.training,
             task.config.cluster,
             resumable=resumable
-            | {"split_digest": pairs.split_digest, "ids_digest": pairs.ids_digest},
+            | {
+                "base_model_id": task.base_model_id,
+                "split_digest": pairs.split_digest,
+                "ids_digest": pairs.ids_digest,
+            },
             checkpoint_dir=checkpoints,
         ),
         task.workers,

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from factory.config import Frozen
 from factory.finetune.train import ClusterConfig
+from factory.models.lora import LoraSettings
 
 
 class PairNetwork(Frozen):
@@ -62,6 +63,11 @@ class PairsConfig(Frozen):
     mask_values: tuple[int, ...] = ()
     """Stored value of every class in real masks, background first; empty: those that are found."""
     condition: Literal["none", "class", "cluster"] = "none"
+    base: str | None = None
+    """Generator of pairs to go on from: size, form, condition, schedule and network are its own."""
+    lora: LoraSettings | None = None
+    """Train a LoRA on the frozen base instead of all weights; the generator holds it folded in.
+    Beside attention its `unet_targets` may name conv1 and conv2, most of these networks."""
     clusters: Path | None = None
     """File of clusters, see `factory.real.clusters`."""
     per_cluster: bool = False
@@ -87,4 +93,6 @@ class PairsConfig(Frozen):
             raise ValueError("per_cluster: each generator knows one cluster, it has no condition")
         if self.autoencoder is not None and self.fold > 1:
             raise ValueError("fold: in latent form the autoencoder folds, leave it 1")
+        if self.lora is not None and self.base is None:
+            raise ValueError("lora: it needs the base that it adapts")
         return self

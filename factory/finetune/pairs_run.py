@@ -2,7 +2,8 @@
 
     images + masks + split (+ clusters) -> prepared -> a training for every target -> generators
 
-A target is all pairs, or one cluster; clusters train side by side where the machines have room.
+A target is all pairs, or one cluster; clusters train side by side where the machines have room,
+from nothing or from one base, all their weights or a LoRA.
 """
 
 import json
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save
 from factory.atomic import write_bytes, write_text
 from factory.digest import digest
 from factory.finetune.loop import Loop
-from factory.finetune.pairs import PairTask, build_task, label_names, pairs_loop
+from factory.finetune.pairs import PairTask, build_task, pairs_loop
+from factory.finetune.pairs_base import load_base, with_base
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet, load_pairs, prepare_pairs
 from factory.finetune.train import (
@@ -30,6 +32,7 @@ from factory.finetune.train import (
 from factory.finetune.workers import Workers, inner
 from factory.models.export import write_generator
 from factory.models.generator import CLUSTERS, Generator, find_generator, open_generator
+from factory.models.lora import folded_state
 from factory.models.pair_card import pair_card
 from factory.models.shards import whole
 from factory.real.dataset import RealDataset
@@ -58,9 +61,11 @@ def prepare(config: PairsConfig, dataset: RealDataset, split: Split, output: Pat
     """Read the train part once, and write down what will be trained.
 
     Raises:
-        DataError: see `prepare_pairs`, or a cluster that is not there.
-        ModelError: the autoencoder's generator cannot be loaded.
+        ConfigError: see `with_base`.
+        DataError: see `with_base` and `prepare_pairs`, or a cluster that is not there.
+        ModelError: the base's or the autoencoder's generator cannot be loaded.
     """
+    config = with_base(config, dataset, split)
     made_of = config.model_dump(
         mode="json", include={"size_px", "mask_values", "autoencoder", "only"}
     )
@@ -131,7 +136,8 @@ def export(plan: PairsPlan, target: str) -> Generator:
     """Write the generator of a finished target and return it."""
     config, folder = plan.config, plan.folder(target)
     pairs = _part(load_pairs(plan.material), target)
-    task = build_task(config, pairs, vae=_autoencoder(config))
+    bare = config.model_copy(update={"lora": None})  # it lies folded in
+    task = build_task(bare, pairs, vae=_autoencoder(config), base=load_base(config))
     task.network.load_state_dict(load_file(folder / "weights.safetensors"))
     manifest: dict[str, Any] = {
         "name": config.name if target == EVERY else f"{config.name}-{target}",
@@ -140,7 +146,7 @@ def export(plan: PairsPlan, target: str) -> Generator:
         "class_names": sorted(set(pairs.labels)),
         "mask_values": list(pairs.mask_values),
         "condition": config.condition,
-        "labels": list(label_names(config, pairs)),
+        "labels": list(task.network.config.labels),
         "split_digest": pairs.split_digest,
         "dataset_fingerprint": pairs.dataset_fingerprint,
         "licence": "as the images it was trained on",
@@ -148,6 +154,8 @@ def export(plan: PairsPlan, target: str) -> Generator:
         "images_trained": len(pairs.ids),
         "steps_trained": config.training.steps,
     }
+    if task.base_model_id is not None:
+        manifest["base_model_id"] = task.base_model_id
     if pairs.clusters and (config.condition == "cluster" or config.per_cluster):
         manifest["clusters"] = {"members": pairs.members}
     parts = {"unet": task.network.eval(), "scheduler": task.scheduler}
@@ -170,7 +178,13 @@ def _on_worker(settings: dict[str, str]) -> None:
 def _train(plan: PairsPlan, target: str, workers: Workers, run: Callable[[Loop], None]) -> None:
     """Train one target to its end and leave its average weights in its folder."""
     pairs = _part(load_pairs(plan.material), target)
-    task = build_task(plan.config, pairs, vae=_autoencoder(plan.config), workers=workers)
+    task = build_task(
+        plan.config,
+        pairs,
+        vae=_autoencoder(plan.config),
+        base=load_base(plan.config),
+        workers=workers,
+    )
     loop = pairs_loop(task, pairs, plan.folder(target) / "checkpoints")
     run(loop)
     tensors = trained_weights(task, loop)  # every worker: shards are gathered
@@ -180,10 +194,11 @@ def _train(plan: PairsPlan, target: str, workers: Workers, run: Callable[[Loop],
 
 def trained_weights(task: PairTask, loop: Loop) -> dict[str, torch.Tensor]:
     """Return the average weights on the CPU; with shards every worker must call it."""
+    lora = task.config.lora
     with loop.ema.applied(inner(task.model)):
+        state = folded_state(task.network, lora) if lora else task.network.state_dict()
         return {
-            name: whole(value).detach().cpu().contiguous().clone()
-            for name, value in task.network.state_dict().items()
+            name: whole(value).detach().cpu().contiguous().clone() for name, value in state.items()
         }
 
 

@@ -55,9 +55,9 @@ def attach_lora(
     """
     unet.requires_grad_(False)
     text_encoder.requires_grad_(False)
-    count = _add_adapter(unet, settings.unet_targets, settings, seed)
+    count = add_lora(unet, settings.unet_targets, settings, seed=seed)
     if settings.train_text_encoder:
-        count += _add_adapter(text_encoder, settings.text_targets, settings, seed)
+        count += add_lora(text_encoder, settings.text_targets, settings, seed=seed)
     _log.info("LoRA of rank %d: %d trainable parameters", settings.rank, count)
     return count
 
@@ -110,9 +110,34 @@ def lora_tensors(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _add_adapter(
-    network: nn.Module, targets: tuple[str, ...], settings: LoraSettings, seed: int
+def folded_state(network: nn.Module, settings: LoraSettings) -> dict[str, Tensor]:
+    """Return the state of a network with its LoRA folded in, by the names it has without one."""
+    state = network.state_dict()
+    folded = {}
+    for name, value in state.items():
+        if ".lora_" in name:
+            continue
+        place, layer, end = name.partition(".base_layer.")
+        if layer and end == "weight":
+            down, up = (whole(state[f"{place}.lora_{k}.default.weight"]) for k in "AB")
+            value = whole(value) + settings.scaling * lora_product(down, up).reshape(value.shape)
+        folded[f"{place}.{end}" if layer else name] = value
+    return folded
+
+
+def lora_product(down: Tensor, up: Tensor) -> Tensor:
+    """Return B A in float32, (out, in): `down` is A, `up` is B."""
+    return up.float().flatten(1) @ down.float().flatten(1)
+
+
+def add_lora(
+    network: nn.Module, targets: tuple[str, ...], settings: LoraSettings, *, seed: int
 ) -> int:
+    """Add float32 LoRA layers to one network in place; return how many values train.
+
+    Raises:
+        ConfigError: a target that names no layer, or one that is neither linear nor a convolution.
+    """
     from peft import LoraConfig
 
     count = lora_parameter_count(network, targets, settings.rank)

@@ -17,7 +17,7 @@ from factory.config import Frozen
 from factory.digest import canonical_json
 from factory.errors import ModelError
 from factory.models.generator import LORA_FILE
-from factory.models.lora import LoraSettings, lora_weight
+from factory.models.lora import LoraSettings, lora_product, lora_weight
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
@@ -112,7 +112,7 @@ def fuse_lora(pipeline: Any, lora: Lora, *, base_model_id: str, scale: float = 1
         )
     changes = list(_changes(pipeline, lora))  # all are checked before the first is made
     for weight, down, up in changes:
-        product = (up.float().flatten(1) @ down.float().flatten(1)).reshape(weight.shape)
+        product = lora_product(down, up).reshape(weight.shape)
         change = scale * lora.notes.settings.scaling * product
         weight.copy_(weight.float() + change.to(weight.device))
 

@@ -20,13 +20,15 @@ def pair_card(manifest: Mapping[str, Any], figures: str = "") -> str:
     config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
     classes = len(manifest["mask_values"])
     condition = {"none": "no condition", "class": "a class", "cluster": "a cluster"}
+    base = manifest.get("base_model_id")
+    start = f"trained on from base {base}" if base else "trained from scratch"
     return f"""---
 {front}---
 # {manifest["name"]}
 
 Diffusion of images of {manifest["size_px"]} px together with their masks of {classes} classes
 (stored values {", ".join(map(str, manifest["mask_values"]))}), under
-{condition[manifest["condition"]]}; trained from scratch for {manifest["steps_trained"]} steps on
+{condition[manifest["condition"]]}; {start} for {manifest["steps_trained"]} steps on
 {manifest["images_trained"]} pairs (dataset {manifest["dataset_fingerprint"]}, split
 {manifest["split_digest"]}). EMA weights.
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
 from factory.errors import ConfigError
 
 
-class PairUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class PairUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
     """Predicts noise or velocity of images and their masks together.
 
     The layout of the pair lies in the configuration, hence in the digest that names a generator.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from factory.finetune import pairs_data
 from factory.finetune.methods import load_training
 from factory.finetune.order import Part
 from factory.finetune.pairs import build_task, pairs_loop
+from factory.finetune.pairs_base import load_base
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet, found_values, load_pairs, prepare_pairs
 from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
+from factory.models.generator import Generator
+from factory.models.lora import folded_state
 from factory.real.clusters import make_clusters
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, load_split
-from factory.sample.engine import Engine
+from factory.sample.engine import Engine, load_pipeline
 from factory.sample.prepare import make_plan
 from factory.sample.references import open_references
 from tests.fakes.pairs import write_pairs
@@ -161,6 +165,75 @@ def test_every_cluster_gets_its_own_generator(
     assert only.targets == ("1",)
     with pytest.raises(DataError, match="there is no cluster 7"):
         prepare(config(2, clusters=clusters, per_cluster=True, only_clusters=(7,)), *real, tmp_path)
+
+
+LORA = {"rank": 2, "unet_targets": ["to_q", "to_v", "conv1"]}
+
+
+@pytest.fixture(scope="module")
+def trained(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathFactory) -> Generator:
+    asked = config(4, condition="class")
+    plan = prepare(asked, *real, tmp_path_factory.mktemp("base"))
+    return finetune_here(plan, tell=lambda _: None)
+
+
+def test_every_cluster_gets_a_lora_of_one_base(
+    real: tuple[RealDataset, Split], trained: Generator, clusters: Path, tmp_path: Path
+) -> None:
+    asked = PairsConfig.model_validate(
+        {"name": "small", "base": str(trained.folder), "lora": LORA, "clusters": clusters}
+        | {"per_cluster": True, "only_clusters": (0, 1), "training": {"steps": 3, **STEPS}}
+    )
+    plan = prepare(asked, *real, tmp_path)
+    assert load_plan(tmp_path) == plan
+    assert plan.config.size_px == 16  # the base's, as its network
+    base = load_base(plan.config)
+    assert base is not None
+    before = base.network.state_dict()
+    finetune_here(plan, tell=lambda _: None)
+    for target in plan.targets:
+        made = export(plan, target)
+        assert made.manifest["base_model_id"] == trained.model_id
+        assert "trained on from base" in (made.folder / "README.md").read_text()
+        after = load_pipeline(made).unet.state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert after.keys() == before.keys()
+        assert changed
+        assert all(any(f".{t}.weight" in n for t in LORA["unet_targets"]) for n in changed)
+
+
+def test_lora_and_folded_weights_predict_the_same(trained: Generator, pairs: PairSet) -> None:
+    asked = config(1, base=str(trained.folder), lora=LORA, condition="class")
+    task = build_task(asked, pairs, base=load_base(asked))
+    for name, value in task.network.named_parameters():
+        if ".lora_B." in name:
+            value.data.normal_(generator=torch.Generator().manual_seed(len(name)))
+    plain = build_task(
+        asked.model_copy(update={"lora": None}), pairs, base=load_base(asked)
+    ).network
+    sample = torch.randn(2, plain.channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    unchanged = plain(sample, 5).sample
+    plain.load_state_dict(folded_state(task.network, asked.lora))
+    torch.testing.assert_close(plain(sample, 5).sample, task.network(sample, 5).sample)
+    assert (unchanged - plain(sample, 5).sample).abs().max() > 1e-3
+
+
+def test_a_base_that_does_not_fit_is_refused(
+    real: tuple[RealDataset, Split], trained: Generator, pairs: PairSet, tmp_path: Path
+) -> None:
+    dataset, split = real
+    base = {"base": str(trained.folder)}
+    with pytest.raises(ConfigError, match=r"size_px is 32, but the base .* has 16"):
+        prepare(config(**base, size_px=32), *real, tmp_path)
+    other = replace(split, train=split.train[1:], test=(*split.test, split.train[0]))
+    with pytest.raises(DataError, match="learnt from split"):
+        prepare(config(**base), dataset, other, tmp_path)
+    with pytest.raises(ValueError, match="lora: it needs the base"):
+        config(lora=LORA)
+    asked = config(**base, condition="class")
+    strange = replace(pairs, labels=("c",) * len(pairs.labels))
+    with pytest.raises(ConfigError, match="does not know the class 'c'"):
+        build_task(asked, strange, base=load_base(asked))
 
 
 def test_one_generator_knows_all_clusters_and_their_neighbours(
