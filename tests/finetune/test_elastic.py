@@ -12,7 +12,7 @@ from factory.finetune.run import finetune_here, prepare
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from tests.finetune.test_on_ray import difference
+from tests.finetune.test_on_ray import LONG, difference
 from tests.finetune.test_run import base, config, dataset, split
 
 __all__ = ["base", "dataset", "split"]  # fixtures
@@ -25,12 +25,12 @@ __all__ = ["base", "dataset", "split"]  # fixtures
 def test_a_group_that_loses_a_node_finishes_with_what_is_left(
     way: str, base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
-    training = {"steps": 2500, "batch_size": 2, "warmup_steps": 1}
-    whole = prepare(config(base, training=training), dataset, split, tmp_path / "whole")
+    long = LONG | {"training": {"steps": 2500, "batch_size": 2, "warmup_steps": 1}}
+    whole = prepare(config(base, **long), dataset, split, tmp_path / "whole")
     finetune_here(whole, tell=lambda _: None)
     seconds = 1000 if way == "notice" else 2  # no checkpoint but the one that a notice asks for
     cluster = {"workers": [1, 2], "sharding": "ddp", "checkpoint_seconds": seconds}
-    asked = config(base, training=training, cluster=cluster)
+    asked = config(base, **long, cluster=cluster)
     shrunk = prepare(asked, dataset, split, tmp_path / "shrunk")
     done = subprocess.run(
         [sys.executable, "-m", "tests.finetune.elastic", str(shrunk.output), way],

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,7 +48,10 @@ def test_targets_on_ray_equal_those_of_one_process(
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 
-TRAINING = {"steps": 400, "batch_size": 2, "warmup_steps": 1}
+LONG: dict[str, Any] = {
+    "training": {"steps": 400, "batch_size": 2, "warmup_steps": 1},
+    "validation": {"every_steps": 100, "draw_every": None},  # each one waits for Ray's next poll
+}
 KILLS = 10
 
 
@@ -63,7 +67,7 @@ def difference(first: Plan, second: Plan) -> float:
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_lora(
     sharding: str, base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
-    whole = prepare(config(base, training=TRAINING), dataset, split, tmp_path / "whole")
+    whole = prepare(config(base, **LONG), dataset, split, tmp_path / "whole")
     finetune_here(whole, tell=lambda _: None)
     cluster = {
         "sharding": sharding,
@@ -71,7 +75,7 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_lora(
         "max_failures": 2 * KILLS,
         "checkpoint_seconds": 0.3,
     }
-    asked = config(base, training=TRAINING, cluster=cluster)
+    asked = config(base, **LONG, cluster=cluster)
     killed = prepare(asked, dataset, split, tmp_path / "killed")
     with killing(killed.folder_of("all") / "checkpoints", KILLS) as kills:
         finetune_on_ray(killed)
@@ -87,12 +91,12 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_lora(
 def test_one_worker_finishes_what_two_began(
     base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
-    whole = prepare(config(base, training=TRAINING), dataset, split, tmp_path / "whole")
+    whole = prepare(config(base, **LONG), dataset, split, tmp_path / "whole")
     finetune_here(whole, tell=lambda _: None)
 
     def plan(**cluster: object) -> Plan:
         known = {"max_failures": 0, "checkpoint_seconds": 0.3}
-        asked = config(base, training=TRAINING, cluster=known | cluster)
+        asked = config(base, **LONG, cluster=known | cluster)
         return prepare(asked, dataset, split, tmp_path / "shrunk")
 
     begun = plan(workers=2, sharding="fsdp")
@@ -101,7 +105,7 @@ def test_one_worker_finishes_what_two_began(
     with killing(place, 1) as kills, refused:
         finetune_on_ray(begun)
     assert len(kills) == 1  # else the group fell over by itself
-    finished = plan(workers=1, checkpoint_seconds=60)  # each report waits for Ray's next poll
+    finished = plan(workers=1)
     finetune_on_ray(finished)
     found = difference(whole, finished)
     print(f"2 workers killed at step {kills}, largest difference {found:.2g}")
