@@ -31,11 +31,11 @@ def main(
     """
     import torch
 
-    from factory.finetune.pairs_data import found_values
     from factory.finetune.segmenter import SegmenterConfig, mean_dice, train_segmenter
     from factory.models.pair_codec import class_index_array
     from factory.models.segmenter import save_segmenter
     from factory.real.halves import half_of_train
+    from factory.real.mask_values import found_values
     from factory.real.sources import open_dataset
     from factory.real.splits import check_dataset, load_split
 

@@ -45,6 +45,12 @@ class Augmentation(Frozen):
         grids[:, :, 2] = shift
         return turns, grids
 
+    def applied(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images (B, 3, S, S) in [-1, 1] varied in every way, their turns and grids."""
+        turns, grids = self.geometry(len(images), generator)
+        turned = (apply_geometry(images, turns, grids) + 1) / 2
+        return self.colours(turned.clamp(0, 1), generator) * 2 - 1, turns, grids
+
     def colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images (B, 3, H, W) in [0, 1] with other light, colour, stain and sharpness."""
         count = len(images)

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from factory.evaluate.augment import Augmentation, apply_geometry
 from factory.evaluate.compare import Floats
-from factory.evaluate.learner import Fitted, Fitting, fit
-from factory.evaluate.pooled import Mixing, PooledLoss, batch_loss, mixed, soft_cross_entropy
+from factory.evaluate.learner import Fitted, Learning, fit
+from factory.evaluate.pooled import Mixing, batch_loss, mixed, soft_cross_entropy
 from factory.evaluate.scores import confusion_rows, macro_f1
 from factory.finetune.config import Place
 from factory.finetune.latents import to_signed
@@ -20,7 +19,7 @@ from factory.finetune.order import step_generator, step_indices
 from factory.models.experts import Expert, ExpertSpec, build_expert, seeded
 
 
-class Classifier(Fitting):
+class Classifier(Learning):
     """What is trained on every arm, and how."""
 
     task: Literal["classify"] = "classify"
@@ -31,12 +30,8 @@ class Classifier(Fitting):
     """Of the backbone, as safetensors; null: random ones."""
     head_only: bool = False
     """Train the classifying layer alone."""
-    augmentation: Augmentation = Augmentation()
-    """Of arms with `augment`."""
     mixing: Mixing = Mixing()
     """Of arms with `augment`."""
-    pooled: PooledLoss | None = None
-    """null: one mean over all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +103,7 @@ def classifier_loss(
     synthetic = train.synthetic[rows]
     if train.augment:
         generator = step_generator(step, seed=seed)
-        turns, grids = settings.augmentation.geometry(len(rows), generator)
-        images = (apply_geometry(images, turns, grids) + 1) / 2
-        images = settings.augmentation.colours(images.clamp(0, 1), generator) * 2 - 1
+        images, _turns, _grids = settings.augmentation.applied(images, generator)
         within = settings.pooled is not None
         images, targets = mixed(
             images, targets, synthetic, settings.mixing, generator, within_sides=within

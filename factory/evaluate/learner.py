@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from factory.config import Frozen
 from factory.errors import ModelError
+from factory.evaluate.augment import Augmentation
+from factory.evaluate.pooled import PooledLoss
 from factory.finetune.schedule import warmup_hold_decay
 
 LossOf = Callable[[nn.Module, int], Tensor]
@@ -28,6 +30,15 @@ class Fitting(Frozen):
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(20, ge=0)
     validate_every: int = Field(50, ge=1)
+
+
+class Learning(Fitting):
+    """What classifiers and segmenters share."""
+
+    augmentation: Augmentation = Augmentation()
+    """Of arms with `augment`."""
+    pooled: PooledLoss | None = None
+    """null: one mean over all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

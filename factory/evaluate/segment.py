@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from factory.errors import ConfigError
-from factory.evaluate.augment import Augmentation, apply_geometry
-from factory.evaluate.learner import Fitted, Fitting, fit
-from factory.evaluate.pooled import PooledLoss, batch_loss
+from factory.evaluate.augment import apply_geometry
+from factory.evaluate.learner import Fitted, Learning, fit
+from factory.evaluate.pooled import batch_loss
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
@@ -28,7 +28,7 @@ DECODERS = {
 """Our names of segmentation-models-pytorch's, the extra `segmenters`."""
 
 
-class SegmenterLearner(Fitting):
+class SegmenterLearner(Learning):
     """What is trained on every arm, and how."""
 
     task: Literal["segment"] = "segment"
@@ -39,10 +39,8 @@ class SegmenterLearner(Fitting):
     channels: tuple[int, ...] = (32, 64, 128)
     """Of the small U-Net's levels."""
     size_px: int = Field(64, ge=32, le=1024, multiple_of=32)
-    augmentation: Augmentation = Augmentation()
-    """Of arms with `augment`."""
-    pooled: PooledLoss | None = None
-    """null: one mean over all rows."""
+    mask_values: tuple[int, ...] = ()
+    """Stored value of every class in real masks, background first; empty: those that are found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +147,7 @@ def pair_loss(
     images, masks = to_signed(train.images[rows]), train.masks[rows][:, None].float()
     if train.augment:
         generator = step_generator(step, seed=seed)
-        turns, grids = settings.augmentation.geometry(len(rows), generator)
-        images = (apply_geometry(images, turns, grids) + 1) / 2
-        images = settings.augmentation.colours(images.clamp(0, 1), generator) * 2 - 1
+        images, turns, grids = settings.augmentation.applied(images, generator)
         masks = apply_geometry(masks, turns, grids, mode="nearest")
     losses = image_losses(module(images), masks[:, 0].long())
     return batch_loss(losses, train.synthetic[rows], train.weights[rows], settings.pooled)

@@ -11,7 +11,7 @@ from factory.evaluate.arms import Drawn, Stock
 from factory.evaluate.classifier import Classifier
 from factory.evaluate.designs import CONTROLS, Design, make_arms
 from factory.evaluate.synthetic import SyntheticChoice
-from factory.evaluate.units import Unit
+from factory.evaluate.units import Learner, Unit
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot
 
@@ -20,7 +20,7 @@ class StudyConfig(Frozen):
     """What is compared, by which learner."""
 
     name: str = Field("study", min_length=1)
-    learner: Classifier = Classifier()
+    learner: Learner = Classifier()
     arms: Mapping[str, Design] = Field(min_length=2)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Each is one training per arm and fold: its weights, order of images and choice of rows."""

@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
-from factory.evaluate.scores import MajorityRate, macro_f1, majority_rate
+from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study import StudyConfig
-from factory.evaluate.units import Material, Result, Unit, tally_of
+from factory.evaluate.tasks import TASKS, tally_of
+from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
-
-METRIC = "macro_f1"
-TOLD = ("accuracy", "balanced_accuracy", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +21,22 @@ class ArmScores:
     num_synthetic: int
     """Training rows, of the first fold and seed."""
     val: tuple[float, ...]
-    """Macro-F1."""
+    """Of the metric that arms are compared by."""
     test: Mapping[str, tuple[float, ...]]
     """By metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyReport:
-    """Figures of a study; `comparisons[arm][control]` are differences of test macro-F1."""
+    """Figures of a study; `comparisons[arm][control]` are differences of the test metric."""
 
     name: str
+    task: str
     num_folds: int
     num_seeds: int
     num_test: int
     floor: tuple[MajorityRate, ...]
-    """Per fold."""
+    """Per fold, of classifiers."""
     arms: Mapping[str, ArmScores]
     baseline: str
     comparisons: Mapping[str, Mapping[str, Comparison]]
@@ -78,6 +77,7 @@ def make_report(
     Raises:
         DataError: a single training per arm.
     """
+    task = TASKS[config.learner.task]
     arms = {name: _scores(name, units, results) for name in config.arms}
     best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
     baseline = config.baseline or best
@@ -86,17 +86,20 @@ def make_report(
         found = tally_of(unit, results[unit.id], material)
         tallies[unit.manifest.arm][unit.place] = found
     comparisons = {
-        arm: {c: compare(tallies[arm], tallies[c], macro_f1) for c in config.controls}
+        arm: {c: compare(tallies[arm], tallies[c], task.score) for c in config.controls}
         for arm in config.mixed
     }
     told = {a: p for a in comparisons if (p := comparisons[a][baseline].wilcoxon_p) is not None}
     folds = {unit.fold: unit for unit in reversed(units)}
     return StudyReport(
         name=config.name,
+        task=config.learner.task,
         num_folds=len(folds),
         num_seeds=len(config.seeds),
         num_test=sum(len(unit.test) for unit in folds.values()),
-        floor=tuple(_floor(folds[fold], material) for fold in sorted(folds)),
+        floor=tuple(_floor(folds[fold], material) for fold in sorted(folds))
+        if config.learner.task == "classify"
+        else (),
         arms=arms,
         baseline=baseline,
         comparisons=comparisons,
@@ -107,7 +110,8 @@ def make_report(
 
 def to_markdown(report: StudyReport) -> str:
     """Return the report as tables, verdicts first."""
-    floor = {name: [getattr(f, name) for f in report.floor] for name in (METRIC, *TOLD[:2])}
+    task = TASKS[report.task]
+    titles = list(task.shown.values())
     lines = [
         f"# {report.name}",
         "",
@@ -117,13 +121,15 @@ def to_markdown(report: StudyReport) -> str:
         f"Tested on {report.num_test} real images: {report.num_folds} folds x {report.num_seeds}"
         f" seeds; mean and standard deviation over trainings. Baseline: {report.baseline}.",
         "",
-        "| arm | real rows | synthetic | val macro-F1 | macro-F1 | accuracy | balanced | AUC |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| majority class | | | | {_spread(floor[METRIC])} | {_spread(floor['accuracy'])}"
-        f" | {_spread(floor['balanced_accuracy'])} | |",
+        f"| arm | real rows | synthetic | val {titles[0]} | {' | '.join(titles)} |",
+        f"|---|---|---|---|{'---|' * len(titles)}",
     ]
+    if report.floor:
+        floor = [[getattr(f, metric, None) for f in report.floor] for metric in task.shown]
+        told = " | ".join(_spread([v for v in values if v is not None]) for values in floor)
+        lines.append(f"| majority class | | | | {told} |")
     for name, arm in report.arms.items():
-        told = " | ".join(_spread(arm.test.get(metric, ())) for metric in (METRIC, *TOLD))
+        told = " | ".join(_spread(arm.test.get(metric, ())) for metric in task.shown)
         lines.append(
             f"| {name} | {arm.num_real} | {arm.num_synthetic} | {_spread(arm.val)} | {told} |"
         )
@@ -132,7 +138,7 @@ def to_markdown(report: StudyReport) -> str:
     controls = list(next(iter(report.comparisons.values())))
     lines += [
         "",
-        "Differences of macro-F1 in pairs, with bootstrap 95 % intervals over"
+        f"Differences of {titles[0]} in pairs, with bootstrap 95 % intervals over"
         f" {next(iter(report.comparisons.values()))[report.baseline].drawn_anew} (not adjusted for"
         f" {len(report.comparisons)} arms); p: Wilcoxon against the baseline, adjusted after Holm.",
         "",
@@ -149,21 +155,22 @@ def to_markdown(report: StudyReport) -> str:
 def _scores(name: str, units: Sequence[Unit], results: Mapping[str, Result]) -> ArmScores:
     own = [unit for unit in units if unit.manifest.arm == name]
     found = [results[unit.id] for unit in own]
+    task = TASKS[own[0].learner.task]
     return ArmScores(
         num_real=own[0].manifest.num_real,
         num_synthetic=own[0].manifest.num_synthetic,
-        val=tuple(result.val[METRIC] for result in found),
+        val=tuple(result.val[task.metric] for result in found),
         test={
             metric: tuple(result.test[metric] for result in found if metric in result.test)
-            for metric in (METRIC, *TOLD)
+            for metric in task.shown
         },
     )
 
 
 def _floor(unit: Unit, material: Material) -> MajorityRate:
     train = [row.id for row in unit.manifest.rows if not row.synthetic] or list(unit.val)
-    labels = material.real(sorted(set(train))).labels
-    return majority_rate(material.class_names, labels, material.real(unit.test).labels)
+    labels = material.class_indices(sorted(set(train)))
+    return majority_rate(material.class_names, labels, material.class_indices(unit.test))
 
 
 def _spread(values: Sequence[float]) -> str:

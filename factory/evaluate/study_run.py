@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 from catalog import Catalog, record_evaluation
 from catalog.place import StorageOptions
 from factory.atomic import write_text
@@ -17,10 +15,12 @@ from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import Known
+from factory.evaluate.material import study_material
 from factory.evaluate.study import StudyConfig, plan_units
-from factory.evaluate.study_report import METRIC, StudyReport, make_report, to_markdown
-from factory.evaluate.synthetic import EMPTY, Pool, known_models, pixels, read_pool
-from factory.evaluate.units import Material, Result, Unit, run_unit
+from factory.evaluate.study_report import StudyReport, make_report, to_markdown
+from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
+from factory.evaluate.tasks import TASKS, run_unit
+from factory.evaluate.units import Material, Result, Unit
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, verify_split
 
@@ -102,7 +102,9 @@ def run_study(
         ModelError: see `run_unit`.
         OutputError: `output` cannot be written.
     """
-    material = load_material(planned)
+    metric = TASKS[planned.config.learner.task].metric
+    inputs = planned.inputs
+    material = study_material(planned.units, inputs.dataset, inputs.catalog)
     folder = output / "units"
     results = {unit.id: found for unit in planned.units if (found := read_result(folder, unit))}
     todo = [unit for unit in planned.units if unit.id not in results]
@@ -115,7 +117,7 @@ def run_study(
         results[unit.id] = result
         tell(
             f"{unit.manifest.arm}, fold {unit.fold}, seed {unit.seed}:"
-            f" val {METRIC} {result.val[METRIC]:.3f} ({len(results)}/{len(named)},"
+            f" val {metric} {result.val[metric]:.3f} ({len(results)}/{len(named)},"
             f" {result.seconds:.0f} s)"
         )
     report = make_report(planned.config, planned.units, results, material, notes=planned.notes)
@@ -157,31 +159,6 @@ def read_result(folder: Path, unit: Unit) -> Result | None:
         return None
 
 
-def load_material(planned: Planned) -> Material:
-    """Return every image that the units need, once, at the learner's size.
-
-    Raises:
-        DataError: a real image that cannot be read.
-        CatalogError: a file of the catalog that cannot be read.
-    """
-    dataset, catalog = planned.inputs.dataset, planned.inputs.catalog
-    size_px = planned.config.learner.size_px
-    rows = [row for unit in planned.units for row in unit.manifest.rows]
-    held = [i for unit in planned.units for i in (*unit.val, *unit.test)]
-    real = sorted({*held, *(row.id for row in rows if not row.synthetic)})
-    drawn = sorted({row.id for row in rows if row.synthetic})
-    images = dataset.array(size_px, real)
-    if catalog is not None and drawn:
-        images = np.concatenate([images, pixels(catalog, drawn, size_px)])
-    return Material(
-        class_names=dataset.class_names,
-        images=images,
-        position={i: n for n, i in enumerate([*real, *drawn])},
-        labels={i: dataset.labels[dataset.index_of(i)] for i in real},
-        groups={i: dataset.groups[dataset.index_of(i)] for i in real},
-    )
-
-
 def record_study(
     planned: Planned,
     report: StudyReport,
@@ -210,7 +187,7 @@ def record_study(
         "model_ids": sorted({planned.pool.model_of[i] for i in used}),
         "arms": list(config.arms),
         "baseline": report.baseline,
-        "metric": METRIC,
+        "metric": TASKS[config.learner.task].metric,
         "verdicts": json.dumps(report.verdicts),
         "comparisons": json.dumps(report.to_json()["comparisons"]),
         "code_version": code_version(),

@@ -1,13 +1,11 @@
 """What a training of pairs learns from: the train part's images and masks, for all workers."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,10 +20,8 @@ from factory.finetune.pairs_config import PairsConfig
 from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset
+from factory.real.mask_values import found_values
 from factory.real.splits import Split
-
-MOST_CLASSES = 16
-"""More mask values than these were not drawn by hand: JPEG and resizing leave such masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,27 +148,6 @@ def load_pairs(folder: Path) -> PairSet:
             f"prepared pairs in {folder} cannot be read ({error})",
             remedy="Delete the folder and start again: they are made anew",
         ) from error
-
-
-def found_values(dataset: RealDataset, ids: Sequence[str]) -> tuple[int, ...]:
-    """Return the values that the masks of `ids` hold, ascending: background first.
-
-    Raises:
-        DataError: one value only, or so many that they are no classes.
-    """
-    counts: Counter[int] = Counter()
-    for image_id in ids:
-        mask = dataset.mask(dataset.index_of(image_id))
-        if mask is not None:
-            counts.update(np.unique(mask).tolist())
-    if not 2 <= len(counts) <= MOST_CLASSES:
-        shown = ", ".join(map(str, sorted(counts)[:5]))  # JPEG leaves dozens
-        raise DataError(
-            f"the masks hold {len(counts)} values ({shown}{', ...' if counts else ''}):"
-            f" not 2 to {MOST_CLASSES} classes",
-            remedy="Store class indices losslessly, or threshold the masks first",
-        )
-    return tuple(sorted(counts))
 
 
 def _numbers(clusters: Clusters | None, ids: Sequence[str]) -> list[int]:

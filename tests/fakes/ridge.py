@@ -6,7 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from factory.evaluate.units import Material, Result, Unit, metrics, training_rows
+from factory.evaluate.tasks import metrics, training_rows
+from factory.evaluate.units import Material, Result, Unit
 
 
 def features(images: torch.Tensor) -> np.ndarray:
@@ -35,15 +36,15 @@ def execute_ridge(units: Sequence[Unit], material: Material) -> Iterator[Result]
         solved = np.linalg.solve(square, inputs.T @ (weights * (targets - middle)))
         parts = {}
         for name, ids in (("val", unit.val), ("test", unit.test)):
-            real = material.real(ids)
-            scores = ((features(torch.from_numpy(real.images)) - mean) / scale) @ solved + middle
+            images = torch.from_numpy(material.images[material.rows(ids)])
+            scores = ((features(images) - mean) / scale) @ solved + middle
             chances = np.exp(4 * scores)
-            parts[name] = real.labels, chances / chances.sum(axis=1, keepdims=True)
+            parts[name] = material.class_indices(ids), chances / chances.sum(axis=1, keepdims=True)
         yield Result(
             unit_id=unit.id,
             best_step=1,
             seconds=0.0,
             val=metrics(*parts["val"], material.class_names),
             test=metrics(*parts["test"], material.class_names),
-            said=tuple(parts["test"][1].argmax(1).tolist()),
+            said=tuple((index,) for index in parts["test"][1].argmax(1).tolist()),
         )

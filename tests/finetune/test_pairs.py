@@ -11,18 +11,19 @@ import torch
 
 from factory.config import GenerateConfig, load_config, parse_config
 from factory.errors import ConfigError, DataError
-from factory.finetune import pairs_data
 from factory.finetune.methods import load_training
 from factory.finetune.order import Part
 from factory.finetune.pairs import build_task, pairs_loop
 from factory.finetune.pairs_base import load_base
 from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.pairs_data import PairSet, found_values, load_pairs, prepare_pairs
+from factory.finetune.pairs_data import PairSet, load_pairs, prepare_pairs
 from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
 from factory.models.generator import Generator
 from factory.models.lora import folded_state
+from factory.real import mask_values
 from factory.real.clusters import make_clusters
 from factory.real.dataset import RealDataset
+from factory.real.mask_values import found_values
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, load_split
 from factory.sample.engine import Engine, load_pipeline
@@ -281,7 +282,7 @@ def test_masks_that_are_no_classes_are_refused(
 ) -> None:
     ids = real[1].train
     assert found_values(real[0], ids) == (0, 128, 255)
-    monkeypatch.setattr(pairs_data, "MOST_CLASSES", 2)
+    monkeypatch.setattr(mask_values, "MOST_CLASSES", 2)
     with pytest.raises(DataError, match=r"hold 3 values \(0, 128, 255, ...\): not 2 to 2 classes"):
         found_values(real[0], ids)
 

@@ -1,0 +1,193 @@
+"""What a study's learner is trained for and scored by: to name a class, or to find a mask."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factory.evaluate.arms import Manifest
+from factory.evaluate.classifier import (
+    Classifier,
+    RealPart,
+    TrainingRows,
+    predict,
+    train_classifier,
+)
+from factory.evaluate.compare import Floats, Score, Tally
+from factory.evaluate.learner import Fitted
+from factory.evaluate.scores import (
+    accuracy,
+    balanced_accuracy,
+    confusion_rows,
+    image_dice,
+    image_iou,
+    macro_f1,
+    mask_rows,
+    one_against_rest_auc,
+    pooled_dice,
+    pooled_iou,
+    recalls,
+    tally,
+)
+from factory.evaluate.segment import SegmenterLearner, TrainingPairs, segment, train_segmenter_on
+from factory.evaluate.units import Material, Result, Unit
+
+Said = tuple[tuple[float, ...], ...]
+Tested = Callable[[Sequence[str]], tuple[dict[str, float], Said]]
+"""Real ids to the metrics of a trained learner on them, and what it said of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """How a learner is trained and what is compared."""
+
+    metric: str
+    """What arms are compared by."""
+    score: Score
+    """The metric, of sums over images."""
+    shown: Mapping[str, str]
+    """Metrics of a report's table and their titles, the compared one first."""
+    train: Callable[[Unit, Material], tuple[Fitted, Tested]]
+    rows: Callable[[Unit, Result, Material], Floats]
+    """Counts (N, F) of the test images, which the score is made of."""
+
+
+def run_unit(unit: Unit, material: Material) -> Result:
+    """Train on the unit's rows; the best validation weights are tested.
+
+    Raises:
+        ConfigError: see `train_classifier` and `train_segmenter_on`.
+        ModelError: the same.
+    """
+    started = time.monotonic()
+    fitted, tested = TASKS[unit.learner.task].train(unit, material)
+    val, _ = tested(unit.val)
+    test, said = tested(unit.test) if unit.test else ({}, ())
+    seconds = time.monotonic() - started
+    return Result(
+        unit_id=unit.id, best_step=fitted.best_step, seconds=seconds, val=val, test=test, said=said
+    )
+
+
+def tally_of(unit: Unit, result: Result, material: Material) -> Tally:
+    """Return the counts of a test part by group of images: what intervals are made of."""
+    rows = TASKS[unit.learner.task].rows(unit, result, material)
+    return tally([material.groups[i] for i in unit.test], rows)
+
+
+def training_rows(manifest: Manifest, material: Material) -> TrainingRows:
+    """Return the examples of an arm."""
+    rows = manifest.rows
+    return TrainingRows(
+        images=torch.from_numpy(material.images[material.rows([row.id for row in rows])]),
+        soft_labels=torch.tensor([row.soft_label for row in rows]),
+        synthetic=torch.tensor([row.synthetic for row in rows]),
+        weights=torch.tensor([row.weight for row in rows]),
+        augment=manifest.augment,
+    )
+
+
+def metrics(
+    labels: NDArray[np.int64], chances: NDArray[np.float64], class_names: Sequence[str]
+) -> dict[str, float]:
+    """Return macro_f1, accuracy, balanced_accuracy, auc (if defined), recall/<class>."""
+    sums = confusion_rows(labels, chances.argmax(1), len(class_names)).sum(axis=0)
+    found = {
+        "macro_f1": float(macro_f1(sums)),
+        "accuracy": float(accuracy(sums)),
+        "balanced_accuracy": float(balanced_accuracy(sums)),
+    }
+    area = one_against_rest_auc(labels, chances)
+    if area is not None:
+        found["auc"] = area
+    shares = zip(class_names, recalls(sums).tolist(), strict=True)
+    return found | {f"recall/{name}": share for name, share in shares if not math.isnan(share)}
+
+
+def _train_classifier(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
+    assert isinstance(unit.learner, Classifier)  # noqa: S101 -- its task says so
+    names, rows = material.class_names, training_rows(unit.manifest, material)
+    val = RealPart(
+        images=material.images[material.rows(unit.val)], labels=material.class_indices(unit.val)
+    )
+    network, fitted = train_classifier(unit.learner, names, rows, val, seed=unit.seed)
+
+    def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
+        chances = predict(network, material.images[material.rows(ids)])
+        said = tuple((index,) for index in chances.argmax(1).tolist())
+        return metrics(material.class_indices(ids), chances, names), said
+
+    return fitted, tested
+
+
+def _confusion(unit: Unit, result: Result, material: Material) -> Floats:
+    said = np.array([index for (index,) in result.said], np.int64)
+    return confusion_rows(material.class_indices(unit.test), said, len(material.class_names))
+
+
+def _train_segmenter(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
+    assert isinstance(unit.learner, SegmenterLearner)  # noqa: S101 -- its task says so
+    rows, held = unit.manifest.rows, material.rows(unit.val)
+    own = material.rows([row.id for row in rows])
+    train = TrainingPairs(
+        images=torch.from_numpy(material.images[own]),
+        masks=torch.from_numpy(material.masks[own]),
+        synthetic=torch.tensor([row.synthetic for row in rows]),
+        weights=torch.tensor([row.weight for row in rows]),
+        augment=unit.manifest.augment,
+    )
+    network, fitted = train_segmenter_on(
+        unit.learner,
+        train,
+        (material.images[held], material.masks[held]),
+        num_classes=material.num_mask_classes,
+        seed=unit.seed,
+    )
+
+    def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
+        wanted = material.rows(ids)
+        counts = mask_rows(segment(network, material.images[wanted]), material.masks[wanted])
+        found = {name: float(of(counts.sum(axis=0))) for name, of in MASK_SCORES.items()}
+        return found, tuple(map(tuple, counts.tolist()))
+
+    return fitted, tested
+
+
+MASK_SCORES: Mapping[str, Score] = {
+    "dice": image_dice,
+    "iou": image_iou,
+    "pooled_dice": pooled_dice,
+    "pooled_iou": pooled_iou,
+}
+"""Of the foreground: everything that is not background."""
+
+TASKS: Mapping[str, Task] = {
+    "classify": Task(
+        metric="macro_f1",
+        score=macro_f1,
+        shown={
+            "macro_f1": "macro-F1",
+            "accuracy": "accuracy",
+            "balanced_accuracy": "balanced",
+            "auc": "AUC",
+        },
+        train=_train_classifier,
+        rows=_confusion,
+    ),
+    "segment": Task(
+        metric="dice",
+        score=image_dice,
+        shown={
+            "dice": "Dice",
+            "iou": "IoU",
+            "pooled_dice": "pooled Dice",
+            "pooled_iou": "pooled IoU",
+        },
+        train=_train_segmenter,
+        rows=lambda _unit, result, _material: np.array(result.said),
+    ),
+}

@@ -1,0 +1,92 @@
+"""A study of segmenters: real pairs against real and drawn ones, by Dice of each image."""
+
+from pathlib import Path
+
+import pytest
+
+from catalog import Catalog, SampleSink, write_batch
+from factory.config import parse_config
+from factory.errors import DataError
+from factory.evaluate.study import StudyConfig
+from factory.evaluate.study_report import to_markdown
+from factory.evaluate.study_run import Inputs, execute_here, plan_study, read_result, run_study
+from factory.real.dataset import RealDataset
+from factory.real.images import encode_png
+from factory.real.sources import open_dataset
+from factory.real.splits import Split
+from tests.fakes.pairs import disc_pair, write_pairs
+from tests.fakes.rows import rows_table, sample_row
+from tests.fakes.splits import split_of
+
+LEARNER = {
+    "task": "segment",
+    "size_px": 32,
+    "channels": [8, 16],
+    "steps": 60,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "validate_every": 30,
+}
+ARMS = {"real": {"design": "real"}, "mixed": {"design": "ratio", "ratio": 1}}
+STORED = (0, 128, 255)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> RealDataset:
+    folder = tmp_path_factory.mktemp("pairs")
+    return open_dataset(write_pairs(folder, count=16, size_px=32, values=STORED)[0])
+
+
+@pytest.fixture(scope="module")
+def split(real: RealDataset) -> Split:
+    return split_of(real, train=0.5, val=0.25, test=0.25)
+
+
+def publish(uri: Path, split: Split, *, masks: bool) -> Catalog:
+    rows = []
+    for number in range(10):
+        image, mask = disc_pair(100 + number, size_px=32, values=(0, 1, 2))
+        row = sample_row(number, class_name="polyp", class_id=0, class_names=["polyp"])
+        row |= {"soft_label": [1.0], "height_px": 32, "width_px": 32}
+        row |= {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+        row["image"] = {"bytes": encode_png(image), "path": f"{row['image_id']}.png"}
+        if masks:
+            row["mask"] = {"bytes": encode_png(mask), "path": f"{row['image_id']}-mask.png"}
+        rows.append(row)
+    batch = write_batch(uri, run_id="run-1", batch_index=0, rows=rows_table(rows))
+    SampleSink(uri, "run-1").commit([batch])
+    return Catalog(uri)
+
+
+def config() -> StudyConfig:
+    stored = {"name": "discs", "learner": LEARNER, "arms": ARMS, "seeds": [0, 1]}
+    return parse_config(StudyConfig, stored, where="test")
+
+
+def test_segmenters_are_compared_by_dice(real: RealDataset, split: Split, tmp_path: Path) -> None:
+    catalog = publish(tmp_path / "catalog", split, masks=True)
+    planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))
+    report = run_study(planned, tmp_path / "out", execute_here)
+    assert report.task == "segment"
+    assert report.floor == ()
+    assert report.arms["mixed"].num_synthetic == len(split.train)
+    dice, iou = (report.arms["mixed"].test[name] for name in ("dice", "iou"))
+    assert all(0.5 < small < large <= 1 for small, large in zip(iou, dice, strict=True))
+    assert report.comparisons["mixed"]["real"].difference.n == 2
+    text = to_markdown(report)
+    assert "| arm | real rows | synthetic | val Dice | Dice | IoU | pooled Dice |" in text
+    assert "majority class" not in text
+    found = read_result(tmp_path / "out" / "units", planned.units[0])
+    assert found is not None
+    assert len(found.said) == len(split.test)
+    again = run_study(planned, tmp_path / "out", execute_here)
+    assert again.to_json() == report.to_json()
+
+
+def test_drawn_images_without_masks_are_refused(
+    real: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    catalog = publish(tmp_path / "catalog", split, masks=False)
+    planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))
+    with pytest.raises(DataError, match="has no mask"):
+        run_study(planned, tmp_path / "out", execute_here)
