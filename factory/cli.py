@@ -14,6 +14,7 @@ from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
+from factory.search.commands import sweep
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -24,7 +25,11 @@ def cli() -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
 
 
-for command in (real, expert, finetune, memory, bridge, generate, catalog, regenerate, evaluate):
+COMMANDS = (
+    *(real, expert, finetune, memory, bridge),
+    *(generate, catalog, regenerate, evaluate, sweep),
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -55,3 +55,7 @@ class ClusterError(FactoryError):
 
 class OutputError(FactoryError):
     """A file cannot be written where it was asked for."""
+
+
+class SearchError(FactoryError):
+    """A search has nothing to show."""

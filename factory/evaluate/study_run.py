@@ -113,7 +113,7 @@ def run_study(
     tell(f"{len(planned.units)} trainings, {finished} of them finished before")
     for result in execute(list({unit.id: unit for unit in todo}.values()), material):
         unit = named[result.unit_id]
-        write_text(folder / f"{unit.id}.json", json.dumps(result.to_json()) + "\n")
+        write_result(folder, result)
         results[unit.id] = result
         tell(
             f"{unit.manifest.arm}, fold {unit.fold}, seed {unit.seed}:"
@@ -149,6 +149,11 @@ def execute_on_ray(units: Sequence[Unit], material: Material) -> Iterator[Result
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)
         yield from ray.get(done)
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Keep the result of a training for `read_result`."""
+    write_text(folder / f"{result.unit_id}.json", json.dumps(result.to_json()) + "\n")
 
 
 def read_result(folder: Path, unit: Unit) -> Result | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from catalog.sink import BatchFile, SampleSink
 from catalog.table import Catalog
-from factory.config import GenerateConfig, parse_config
+from factory.config import GenerateConfig, StreamConfig, parse_config
 from factory.errors import CatalogError, ConfigError
 from factory.models.generator import Generator, find_generator
 from factory.sample.plan import Plan
@@ -22,6 +22,8 @@ from factory.sample.rows import RunFacts
 from factory.sample.stream import Work, stream_batches
 
 StorageOptions = dict[str, str] | None
+Stream = Callable[[Work, NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
+"""Draws batches of a run and yields their files as they are written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +117,15 @@ def prepare_resume(
 
 
 def execute(
-    run: Prepared, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    run: Prepared,
+    *,
+    stream: Stream = stream_batches,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Iterator[RunProgress]:
     """Draw and publish whatever of `run` the catalog does not hold yet; yield after every batch.
 
-    The last item says `complete`. Submitting a complete run again yields just that.
+    `stream` draws: on Ray, or in this process (`draw_here`), which gives the same rows. The last
+    item says `complete`. Submitting a complete run again yields just that.
 
     Raises:
         CatalogError: another run has drawn these very images, or the catalog cannot be written.
@@ -142,7 +148,7 @@ def execute(
         return
     facts = record.started()
     try:
-        for file in _published(run, facts, todo, sink, tally):
+        for file in _published(run, stream, facts, todo, sink, tally):
             tally.add(file)
             yield tally.progress()
     except BaseException as error:
@@ -154,6 +160,7 @@ def execute(
 
 def _published(
     run: Prepared,
+    stream: Stream,
     facts: RunFacts,
     todo: NDArray[np.int64],
     sink: SampleSink,
@@ -173,7 +180,7 @@ def _published(
     )
     waiting: list[BatchFile] = []
     last = time.monotonic()
-    for file in stream_batches(work, todo, run.config.stream):
+    for file in stream(work, todo, run.config.stream):
         waiting.append(file)
         yield file
         overdue = time.monotonic() - last > run.config.stream.commit_seconds

@@ -83,6 +83,17 @@ def stream_batches(
         raise _cause(error) from error
 
 
+def draw_here(
+    work: Work, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
+) -> Iterator[BatchFile]:
+    """Do in this process, batch by batch, what `stream_batches` does on Ray: the same files."""
+    todo = Ranges.of(indices)
+    actor = SampleActor(work, todo)
+    for number in range(len(todo)):
+        written = write_drawn(actor({COLUMN: np.array([number])}), work)
+        yield BatchFile(**{name: values[0] for name, values in written.items()})
+
+
 class SampleActor:
     """Holds one generator and draws a batch per call."""
 

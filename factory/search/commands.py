@@ -1,0 +1,86 @@
+"""`factory sweep`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from catalog.commands import parse_storage, storage_option
+from factory.real.options import FILE, FOLDER, column_options, opened
+
+
+@click.command()
+@click.option("--config", "source", default="wbc_sweep", show_default=True, metavar="FILE|PRESET")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
+@column_options
+@click.option("--split", "splits", type=FILE, multiple=True, required=True, help="One per fold.")
+@click.option("--catalog", "uri", required=True, metavar="URI", help="Drawn images come here.")
+@storage_option
+@click.option(
+    "--generator-split", "others", type=FILE, multiple=True,
+    help="Split of --data that a generator was trained under, if another one.",
+)  # fmt: skip
+@click.option("--seen", multiple=True, metavar="URI", help="Other real images generators saw.")
+@click.option("--output", required=True, type=FOLDER, help="Trials, plots and the best recipe.")
+@click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
+def sweep(
+    source: str,
+    overrides: tuple[str, ...],
+    data: str,
+    splits: tuple[Path, ...],
+    uri: str,
+    others: tuple[Path, ...],
+    seen: tuple[str, ...],
+    output: Path,
+    address: str | None,
+    **options: Any,
+) -> None:
+    """How many drawn images, drawn how, make a learner better? Search, then test the winner once.
+
+    Trials are scored on val parts. Images are drawn once for every way of drawing and stay in the
+    catalog. The same command goes on where a killed one stopped.
+
+    \b
+    factory real split cells --out split.json --folds 5
+    factory sweep --data cells --split split.0.json --split split.1.json ... \\
+        --catalog wbc-catalog --output runs/sweep
+    """  # noqa: D301 -- \b is click's mark
+    from factory.config import load_config
+    from factory.evaluate.leaks import Use
+    from factory.evaluate.study_run import execute_on_ray
+    from factory.real.sources import open_dataset
+    from factory.real.splits import load_split
+    from factory.sample.session import ray_session
+    from factory.search.config import Setting, SweepConfig
+    from factory.search.finish import finish, plot_path, summary
+    from factory.search.objective import Ground
+    from factory.search.plots import plot
+    from factory.search.sweep import Drawer, check_space, run_trials, store_study
+
+    storage = parse_storage(options.pop("storage"))
+    config = load_config(SweepConfig, source, overrides)
+    check_space(config)
+    known = {place: open_dataset(place) for place in seen}
+    ground = Ground(
+        config=config,
+        dataset=opened(data, options),
+        splits=tuple(load_split(path) for path in splits),
+        catalog_uri=uri,
+        storage=storage,
+        output=output,
+        generator_splits=tuple(load_split(path) for path in others),
+        seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
+    )
+    with ray_session(address):
+        trials = run_trials(ground, tell=click.echo)
+        drawer = Drawer(uri, storage, on_ray=False)
+
+        def draw(setting: Setting) -> tuple[str, int]:
+            return drawer.draw(setting.generate)
+
+        outcome = finish(ground, trials, draw, execute_on_ray, tell=click.echo)
+    study = store_study(trials, config, output)
+    plot(plot_path(output), config, trials, study)
+    click.echo(summary(ground, outcome))
+    click.echo(f"the winner's images: factory generate --config {output / 'best.yaml'}")

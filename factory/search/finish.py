@@ -1,0 +1,106 @@
+"""The end of a search: the winner and the controls on the test part, once; what is written down."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from factory.atomic import write_text
+from factory.config import to_yaml
+from factory.evaluate.study_report import StudyReport, to_markdown
+from factory.evaluate.study_run import Execute, Tell, plan_study, run_study
+from factory.search.config import WINNER, setting_at, study_of
+from factory.search.objective import Draw, Ground
+from factory.search.sweep import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A finished search."""
+
+    trials: tuple[Trial, ...]
+    """Best first."""
+    report: StudyReport
+    """Of the winner and the controls on the test part."""
+
+    @property
+    def drawn_share(self) -> float:
+        """Images drawn, as a share of what the trials would have drawn each for itself."""
+        return sum(t.drawn for t in self.trials) / max(1, sum(t.asked for t in self.trials))
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the workers' time without a trial, see `idle_share`."""
+        return idle_share([(t.begun, t.ended) for t in self.trials])
+
+
+def idle_share(spans: list[tuple[float, float]]) -> float:
+    """Return the share of workers' time in which none of `spans` (begin, end) ran.
+
+    As many workers are counted as spans ever overlap, until the last begin: a worker that has
+    nothing more to do is not idle between trials.
+    """
+    events = sorted([(b, 1) for b, _ in spans] + [(e, -1) for _, e in spans])
+    running = most = 0
+    for _, change in events:
+        running += change
+        most = max(most, running)
+    first, last = min(b for b, _ in spans), max(b for b, _ in spans)
+    busy = sum(max(0.0, min(e, last) - b) for b, e in spans)
+    return 1 - busy / (most * (last - first)) if last > first else 0.0
+
+
+def finish(
+    ground: Ground,
+    trials: list[Trial],
+    draw: Draw,
+    execute: Execute,
+    *,
+    tell: Tell = lambda _line: None,
+) -> Outcome:
+    """Test the best point against the controls, and write what the search found into the output.
+
+    `best.yaml` is a job that `jobs/generate_wbc.py` takes: how the winner's images are drawn.
+
+    Raises:
+        FactoryError: see `plan_study` and `run_study`.
+    """
+    setting = setting_at(ground.config, trials[0].point)
+    run_id, _ = draw(setting)
+    study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
+    planned = plan_study(study, ground.inputs())
+    report = run_study(planned, ground.output / "final", execute, tell=tell)
+    outcome = Outcome(trials=tuple(trials), report=report)
+    write_text(ground.output / "best.yaml", to_yaml(setting.generate))
+    stored = {
+        "trials": [asdict(trial) for trial in trials],
+        "drawn_share": outcome.drawn_share,
+        "idle_share": outcome.idle_share,
+        "final": report.to_json(),
+    }
+    write_text(ground.output / "sweep.json", json.dumps(stored, indent=1) + "\n")
+    write_text(ground.output / "sweep.md", summary(ground, outcome))
+    return outcome
+
+
+def summary(ground: Ground, outcome: Outcome, *, shown: int = 10) -> str:
+    """Return the search as Markdown: the final study first, then the best trials."""
+    keys = list(ground.config.space)
+    lines = [
+        to_markdown(outcome.report),
+        f"## The search: {len(outcome.trials)} trials",
+        "",
+        f"Images drawn: {outcome.drawn_share:.0%} of what trials without a common catalog would"
+        f" have drawn. Workers idle between trials: {outcome.idle_share:.0%}.",
+        "",
+        f"| val score | trainings | synthetic | {' | '.join(keys)} |",
+        f"|---|---|---|{'---|' * len(keys)}",
+    ]
+    for trial in outcome.trials[:shown]:
+        values = " | ".join(str(trial.point[key]) for key in keys)
+        lines.append(f"| {trial.score:.3f} | {trial.trained} | {trial.num_synthetic} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_path(output: Path) -> Path:
+    """Return where the plots of a search lie."""
+    return output / "sweep.png"

@@ -1,0 +1,250 @@
+"""The search itself: trials on Ray Tune, led by Optuna; what they lack is drawn once and stays."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from factory.atomic import write_text
+from factory.config import GenerateConfig, load_config, to_yaml
+from factory.errors import ConfigError, FactoryError, SearchError
+from factory.evaluate.study_run import Tell
+from factory.sample.run import execute, prepare
+from factory.sample.stream import draw_here, stream_batches
+from factory.search.config import Choices, Range, Setting, SweepConfig, setting_at
+from factory.search.objective import Ground, score_point
+
+SCORE, SIZE, TRAINED = "score", "num_synthetic", "trained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A finished trial: its point, what it scored, what it cost."""
+
+    point: dict[str, Any]
+    score: float
+    trained: int
+    num_synthetic: int
+    drawn: int
+    """Images that it had to draw."""
+    asked: int
+    """Images that it would have drawn without the catalog."""
+    begun: float
+    ended: float
+    """Seconds since 1970."""
+
+
+class Drawer:
+    """Draws what trials lack, one after another: nothing twice, the generator stays loaded."""
+
+    def __init__(self, catalog_uri: str, storage: dict[str, str] | None, *, on_ray: bool) -> None:
+        """`on_ray`: through sampling actors; else in this process, which needs no other core."""
+        self._uri, self._storage = catalog_uri, storage
+        self._stream = stream_batches if on_ray else draw_here
+
+    def draw(self, config: GenerateConfig) -> tuple[str, int]:
+        """Publish what the run of `config` lacks; return the run and how many were drawn now."""
+        run = prepare(config, self._uri, storage_options=self._storage)
+        drawn = 0
+        for progress in execute(run, stream=self._stream):
+            drawn = progress.drawn
+        return run.run_id, drawn
+
+
+def run_trials(
+    ground: Ground, *, at_once: int | None = None, tell: Tell = lambda _line: None
+) -> list[Trial]:
+    """Search, or go on where a killed search stopped; return the finished trials, best first.
+
+    Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them.
+
+    Args:
+        ground: what is searched and on what.
+        at_once: trials side by side; None: one per core.
+        tell: gets lines to show.
+
+    Raises:
+        ConfigError: an axis that fits nowhere, or a search of another space in `ground.output`.
+        SearchError: every trial failed; it says why the first one did.
+    """
+    config = ground.config
+    check_space(config)
+    _claim(ground)
+    resources = ray.cluster_resources()
+    drawer = (ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Drawer)).remote(
+        ground.catalog_uri, ground.storage, on_ray=resources.get("GPU", 0) > 0
+    )
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": 1}
+    )
+    folder = ground.output.resolve() / "tune"
+    if tune.Tuner.can_restore(str(folder)):
+        tuner = tune.Tuner.restore(str(folder), trainable=trainable, restart_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=_tune_config(ground, at_once or max(1, int(resources.get("CPU", 1)))),
+            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+        )
+    tell(f"{config.trials} trials in {folder}")
+    results = tuner.fit()
+    trials = [_told(result.metrics) for result in results if TRAINED in (result.metrics or {})]
+    if not trials:
+        raise SearchError(
+            f"all {len(results)} trials failed, the first with {_cause(results.errors)}",
+            remedy="Mend the cause and run the same command again",
+        )
+    if failed := len(results.errors):
+        tell(f"{failed} trials failed, the first with {_cause(results.errors)}")
+    return sorted(trials, key=lambda trial: (-trial.trained, -trial.score))
+
+
+def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
+    """Return the space as Optuna has it."""
+    return {key: _distribution(axis) for key, axis in config.space.items()}
+
+
+def check_space(config: SweepConfig) -> None:
+    """Raise unless every choice, both ends of every range and all points to start with are valid.
+
+    Raises:
+        ConfigError: naming the axis.
+    """
+    middle = {key: _ends(axis)[0] for key, axis in config.space.items()}
+    for key, axis in config.space.items():
+        for value in _ends(axis):
+            setting_at(config, {**middle, key: value})
+    for point in config.start:
+        setting_at(config, point)
+
+
+def store_study(trials: Sequence[Trial], config: SweepConfig, output: Path) -> optuna.Study:
+    """Write the trials into `output`/optuna.db, which optuna-dashboard opens; an older one goes."""
+    path = output.resolve() / "optuna.db"
+    path.unlink(missing_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    two = config.objective == "score_and_size"
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + two]
+    study = optuna.create_study(
+        storage=f"sqlite:///{path}",
+        study_name=config.name,
+        directions=directions,
+    )
+    space = distributions(config)
+    for trial in trials:
+        values = [trial.score, float(trial.num_synthetic)][: 1 + two]
+        facts = asdict(trial) | {"seconds": trial.ended - trial.begun}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=trial.point,
+                distributions=space,
+                values=values,
+                user_attrs={key: facts[key] for key in ("trained", "drawn", SIZE, "seconds")},
+            )
+        )
+    return study
+
+
+def _trial(point: dict[str, Any], *, ground: Ground, drawer: Any) -> None:
+    """Score a point on a worker, reporting after every training."""
+    import torch
+
+    torch.set_num_threads(1)
+    begun = time.time()
+
+    def draw(setting: Setting) -> tuple[str, int]:
+        told: tuple[str, int] = ray.get(drawer.draw.remote(setting.generate))
+        return told
+
+    for scored in score_point(ground, point, draw):
+        tune.report({**asdict(scored), "point": point, "begun": begun, "ended": time.time()})
+
+
+def _tune_config(ground: Ground, at_once: int) -> tune.TuneConfig:
+    config = ground.config
+    two = config.objective == "score_and_size"
+    search = OptunaSearch(
+        space=distributions(config),
+        metric=[SCORE, SIZE] if two else SCORE,
+        mode=["max", "min"] if two else "max",
+        points_to_evaluate=[dict(point) for point in config.start],
+        seed=config.seed,
+    )
+    most = len(config.seeds) * len(ground.splits)
+    scheduler = None
+    if config.halving is not None and not two and most > config.halving.grace:
+        scheduler = ASHAScheduler(
+            time_attr=TRAINED,
+            metric=SCORE,
+            mode="max",
+            max_t=most,
+            grace_period=config.halving.grace,
+            reduction_factor=config.halving.factor,
+        )
+    return tune.TuneConfig(
+        search_alg=search,
+        scheduler=scheduler,
+        num_samples=config.trials,
+        max_concurrent_trials=at_once,
+        reuse_actors=True,  # a worker takes seconds to import what it needs
+    )
+
+
+def _claim(ground: Ground) -> None:
+    """Note what is searched in the output folder, or check that it is the same.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    path = ground.output / "sweep.yaml"
+    if not path.exists():
+        write_text(path, to_yaml(ground.config))
+        return
+    before = load_config(SweepConfig, path)
+    if before.digest != ground.config.digest or before.trials != ground.config.trials:
+        old, new = (c.model_dump(mode="json") for c in (before, ground.config))
+        key = next(key for key in old if old[key] != new[key])
+        raise ConfigError(
+            f"{ground.output} holds a search with another {key} ({old[key]!r}, now {new[key]!r})",
+            remedy="Go on with the configuration it began with, or give another --output",
+        )
+
+
+def _distribution(axis: Choices | Range) -> BaseDistribution:
+    if isinstance(axis, Choices):
+        return CategoricalDistribution(axis.choices)
+    if axis.whole:
+        return IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step or 1))
+    return FloatDistribution(axis.low, axis.high, axis.log, axis.step)
+
+
+def _ends(axis: Choices | Range) -> Sequence[Any]:
+    return axis.choices if isinstance(axis, Choices) else (axis.low, axis.high)
+
+
+def _told(metrics: Mapping[str, Any]) -> Trial:
+    return Trial(**{name: metrics[name] for name in Trial.__slots__})
+
+
+def _cause(errors: Sequence[BaseException]) -> str:
+    """Return what the first trial's worker raised, without Ray's copy of its traceback."""
+    first = errors[0] if errors else None
+    cause = getattr(first, "cause", None) or first
+    if isinstance(cause, FactoryError):
+        return str(cause)
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(cause)

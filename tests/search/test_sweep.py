@@ -1,0 +1,131 @@
+"""A search on Ray: trials, what they draw, going on, the winner's test, what is written down."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from PIL import Image
+
+from catalog import Catalog, sql
+from factory.config import GenerateConfig, load_config, parse_config, to_yaml
+from factory.errors import ConfigError, SearchError
+from factory.evaluate.study_run import execute_here
+from factory.search.config import SweepConfig
+from factory.search.finish import finish, idle_share
+from factory.search.objective import Ground
+from factory.search.plots import plot
+from factory.search.sweep import Drawer, Trial, run_trials, store_study
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground: Ground) -> None:
+    trials = run_trials(ground, at_once=1)
+    assert len(trials) == 5
+    assert sum(trial.drawn for trial in trials) == 50  # two ways of drawing, once each
+    assert all(trial.point.keys() == ground.config.space.keys() for trial in trials)
+    assert any(trial.point == ground.config.start[0] for trial in trials)
+    assert trials[0].score == max(t.score for t in trials if t.trained == 2)
+    assert run_trials(ground, at_once=1) == trials  # all were finished
+
+    drawer = Drawer(ground.catalog_uri, None, on_ray=False)
+    outcome = finish(ground, trials, lambda s: drawer.draw(s.generate), execute_here)
+    assert set(outcome.report.arms) == {"real", "oversampled", "duplicate", "winner"}
+    assert outcome.report.num_test == len(ground.splits[0].test)
+    assert outcome.drawn_share == 50 / 125
+    best = load_config(GenerateConfig, ground.output / "best.yaml")
+    assert best.guidance_scale == trials[0].point["generate.guidance_scale"]
+    assert drawer.draw(best)[1] == 0  # its images are there
+    text = (ground.output / "sweep.md").read_text()
+    assert "winner" in text.splitlines()[2]
+    assert "Images drawn: 40%" in text
+    assert len(json.loads((ground.output / "sweep.json").read_text())["trials"]) == 5
+
+    study = store_study(trials, ground.config, ground.output)
+    found = optuna.load_study(
+        study_name="small", storage=f"sqlite:///{ground.output / 'optuna.db'}"
+    )
+    assert found.best_value == max(trial.score for trial in trials)
+    plot(ground.output / "sweep.png", ground.config, trials, study)
+    assert Image.open(ground.output / "sweep.png").width > 1000
+
+    more = replace(ground, config=ground.config.model_copy(update={"seeds": (0, 1, 2)}))
+    with pytest.raises(ConfigError, match="holds a search with another seeds"):
+        run_trials(more)
+
+
+def test_the_first_error_is_shown_where_every_trial_fails(
+    ground: Ground, stored: dict[str, object]
+) -> None:
+    space = {"arm.per_class": {"low": 50, "high": 60}}
+    changed = stored | {"space": space, "start": (), "trials": 2}
+    broken = replace(ground, config=parse_config(SweepConfig, changed, where="test"))
+    with pytest.raises(SearchError, match=r"all 2 trials failed.* too few synthetic images"):
+        run_trials(broken, at_once=1)
+
+
+def test_idle_time_counts_gaps_between_trials() -> None:
+    assert idle_share([(0, 1), (1, 2), (2, 3)]) == 0
+    assert idle_share([(0, 1), (2, 3), (3, 4)]) == pytest.approx(1 / 3)
+    assert idle_share([(0, 2), (0, 1), (2, 3)]) == pytest.approx(1 / 4)  # two workers
+    assert idle_share([(0, 5)]) == 0
+
+
+def test_two_objectives_are_stored_with_both(ground: Ground) -> None:
+    config = ground.config.model_copy(update={"objective": "score_and_size"})
+    trial = Trial(
+        point=dict(ground.config.start[0]),
+        score=0.5,
+        trained=2,
+        num_synthetic=20,
+        drawn=0,
+        asked=25,
+        begun=0.0,
+        ended=1.0,
+    )
+    ground.output.mkdir()
+    study = store_study([trial], config, ground.output)
+    assert study.trials[0].values == [0.5, 20.0]
+
+
+COMMAND = "from factory.cli import main; main()"
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_path: Path) -> None:
+    config = ground.config.model_copy(update={"trials": 8})
+    (tmp_path / "sweep.yaml").write_text(to_yaml(config))
+    ground.splits[0].save(tmp_path / "split.json")
+    places = ["--data", "smear:60?seed=4&size=16", "--split", str(tmp_path / "split.json")]
+    places += ["--catalog", ground.catalog_uri, "--output", str(ground.output)]
+    command = [sys.executable, "-c", COMMAND, "sweep", "--config", str(tmp_path / "sweep.yaml")]
+    first = subprocess.Popen([*command, *places], start_new_session=True)
+    deadline = time.monotonic() + 240
+    while len(list(ground.output.glob("units/*.json"))) < 5:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for process in [*psutil.Process(first.pid).children(recursive=True), first]:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (ground.output / "sweep.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in ground.output.glob("units/*.json")}
+    done = subprocess.run([*command, *places], check=False, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    assert len(json.loads((ground.output / "sweep.json").read_text())["trials"]) == 8
+    now = {path: path.stat().st_mtime_ns for path in ground.output.glob("units/*.json")}
+    assert kept.items() <= now.items()
+    text = """SELECT count(*) AS n, count(DISTINCT image_id) AS ids, count(DISTINCT run_id) AS runs
+        FROM samples"""
+    (row,) = sql(Catalog(ground.catalog_uri), text).to_pylist()
+    assert row == {"n": 25 * row["runs"], "ids": 25 * row["runs"], "runs": row["runs"]}
