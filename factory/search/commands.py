@@ -53,10 +53,13 @@ def sweep(
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
     from factory.search.config import Setting, SweepConfig
+    from factory.search.drawer import Drawer
     from factory.search.finish import finish, plot_path, summary
     from factory.search.objective import Ground
     from factory.search.plots import plot
-    from factory.search.sweep import Drawer, check_space, run_trials, store_study
+    from factory.search.space import check_space
+    from factory.search.sweep import run_trials
+    from factory.search.trials import store_study
 
     storage = parse_storage(options.pop("storage"))
     config = load_config(SweepConfig, source, overrides)

@@ -10,7 +10,7 @@ from factory.evaluate.study_report import StudyReport, to_markdown
 from factory.evaluate.study_run import Execute, Tell, plan_study, run_study
 from factory.search.config import WINNER, setting_at, study_of
 from factory.search.objective import Draw, Ground
-from factory.search.sweep import Trial
+from factory.search.trials import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from factory.atomic import write_bytes
 from factory.search.config import SweepConfig
-from factory.search.sweep import Trial
+from factory.search.trials import Trial
 
 LEAST_FOR_IMPORTANCE = 4
 

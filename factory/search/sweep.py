@@ -1,68 +1,44 @@
 """The search itself: trials on Ray Tune, led by Optuna; what they lack is drawn once and stays."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import optuna
 import ray
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.study import StudyDirection
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from factory.atomic import write_text
-from factory.config import GenerateConfig, load_config, to_yaml
+from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
 from factory.evaluate.study_run import Tell
-from factory.sample.run import execute, prepare
-from factory.sample.stream import draw_here, stream_batches
-from factory.search.config import Choices, Range, Setting, SweepConfig, setting_at
+from factory.search.config import Setting, SweepConfig
+from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
-
-SCORE, SIZE, TRAINED = "score", "num_synthetic", "trained"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A finished trial: its point, what it scored, what it cost."""
-
-    point: dict[str, Any]
-    score: float
-    trained: int
-    num_synthetic: int
-    drawn: int
-    """Images that it had to draw."""
-    asked: int
-    """Images that it would have drawn without the catalog."""
-    begun: float
-    ended: float
-    """Seconds since 1970."""
+from factory.search.space import check_space, distributions
+from factory.search.trials import SCORE, SIZE, TRAINED, Trial
 
 
-class Drawer:
-    """Draws what trials lack, one after another: nothing twice, the generator stays loaded."""
+class Teller(tune.Callback):  # type: ignore[misc]
+    """Says what every trial scored."""
 
-    def __init__(self, catalog_uri: str, storage: dict[str, str] | None, *, on_ray: bool) -> None:
-        """`on_ray`: through sampling actors; else in this process, which needs no other core."""
-        self._uri, self._storage = catalog_uri, storage
-        self._stream = stream_batches if on_ray else draw_here
+    def __init__(self, tell: Tell, asked: int) -> None:
+        """`asked`: trials of the whole search."""
+        self._tell, self._asked, self._finished = tell, asked, 0
 
-    def draw(self, config: GenerateConfig) -> tuple[str, int]:
-        """Publish what the run of `config` lacks; return the run and how many were drawn now."""
-        run = prepare(config, self._uri, storage_options=self._storage)
-        drawn = 0
-        for progress in execute(run, stream=self._stream):
-            drawn = progress.drawn
-        return run.run_id, drawn
+    def on_trial_complete(self, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Tell a trial that ended well; Ray calls it."""
+        self._finished = sum(each.status == "TERMINATED" for each in trials)
+        found = trial.last_result
+        point = ", ".join(f"{key} {_short(value)}" for key, value in found["point"].items())
+        self._tell(
+            f"trial {self._finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
+            f" trainings, {found[SIZE]} drawn images ({point})"
+        )
 
 
 def run_trials(
@@ -84,6 +60,8 @@ def run_trials(
     config = ground.config
     check_space(config)
     _claim(ground)
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints tables at any verbosity
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = ray.cluster_resources()
     drawer = (ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Drawer)).remote(
         ground.catalog_uri, ground.storage, on_ray=resources.get("GPU", 0) > 0
@@ -98,7 +76,12 @@ def run_trials(
         tuner = tune.Tuner(
             trainable,
             tune_config=_tune_config(ground, at_once or max(1, int(resources.get("CPU", 1)))),
-            run_config=tune.RunConfig(name=folder.name, storage_path=str(folder.parent), verbose=0),
+            run_config=tune.RunConfig(
+                name=folder.name,
+                storage_path=str(folder.parent),
+                verbose=0,
+                callbacks=[Teller(tell, config.trials)],
+            ),
         )
     tell(f"{config.trials} trials in {folder}")
     results = tuner.fit()
@@ -111,52 +94,6 @@ def run_trials(
     if failed := len(results.errors):
         tell(f"{failed} trials failed, the first with {_cause(results.errors)}")
     return sorted(trials, key=lambda trial: (-trial.trained, -trial.score))
-
-
-def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
-    """Return the space as Optuna has it."""
-    return {key: _distribution(axis) for key, axis in config.space.items()}
-
-
-def check_space(config: SweepConfig) -> None:
-    """Raise unless every choice, both ends of every range and all points to start with are valid.
-
-    Raises:
-        ConfigError: naming the axis.
-    """
-    middle = {key: _ends(axis)[0] for key, axis in config.space.items()}
-    for key, axis in config.space.items():
-        for value in _ends(axis):
-            setting_at(config, {**middle, key: value})
-    for point in config.start:
-        setting_at(config, point)
-
-
-def store_study(trials: Sequence[Trial], config: SweepConfig, output: Path) -> optuna.Study:
-    """Write the trials into `output`/optuna.db, which optuna-dashboard opens; an older one goes."""
-    path = output.resolve() / "optuna.db"
-    path.unlink(missing_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    two = config.objective == "score_and_size"
-    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + two]
-    study = optuna.create_study(
-        storage=f"sqlite:///{path}",
-        study_name=config.name,
-        directions=directions,
-    )
-    space = distributions(config)
-    for trial in trials:
-        values = [trial.score, float(trial.num_synthetic)][: 1 + two]
-        facts = asdict(trial) | {"seconds": trial.ended - trial.begun}
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=trial.point,
-                distributions=space,
-                values=values,
-                user_attrs={key: facts[key] for key in ("trained", "drawn", SIZE, "seconds")},
-            )
-        )
-    return study
 
 
 def _trial(point: dict[str, Any], *, ground: Ground, drawer: Any) -> None:
@@ -224,20 +161,12 @@ def _claim(ground: Ground) -> None:
         )
 
 
-def _distribution(axis: Choices | Range) -> BaseDistribution:
-    if isinstance(axis, Choices):
-        return CategoricalDistribution(axis.choices)
-    if axis.whole:
-        return IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step or 1))
-    return FloatDistribution(axis.low, axis.high, axis.log, axis.step)
-
-
-def _ends(axis: Choices | Range) -> Sequence[Any]:
-    return axis.choices if isinstance(axis, Choices) else (axis.low, axis.high)
-
-
 def _told(metrics: Mapping[str, Any]) -> Trial:
     return Trial(**{name: metrics[name] for name in Trial.__slots__})
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _cause(errors: Sequence[BaseException]) -> str:

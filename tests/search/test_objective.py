@@ -9,8 +9,9 @@ from catalog import Catalog, sql
 from factory.config import parse_config, to_yaml
 from factory.errors import ConfigError, DataError
 from factory.search.config import SweepConfig, setting_at
+from factory.search.drawer import Drawer
 from factory.search.objective import Ground, plan_trial, score_point
-from factory.search.sweep import Drawer, check_space
+from factory.search.space import check_space
 
 
 def drawer(ground: Ground):

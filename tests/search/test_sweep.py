@@ -19,10 +19,12 @@ from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError, SearchError
 from factory.evaluate.study_run import execute_here
 from factory.search.config import SweepConfig
+from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
 from factory.search.objective import Ground
 from factory.search.plots import plot
-from factory.search.sweep import Drawer, Trial, run_trials, store_study
+from factory.search.sweep import run_trials
+from factory.search.trials import Trial, store_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
