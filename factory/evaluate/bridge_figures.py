@@ -19,7 +19,9 @@ class Way:
 
     source_id: str
     target_probability: Curve
-    """The expert's, of all its classes."""
+    """The expert's, of all its classes ..."""
+    odds: Curve
+    """... and against the source's alone."""
     target_is_seen: NDArray[np.bool_]
     """Whether the expert names the target."""
     ssim: Curve
@@ -41,6 +43,9 @@ class DirectionFigures:
     """Spearman of k and the expert's probability of the target: 1 where it only rises."""
     ssim_falls: Estimate
     """Spearman of k and the negative SSIM to the source."""
+    odds_rise: Estimate
+    """Spearman of k and p(target) / (p(source) + p(target)), the expert's: other classes, which may
+    lie on the way, do not count."""
     label_follows: Estimate
     """Spearman of the soft label and the expert's probability of the target."""
     steps_ssim_falls: Estimate
@@ -49,6 +54,7 @@ class DirectionFigures:
     """Share of the deepest images in which the expert sees the target."""
     target_probability: Sequence[Estimate]
     """At k = 1 .. m; and so the others."""
+    odds: Sequence[Estimate]
     ssim: Sequence[Estimate]
     label: Sequence[Estimate]
     depth: Sequence[Estimate]
@@ -56,7 +62,7 @@ class DirectionFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BetweenFigures:
-    """Real images that no one trained on: the expert's probability of the target, by class."""
+    """Real images that no one trained on: the expert's odds of the target, by class."""
 
     scores: Mapping[str, Estimate]
     above_source: Mapping[str, float]
@@ -114,10 +120,12 @@ def direction_figures(source: str, target: str, ways: Sequence[Way]) -> Directio
         num_sources=len(ways),
         expert_rises=mean_of([spearman(way.target_probability) for way in ways]),
         ssim_falls=mean_of([spearman(-way.ssim) for way in ways]),
+        odds_rise=mean_of([spearman(way.odds) for way in ways]),
         label_follows=mean_of([correlation(w.label, w.target_probability) for w in ways]),
         steps_ssim_falls=proportion(int(falls.sum()), falls.size),
         arrived=proportion(sum(bool(way.target_is_seen[-1]) for way in ways), len(ways)),
         target_probability=by_k("target_probability"),
+        odds=by_k("odds"),
         ssim=by_k("ssim"),
         label=by_k("label"),
         depth=by_k("depth"),
@@ -128,7 +136,7 @@ def between_figures(scores: Mapping[str, Curve], source: str, target: str) -> Be
     """Return where the classes other than `source` and `target` score.
 
     Args:
-        scores: class -> (n,) the expert's probability of `target` in real images of it.
+        scores: class -> (n,) the expert's odds of `target` against `source` in real images of it.
         source, target: two of the classes.
     """
     between = [name for name in scores if name not in (source, target)]

@@ -30,6 +30,7 @@ def _directions(found: Sequence[DirectionFigures]) -> list[str]:
             str(each.expert_rises),
             str(each.ssim_falls),
             str(each.steps_ssim_falls),
+            str(each.odds_rise),
             str(each.label_follows),
             str(each.arrived),
         ]
@@ -41,6 +42,7 @@ def _directions(found: Sequence[DirectionFigures]) -> list[str]:
         "Spearman of k and the expert's p(target)",
         "Spearman of k and -SSIM",
         "steps at which SSIM falls",
+        "Spearman of k and the odds",
         "Spearman of label and p(target)",
         "deepest is seen as target",
     ]
@@ -51,10 +53,14 @@ def _by_k(found: DirectionFigures) -> list[str]:
     rows = [
         [str(k), *(f"{each.value:.3f} ± {each.value - each.low:.3f}" for each in column)]
         for k, column in enumerate(
-            zip(found.depth, found.label, found.target_probability, found.ssim, strict=True), 1
+            zip(
+                *(found.depth, found.label, found.target_probability, found.odds, found.ssim),
+                strict=True,
+            ),
+            1,
         )
     ]
-    columns = ["k", "depth", "label", "expert's p(target)", "SSIM to source"]
+    columns = ["k", "depth", "label", "expert's p(target)", "odds", "SSIM to source"]
     return [f"{found.source} to {found.target}:", "", *_table(columns, rows), ""]
 
 
@@ -69,7 +75,7 @@ def _between(pair: DirectionFigures, found: BetweenFigures) -> list[str]:
         ]
         for name, score in found.scores.items()
     ]
-    columns = ["unseen real", "n", f"expert's p({pair.target})", f"above {pair.source}"]
+    columns = ["unseen real", "n", f"odds of {pair.target}", f"above {pair.source}"]
     return [*_table([*columns, f"below {pair.target}"], rows), ""]
 
 

@@ -30,6 +30,7 @@ from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 from factory.sample.engine import Engine
+from factory.sample.methods.soft_labels import odds
 
 BATCH = 64
 
@@ -87,10 +88,11 @@ def judge_between(
     """Return where real images of all classes score, as the expert sees them at `size_px`.
 
     Raises:
-        ConfigError: the expert does not know `target`.
+        ConfigError: the expert does not know `source` or `target`.
     """
     label_of = dict(zip(dataset.ids, dataset.labels, strict=True))
-    scores = probabilities(expert, dataset.array(size_px, list(ids)))[:, _column(expert, target)]
+    seen = probabilities(expert, dataset.array(size_px, list(ids)))
+    scores = odds(seen, _column(expert, source), _column(expert, target))
     labels = np.array([label_of[image_id] for image_id in ids])
     return between_figures({n: scores[labels == n] for n in sorted(set(labels))}, source, target)
 
@@ -200,6 +202,7 @@ def _way(each: Progression, expert: Expert) -> Way:
     return Way(
         source_id=each.source_id,
         target_probability=seen[:, column],
+        odds=odds(seen, _column(expert, each.source), column),
         target_is_seen=seen.argmax(1) == column,
         ssim=each.ssim,
         label=each.label,

@@ -33,7 +33,7 @@ def plot(path: Path, config: SweepConfig, trials: Sequence[Trial], study: optuna
     _scores(first, whole)
     _two_axes(second, config, whole)
     _importance(third, study)
-    _cost(fourth, trials)
+    _cost(fourth, trials, most)
     figure.suptitle(f"{config.name}: {len(trials)} trials, {len(whole)} with {most} trainings")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
@@ -93,11 +93,11 @@ def _importance(axes: Axes, study: optuna.Study) -> None:
     axes.barh(names, [found[name] for name in names], color="tab:blue")
 
 
-def _cost(axes: Axes, trials: Sequence[Trial]) -> None:
+def _cost(axes: Axes, trials: Sequence[Trial], most: int) -> None:
     """Best score so far by the seconds that all trials took together."""
     order = sorted(trials, key=lambda trial: trial.ended)
     seconds = np.cumsum([trial.ended - trial.begun for trial in order])
-    best = np.maximum.accumulate([trial.score for trial in order])
+    best = np.fmax.accumulate([t.score if t.trained == most else np.nan for t in order])
     axes.step(seconds / 60, best, where="post", color="tab:blue")
     axes.set(xlabel="minutes of all workers", ylabel="best score so far", title="Cost")
 

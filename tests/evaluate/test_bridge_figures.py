@@ -19,6 +19,7 @@ def way(probability: list[float], ssim: list[float], name: str = "a") -> Way:
     return Way(
         source_id=name,
         target_probability=np.array(probability),
+        odds=np.array(probability) / 2,
         target_is_seen=np.array(probability) > 0.5,
         ssim=np.array(ssim),
         label=np.arange(1, m + 1) / m,
@@ -47,6 +48,7 @@ def test_every_source_counts_once_and_failures_are_seen():
     found = direction_figures("h", "t", [rising, stuck])
     assert found.num_sources == 2
     assert found.expert_rises.value == pytest.approx(0.5)
+    assert found.odds_rise.value == pytest.approx(0.5)
     assert found.ssim_falls.value == pytest.approx((1 + 0.5) / 2)
     assert found.steps_ssim_falls.value == 3 / 4
     assert found.arrived.value == 0.5

@@ -25,7 +25,7 @@ def feature_fractions(curve: Sequence[float], depths: Sequence[int]) -> NDArray[
 def expert_fractions(
     probabilities: NDArray[np.float64], source: int, target: int
 ) -> NDArray[np.float64]:
-    """Return (m,) p(target) / (p(source) + p(target)), made to rise with k.
+    """Return (m,) `odds` of the images k = 1 .. m of one source, made to rise with k.
 
     The images of one source are a progression by construction, so where the expert's scores fall,
     they are replaced by the rising sequence nearest to them in least squares.
@@ -34,8 +34,13 @@ def expert_fractions(
         probabilities: (m, classes) of the images k = 1 .. m of one source.
         source, target: columns.
     """
+    return rising(odds(probabilities, source, target))
+
+
+def odds(probabilities: NDArray[np.float64], source: int, target: int) -> NDArray[np.float64]:
+    """Return (n,) p(target) / (p(source) + p(target)) of (n, classes): 0 source, 1 target."""
     pair = probabilities[:, [source, target]]
-    return rising(pair[:, 1] / np.maximum(pair.sum(1), np.finfo(np.float64).tiny))
+    return np.asarray(pair[:, 1] / np.maximum(pair.sum(1), np.finfo(np.float64).tiny))
 
 
 def rising(values: NDArray[np.float64]) -> NDArray[np.float64]:
