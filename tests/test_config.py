@@ -10,6 +10,7 @@ from factory.evaluate.study import StudyConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.expert_run import ExpertConfig
 from factory.finetune.pretrain import BaseConfig
+from factory.search.config import SweepConfig
 
 GOOD = "num_images: 8\nclasses: {monocyte: a monocyte}\n"
 
@@ -120,6 +121,9 @@ def test_shipped_presets_are_valid() -> None:
     assert load_config(FinetuneConfig, "feature_aligned").alignment.weight == 1
     assert load_config(ExpertConfig, "expert").backbone == "tf_efficientnet_lite0"
     assert load_config(StudyConfig, "evaluate").controls[0] == "real"
+    assert load_config(StudyConfig, "evaluate_resnet50").learner.task == "classify"
+    assert load_config(StudyConfig, "evaluate_clip").mixed == ("plus_3000", "top_up")
+    assert load_config(SweepConfig, "wbc_sweep").trials == 60
 
 
 def test_a_missing_key_is_named() -> None:

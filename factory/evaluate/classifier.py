@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from factory.evaluate.clip import ClipLora, build_clip
 from factory.evaluate.compare import Floats
 from factory.evaluate.learner import Fitted, Learning, fit
 from factory.evaluate.pooled import Mixing, batch_loss, mixed, soft_cross_entropy
@@ -16,7 +17,7 @@ from factory.evaluate.scores import confusion_rows, macro_f1
 from factory.finetune.config import Place
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
-from factory.models.experts import Expert, ExpertSpec, build_expert, seeded
+from factory.models.experts import ExpertSpec, build_expert, seeded
 
 
 class Classifier(Learning):
@@ -25,6 +26,8 @@ class Classifier(Learning):
     task: Literal["classify"] = "classify"
     backbone: str = "resnet18"
     """A name of timm."""
+    clip: ClipLora | None = None
+    """CLIP with a LoRA instead; `backbone`, `weights` and `head_only` are then not used."""
     size_px: int = Field(64, ge=8, le=1024)
     weights: Place | None = None
     """Of the backbone, as safetensors; null: random ones."""
@@ -63,20 +66,16 @@ def train_classifier(
     val: RealPart,
     *,
     seed: int,
-) -> tuple[Expert, Fitted]:
+) -> tuple[nn.Module, Fitted]:
     """Return the classifier with the best val macro-F1 (ties: lower loss), and its curve.
 
     Equal settings and seed give equal initial weights, and draws that follow from step and seed.
 
     Raises:
-        ConfigError: timm knows no such backbone.
-        ModelError: weights that do not fit, or the loss is no number any more.
+        ConfigError: see `build_classifier`.
+        ModelError: the same, or the loss is no number any more.
     """
-    spec = ExpertSpec(backbone=settings.backbone, class_names=class_names, size_px=settings.size_px)
-    network = build_expert(spec, seed=seed, weights=settings.weights)
-    if settings.head_only:
-        network.requires_grad_(False)
-        network.network.get_classifier().requires_grad_(True)
+    network = build_classifier(settings, class_names, seed=seed)
 
     def loss_of(module: nn.Module, step: int) -> Tensor:
         return classifier_loss(module, settings, train, step, seed=seed)
@@ -90,6 +89,23 @@ def train_classifier(
     with seeded(seed):  # dropout has no generator argument
         fitted = fit(network, loss_of, validate, settings)
     return network, fitted
+
+
+def build_classifier(settings: Classifier, class_names: tuple[str, ...], *, seed: int) -> nn.Module:
+    """Return the untrained network: (B, 3, H, W) in [-1, 1] to logits (B, classes).
+
+    Raises:
+        ConfigError: timm knows no such backbone, or see `build_clip`.
+        ModelError: weights that do not fit, or see `build_clip`.
+    """
+    if settings.clip is not None:
+        return build_clip(settings.clip, class_names, seed=seed)
+    spec = ExpertSpec(backbone=settings.backbone, class_names=class_names, size_px=settings.size_px)
+    network = build_expert(spec, seed=seed, weights=settings.weights)
+    if settings.head_only:
+        network.requires_grad_(False)
+        network.network.get_classifier().requires_grad_(True)
+    return network
 
 
 def classifier_loss(

@@ -59,7 +59,8 @@ def fit(network: nn.Module, loss_of: LossOf, validate: Validate, settings: Fitti
         ModelError: the loss is no number any more.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
-    whole = len(trained) == len(list(network.parameters()))  # else batch norm stays as it came
+    frozen = len(trained) < len(list(network.parameters()))
+    whole = not (frozen and _has_batch_norm(network))  # its statistics stay as they came
     optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
     curve: list[tuple[int, tuple[float, ...]]] = []
     best: tuple[tuple[float, ...], int, dict[str, Tensor]] | None = None
@@ -78,6 +79,10 @@ def fit(network: nn.Module, loss_of: LossOf, validate: Validate, settings: Fitti
     network.load_state_dict(best[2])
     network.eval()
     return Fitted(best_step=best[1], curve=tuple(curve))
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _step(
