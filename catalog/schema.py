@@ -84,6 +84,7 @@ SAMPLES = pa.schema(
         pa.field("mask_area_score", pa.float64()),  # mask area gate: share that is foreground
         pa.field("mask_parts_score", pa.float64()),  # mask parts gate: connected objects
         pa.field("agreement_score", pa.float64()),  # agreement gate: Dice with a segmenter
+        pa.field("copy_score", pa.float64()),  # copy gate: distance to training / that of unseen
     ]
 )
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.gate.agreement import AgreementGate
+from factory.gate.copies import CopyGate
 from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 
@@ -72,6 +73,8 @@ class GenerateConfig(Frozen):
     """Of rows with a mask."""
     agreement: AgreementGate | None = None
     """Judge masks by a segmenter; null: no such gate."""
+    copies: CopyGate | None = None
+    """Refuse what is nearly a training image; null: no such gate."""
     stream: StreamConfig = StreamConfig()
 
     @field_validator("scheduler")
@@ -98,6 +101,7 @@ _LATER: Mapping[str, Any] = {
     "options": {},
     "mask_gates": MaskGates(),
     "agreement": None,
+    "copies": None,
 }
 """Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""
 

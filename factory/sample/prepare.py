@@ -211,6 +211,8 @@ def run_id_of(plan: Plan, config: GenerateConfig) -> str:
         judged.append({"mask_gates": config.mask_gates.model_dump(mode="json")})
     if config.agreement is not None:
         judged.append({"agreement": config.agreement.model_dump(mode="json")})
+    if config.copies is not None:
+        judged.append({"copies": config.copies.model_dump(mode="json")})
     return "run-" + digest(judged)[:12]
 
 

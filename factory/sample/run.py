@@ -67,13 +67,18 @@ def prepare(
     """Resolve a configuration: find the generator, fix the seed, plan, name the run.
 
     Raises:
-        ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`.
+        ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
+            `check_bank`.
     """
     generator = find_generator(config.model, revision=config.revision)
     config = with_classes(with_seed(config), generator)
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
+    if config.copies is not None:
+        from factory.evaluate.copy_bank import check_bank
+
+        check_bank(config.copies.bank, generator.manifest.get("split_digest"))
     plan = make_plan(config, generator, references)
     return Prepared(
         run_id=run_id_of(plan, config),
@@ -177,6 +182,7 @@ def _published(
         storage_options=run.storage_options,
         references=run.references,
         agreement=run.config.agreement,
+        copies=run.config.copies,
     )
     waiting: list[BatchFile] = []
     last = time.monotonic()

@@ -21,6 +21,7 @@ from catalog.sink import BatchFile, write_batch
 from factory.config import StreamConfig
 from factory.errors import FactoryError
 from factory.gate.agreement import AgreementGate
+from factory.gate.copies import CopyGate
 from factory.gate.verdict import Verdict
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Plan
@@ -30,6 +31,7 @@ from factory.sample.rows import RunFacts, batch_rows
 from factory.sample.source import COLUMN, numbers
 
 if TYPE_CHECKING:
+    from factory.evaluate.copy_bank import CopyBank
     from factory.models.segmenter import Segmenter
     from factory.sample.engine import Engine
 
@@ -50,6 +52,7 @@ class Work:
     storage_options: dict[str, str] | None = None
     references: References | None = None
     agreement: AgreementGate | None = None
+    copies: CopyGate | None = None
 
 
 def stream_batches(
@@ -119,14 +122,26 @@ class SampleActor:
 
         return load_segmenter(self._work.agreement.segmenter)
 
+    @cached_property
+    def _bank(self) -> "CopyBank | None":
+        """The training images of the copy gate, loaded once for each actor."""
+        if self._work.copies is None:
+            return None
+        from factory.evaluate.copy_bank import load_bank
+
+        return load_bank(self._work.copies.bank)
+
     def _judged(self, drawn: Drawn) -> Drawn:
-        """Return `drawn` with the agreement of its masks, where the run asks for it."""
-        gate, segment = self._work.agreement, self._segment
-        if gate is None or segment is None or drawn.masks is None:
-            return drawn
-        agreed = gate.judge(drawn.images, drawn.masks, segment)
-        verdicts = [[*drawn.verdicts_of(i), verdict] for i, verdict in enumerate(agreed)]
-        return replace(drawn, verdicts=verdicts)
+        """Return `drawn` with the verdicts of the gates that need a network or training images."""
+        every = [drawn.verdicts_of(number) for number in range(len(drawn))]
+        agreement, segment = self._work.agreement, self._segment
+        if agreement is not None and segment is not None and drawn.masks is not None:
+            agreed = agreement.judge(drawn.images, drawn.masks, segment)
+            every = [[*own, verdict] for own, verdict in zip(every, agreed, strict=True)]
+        if self._work.copies is not None and self._bank is not None:
+            apart = self._work.copies.judge(drawn.images, self._bank)
+            every = [[*own, verdict] for own, verdict in zip(every, apart, strict=True)]
+        return replace(drawn, verdicts=every)
 
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Draw the batch that `row["number"]`, an array of one, points to."""

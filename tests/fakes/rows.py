@@ -74,6 +74,7 @@ def sample_row(index: int, *, recipe: str = "recipe-a", **changes: object) -> di
         "mask_area_score": None,
         "mask_parts_score": None,
         "agreement_score": None,
+        "copy_score": None,
     }
     return row | changes
 

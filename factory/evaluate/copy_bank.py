@@ -1,0 +1,170 @@
+"""The bank of the copy gate: what training images look like in each space, and how near is near.
+
+folder/bank.safetensors                vectors of the train part; thresholds and ids in its header
+folder/efficientnet_lite0.safetensors  the feature network, where features are compared too
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from factory.atomic import new_folder
+from factory.errors import ConfigError, DataError, ModelError
+from factory.evaluate.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
+from factory.evaluate.features import (
+    BACKBONE,
+    TURNS,
+    Features,
+    FeatureSpace,
+    Images,
+    load_feature_space,
+    turned,
+)
+from factory.gate.copies import Resemblance
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, check_dataset
+
+PIXELS, FILE = "pixels", "bank.safetensors"
+LEAST_HELD_OUT = 20
+"""Fewer unseen images say nothing about the 1 % that come nearest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyBank:
+    """Training images in one or two spaces; call it with drawn images (B, H, W, 3)."""
+
+    stored: Mapping[str, Features]
+    """Space -> vectors: pixels (M, 3072); features of all eight turns (8 * M, 1280)."""
+    thresholds: Mapping[str, float]
+    ids: tuple[str, ...]
+    split_digest: str
+    network: FeatureSpace | None = None
+
+    def __call__(self, images: Images) -> list[Resemblance]:
+        """Return what every image resembles most, under any flip or quarter turn."""
+        found = self.distances(images)
+        ratios = {s: near.distance / self.thresholds[s] for s, near in found.items()}
+        out = []
+        for row in range(len(images)):
+            space = min(ratios, key=lambda name: ratios[name][row])
+            out.append(
+                Resemblance(
+                    ratio=float(ratios[space][row]),
+                    space=space,
+                    image_id=self.ids[int(found[space].position[row]) % len(self.ids)],
+                )
+            )
+        return out
+
+    def distances(self, images: Images) -> dict[str, Nearest]:
+        """Return the nearest stored vector of every image by space; positions count turns apart."""
+        found = {PIXELS: nearest(turned_thumbnails(images), self.stored[PIXELS])}
+        if self.network is not None:
+            features = self.network.extract(images)[None]
+            found[BACKBONE] = nearest(features, self.stored[BACKBONE])
+        return found
+
+
+def make_bank(
+    folder: Path, dataset: RealDataset, split: Split, *, size_px: int, weights: Path | None
+) -> CopyBank:
+    """Write the bank of a split's train part, calibrated on its val and test part, and return it.
+
+    Args:
+        folder: new.
+        dataset: the real images.
+        split: of `dataset`: what a generator may learn from, and what it may not.
+        size_px: side at which images are compared, that of the drawn ones.
+        weights: see `load_feature_space`; None: pixels alone, which a recoloured copy escapes.
+
+    Raises:
+        DataError: a split of other images, or fewer than 20 held-out ones.
+        ModelError: see `load_feature_space`.
+    """
+    check_dataset(split, dataset.fingerprint)
+    held_out = (*split.val, *split.test)
+    if len(held_out) < LEAST_HELD_OUT:
+        raise DataError(
+            f"{len(held_out)} held-out images do not tell how near unseen ones come",
+            remedy=f"Split so that val and test hold {LEAST_HELD_OUT} images or more",
+        )
+    train = dataset.array(size_px, list(split.train))
+    network = None if weights is None else load_feature_space(weights)
+    stored = {PIXELS: thumbnails(train)}
+    if network is not None:
+        views = [network.extract(turned(train, number)) for number in range(TURNS)]
+        stored[BACKBONE] = np.concatenate(views)
+    bare = CopyBank(
+        stored=stored,
+        thresholds=dict.fromkeys(stored, 1.0),
+        ids=split.train,
+        split_digest=split.digest,
+        network=network,
+    )
+    unseen = bare.distances(dataset.array(size_px, list(held_out)))
+    thresholds = {s: float(np.percentile(n.distance, PERCENTILE)) for s, n in unseen.items()}
+    facts = {"thresholds": thresholds, "ids": list(split.train), "split_digest": split.digest}
+    with new_folder(folder) as work:
+        tensors = {name: torch.from_numpy(vectors) for name, vectors in stored.items()}
+        save_file(tensors, work / FILE, metadata={"facts": json.dumps(facts)})
+        if weights is not None:
+            shutil.copyfile(weights, work / f"{BACKBONE}.safetensors")
+    return load_bank(folder)
+
+
+def check_bank(folder: str | Path, split_digest: str | None) -> None:
+    """Raise unless there is a bank, of the split that a generator learnt from (None: not known).
+
+    Raises:
+        ModelError: missing or damaged.
+        ConfigError: of another split.
+    """
+    with _opened(Path(folder).expanduser()) as file:
+        known = json.loads(file.metadata()["facts"])["split_digest"]
+    if split_digest is not None and known != split_digest:
+        raise ConfigError(
+            f"copies.bank {str(folder)!r} is of split {known}, the generator learnt from split"
+            f" {split_digest}",
+            remedy="Make the bank with the split and the images of the generator's training",
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path / FILE, framework="np") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"no bank of training images at {str(path)!r} ({error})",
+            remedy="Make one with jobs/make_copy_bank.py, or leave the copy gate out",
+        ) from error
+
+
+def load_bank(folder: str | Path) -> CopyBank:
+    """Return the bank in `folder`.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    path = Path(folder).expanduser()
+    with _opened(path) as file:
+        facts = json.loads(file.metadata()["facts"])
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = path / f"{BACKBONE}.safetensors"
+    return CopyBank(
+        stored=stored,
+        thresholds=facts["thresholds"],
+        ids=tuple(facts["ids"]),
+        split_digest=facts["split_digest"],
+        network=load_feature_space(weights) if BACKBONE in stored else None,
+    )
