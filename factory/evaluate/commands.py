@@ -55,7 +55,6 @@ def evaluate(
 
     from catalog import Catalog
     from factory.config import load_config
-    from factory.errors import OutputError
     from factory.evaluate import study_run as studies
     from factory.evaluate.leaks import Use
     from factory.evaluate.study import StudyConfig
@@ -84,14 +83,8 @@ def evaluate(
         with ray_session(address):
             report = studies.run_study(planned, output, studies.execute_on_ray, tell=click.echo)
     if uri is not None:
-        results = {unit.id: studies.read_result(output / "units", unit) for unit in planned.units}
-        kept = {unit_id: found for unit_id, found in results.items() if found}
-        if len(kept) < len(results):
-            raise OutputError(
-                f"results in {str(output)!r} are gone", remedy="Run the same command again"
-            )
         studies.record_study(
-            planned, report, kept, uri, now=datetime.now(UTC), storage_options=storage
+            planned, report, output, uri, now=datetime.now(UTC), storage_options=storage
         )
         click.echo(f"evaluation {planned.id} in {uri}")
     click.echo(to_markdown(report))

@@ -1,7 +1,7 @@
 """Runs a study: leaks refused, images loaded once, trainings here or on Ray, results recorded."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
 from factory.digest import digest
-from factory.errors import ConfigError
+from factory.errors import ConfigError, OutputError
 from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import Known
 from factory.evaluate.material import study_material
@@ -167,17 +167,28 @@ def read_result(folder: Path, unit: Unit) -> Result | None:
 def record_study(
     planned: Planned,
     report: StudyReport,
-    results: Mapping[str, Result],
+    output: Path,
     catalog_uri: str,
     *,
     now: datetime,
     storage_options: StorageOptions | None = None,
 ) -> None:
-    """Record the study in the tables `evaluations` and `scores`, once.
+    """Record the study that `run_study` finished in `output` in the tables `evaluations`, `scores`.
+
+    Once: a second time changes nothing.
 
     Raises:
         CatalogError: not writable.
+        OutputError: results in `output` are gone.
     """
+    results = {}
+    for unit in planned.units:
+        found = read_result(output / "units", unit)
+        if found is None:
+            raise OutputError(
+                f"results in {str(output)!r} are gone", remedy="Run the same command again"
+            )
+        results[unit.id] = found
     config, units = planned.config, planned.units
     used = {row.id for unit in units for row in unit.manifest.rows if row.synthetic}
     row = {

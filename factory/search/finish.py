@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from factory.atomic import write_text
 from factory.config import to_yaml
 from factory.evaluate.study_report import StudyReport, to_markdown
-from factory.evaluate.study_run import Execute, Tell, plan_study, run_study
+from factory.evaluate.study_run import Execute, Tell, plan_study, record_study, run_study
 from factory.search.config import WINNER, setting_at, study_of
 from factory.search.objective import Draw, Ground
 from factory.search.trials import Trial
@@ -68,7 +69,10 @@ def finish(
     run_id, _ = draw(setting)
     study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
     planned = plan_study(study, ground.inputs())
-    report = run_study(planned, ground.output / "final", execute, tell=tell)
+    place = ground.output / "final"
+    report = run_study(planned, place, execute, tell=tell)
+    uri, storage = ground.catalog_uri, ground.storage
+    record_study(planned, report, place, uri, now=datetime.now(UTC), storage_options=storage)
     outcome = Outcome(trials=tuple(trials), report=report)
     write_text(ground.output / "best.yaml", to_yaml(setting.generate))
     stored = {

@@ -21,7 +21,6 @@ from factory.evaluate.study_run import (
     execute_here,
     execute_on_ray,
     plan_study,
-    read_result,
     record_study,
     run_study,
 )
@@ -189,9 +188,8 @@ def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, 
         run_study(planned, tmp_path, dying)
     report = run_study(planned, tmp_path, alive)
     assert sorted(trained) == sorted(unit.id for unit in planned.units)
-    results = {u.id: read_result(tmp_path / "units", u) for u in planned.units}
     for _ in range(2):
-        record_study(planned, report, results, str(uri), now=NOW)
+        record_study(planned, report, tmp_path, str(uri), now=NOW)
     catalog = Catalog(uri)
     told = sql(catalog, "SELECT name, catalog_version, model_ids, baseline FROM evaluations")
     assert told.to_pylist() == [

@@ -46,6 +46,8 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     best = load_config(GenerateConfig, ground.output / "best.yaml")
     assert best.guidance_scale == trials[0].point["generate.guidance_scale"]
     assert drawer.draw(best)[1] == 0  # its images are there
+    told = sql(Catalog(ground.catalog_uri), "SELECT name, arms FROM evaluations").to_pylist()
+    assert told == [{"name": "small", "arms": list(outcome.report.arms)}]
     text = (ground.output / "sweep.md").read_text()
     assert "winner" in text.splitlines()[2]
     assert "Images drawn: 40%" in text
