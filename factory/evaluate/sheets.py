@@ -20,8 +20,12 @@ def write_sheet(path: Path, rows: Mapping[str, Images], *, zoom: int = 2) -> Non
     Raises:
         OSError: the folder cannot be written to.
     """
-    blocks = [_row(caption, images, zoom) for caption, images in rows.items()]
-    write_bytes(path, _stacked(blocks))
+    write_bytes(path, sheet_of(rows, zoom=zoom))
+
+
+def sheet_of(rows: Mapping[str, Images], *, zoom: int = 2) -> bytes:
+    """Return the PNG that `write_sheet` writes."""
+    return _stacked([_row(caption, images, zoom) for caption, images in rows.items()])
 
 
 def below_each_other(sheets: Sequence[Path]) -> bytes:

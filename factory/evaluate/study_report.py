@@ -24,6 +24,12 @@ class ArmScores:
     """Of the metric that arms are compared by."""
     test: Mapping[str, tuple[float, ...]]
     """By metric."""
+    recall: Mapping[str, float]
+    """Mean by class, of classifiers."""
+    confusion: tuple[tuple[float, ...], ...]
+    """Test images of class i that were called j, over all trainings; of classifiers."""
+    seconds: float
+    """Of all trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,7 @@ class StudyReport:
     num_folds: int
     num_seeds: int
     num_test: int
+    class_names: tuple[str, ...]
     floor: tuple[MajorityRate, ...]
     """Per fold, of classifiers."""
     arms: Mapping[str, ArmScores]
@@ -78,7 +85,7 @@ def make_report(
         DataError: a single training per arm.
     """
     task = TASKS[config.learner.task]
-    arms = {name: _scores(name, units, results) for name in config.arms}
+    arms = {name: _scores(name, units, results, material) for name in config.arms}
     best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
     baseline = config.baseline or best
     tallies: dict[str, dict[Place, Tally]] = {name: {} for name in config.arms}
@@ -97,6 +104,7 @@ def make_report(
         num_folds=len(folds),
         num_seeds=len(config.seeds),
         num_test=sum(len(unit.test) for unit in folds.values()),
+        class_names=material.class_names,
         floor=tuple(_floor(folds[fold], material) for fold in sorted(folds))
         if config.learner.task == "classify"
         else (),
@@ -152,7 +160,9 @@ def to_markdown(report: StudyReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(name: str, units: Sequence[Unit], results: Mapping[str, Result]) -> ArmScores:
+def _scores(
+    name: str, units: Sequence[Unit], results: Mapping[str, Result], material: Material
+) -> ArmScores:
     own = [unit for unit in units if unit.manifest.arm == name]
     found = [results[unit.id] for unit in own]
     task = TASKS[own[0].learner.task]
@@ -164,7 +174,29 @@ def _scores(name: str, units: Sequence[Unit], results: Mapping[str, Result]) -> 
             metric: tuple(result.test[metric] for result in found if metric in result.test)
             for metric in task.shown
         },
+        recall=_recall(found, material.class_names),
+        confusion=_confusion(own, results, material) if own[0].learner.task == "classify" else (),
+        seconds=sum(result.seconds for result in found),
     )
+
+
+def _recall(found: Sequence[Result], class_names: Sequence[str]) -> dict[str, float]:
+    """Return the mean recall of the classes that have test images."""
+    told = {}
+    for name in class_names:
+        key = f"recall/{name}"
+        if values := [result.test[key] for result in found if key in result.test]:
+            told[name] = float(np.mean(values))
+    return told
+
+
+def _confusion(
+    units: Sequence[Unit], results: Mapping[str, Result], material: Material
+) -> tuple[tuple[float, ...], ...]:
+    """Return the counts (K, K) of all trainings together."""
+    sums = sum(tally_of(unit, results[unit.id], material).counts.sum(axis=0) for unit in units)
+    table = np.asarray(sums).reshape(len(material.class_names), -1)
+    return tuple(tuple(row) for row in table.tolist())
 
 
 def _floor(unit: Unit, material: Material) -> MajorityRate:

@@ -17,7 +17,9 @@ from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import Known
 from factory.evaluate.material import study_material
 from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
+from factory.evaluate.study_sheet import look_at
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
@@ -95,7 +97,7 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
 def run_study(
     planned: Planned, output: Path, execute: Execute, *, tell: Tell = lambda _line: None
 ) -> StudyReport:
-    """Train what is not trained yet, and write report.md and report.json into `output`.
+    """Train what is not trained yet, and write the report into `output`: .html, .md, .json.
 
     Raises:
         ConfigError: see `run_unit`.
@@ -128,6 +130,8 @@ def run_study(
     write_text(output / "study.yaml", to_yaml(planned.config))
     write_text(output / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
     write_text(output / "report.md", to_markdown(report))
+    sheet = look_at(planned.units, material)
+    write_text(output / "report.html", to_html(report, sheet=sheet))
     return report
 
 

@@ -15,6 +15,7 @@ from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
 from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_run import (
     Inputs,
@@ -208,6 +209,20 @@ def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, 
         {"arm": "real", "n": 2, "drawn": 0},
     ]
     assert "mixed" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert report.verdicts["mixed"] in page
+    assert "Recall by class" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "http" not in page.replace("base64", "")[:2000]  # needs nothing else
+
+
+def test_names_are_text_in_the_page(cells, others, material):
+    report = study(cells, others, material, seed=0, shuffled=False)
+    odd = dataclasses.replace(report, name="<script>alert(1)</script>", notes=("<img src=x>",))
+    page = to_html(odd)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_a_real_training_runs_through(cells, split, uri, tmp_path):

@@ -1,0 +1,199 @@
+"""A study as one page that needs nothing else: verdicts first, then what they rest on."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from factory.evaluate.intervals import Estimate
+from factory.evaluate.study_report import ArmScores, StudyReport
+from factory.evaluate.tasks import TASKS
+
+STYLE = """
+:root { color-scheme: light; --ink: #1c2733; --soft: #5b6b7b; --line: #d9e0e7; --blue: #2b6cb0; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 72rem;
+  padding: 1.5rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p, li { max-width: 46rem; } .soft { color: var(--soft); }
+.verdict { border-left: .4rem solid #8795a5; padding: .5rem .9rem; margin: .5rem 0;
+  background: #f5f7f9; }
+.helps { border-color: #2f855a; } .hurts { border-color: #c53030; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+thead th { color: var(--soft); font-weight: 600; }
+img { max-width: 100%; image-rendering: pixelated; } svg { max-width: 100%; height: auto; }
+.pair { display: flex; flex-wrap: wrap; gap: 2rem; }
+"""
+WIDTH, ROW, LEFT, RIGHT = 760, 30, 200, 40
+
+
+def to_html(report: StudyReport, *, sheet: bytes | None = None) -> str:
+    """Return the page; `sheet` is a PNG of what was trained on, see `look_at`."""
+    parts = [
+        f"<h1>{escape(report.name)}</h1>",
+        *(_verdict(report, arm) for arm in report.comparisons),
+        *(f"<p class=soft>Note: {escape(note)}</p>" for note in report.notes),
+        f"<p>Tested on {report.num_test} real images, {report.num_folds} folds and"
+        f" {report.num_seeds} seeds; every arm took equally many steps. Differences are in pairs"
+        f" (same fold, seed and test images) against <b>{escape(report.baseline)}</b>, the control"
+        " with the best validation score.</p>",
+        *_differences(report),
+        *_arms(report),
+        *(_classes(report) if report.floor else ()),
+        *(_sheet(sheet) if sheet else ()),
+    ]
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.name)}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(parts)
+        + "</body></html>\n"
+    )
+
+
+def _verdict(report: StudyReport, arm: str) -> str:
+    kind = {"helps": "verdict helps", "hurts": "verdict hurts"}.get(report.effects[arm], "verdict")
+    return f'<p class="{kind}">{escape(report.verdicts[arm])}</p>'
+
+
+def _differences(report: StudyReport) -> Iterable[str]:
+    if not report.comparisons:
+        return
+    title = next(iter(TASKS[report.task].shown.values()))
+    base = report.baseline
+    drawn_anew = next(iter(report.comparisons.values()))[base].drawn_anew
+    yield f"<h2>Differences of {escape(title)} in points</h2>"
+    yield _forest({arm: found[base].difference for arm, found in report.comparisons.items()})
+    yield (
+        f"<p class=soft>95 % bootstrap intervals over {escape(drawn_anew)}, not adjusted for the"
+        " number of arms; p: Wilcoxon against the baseline, adjusted after Holm.</p>"
+    )
+    controls = list(next(iter(report.comparisons.values())))
+    rows = [
+        [
+            arm,
+            *(_points(found[control].difference) for control in controls),
+            f"{report.adjusted_p[arm]:.3g}" if arm in report.adjusted_p else "",
+        ]
+        for arm, found in report.comparisons.items()
+    ]
+    yield _table(["arm", *(f"minus {control}" for control in controls), "p"], rows)
+
+
+def _arms(report: StudyReport) -> Iterable[str]:
+    shown = TASKS[report.task].shown
+    yield "<h2>Arms</h2>"
+    rows = [
+        [
+            name,
+            str(arm.num_real),
+            str(arm.num_synthetic),
+            _spread(arm.val),
+            *(_spread(arm.test.get(metric, ())) for metric in shown),
+            f"{arm.seconds / 60:.1f}",
+        ]
+        for name, arm in report.arms.items()
+    ]
+    if report.floor:
+        floor = [[getattr(each, metric, None) for each in report.floor] for metric in shown]
+        told = [_spread([v for v in values if v is not None]) for values in floor]
+        rows.insert(0, ["majority class", "", "", "", *told, ""])
+    heads = ["arm", "real rows", "drawn rows", f"val {next(iter(shown.values()))}"]
+    yield _table([*heads, *shown.values(), "minutes"], rows)
+    yield "<p class=soft>Mean and standard deviation over trainings.</p>"
+
+
+def _classes(report: StudyReport) -> Iterable[str]:
+    yield "<h2>Recall by class</h2>"
+    yield _table(
+        ["arm", *report.class_names],
+        [
+            [name, *(f"{arm.recall[c]:.2f}" if c in arm.recall else "" for c in report.class_names)]
+            for name, arm in report.arms.items()
+        ],
+    )
+    best = max(report.comparisons, key=lambda arm: float(np.mean(report.arms[arm].val)), default="")
+    shown = [name for name in (report.baseline, best) if name]
+    yield "<h2>Confusion</h2><p class=soft>Rows: true class; share of its test images.</p>"
+    tables = [_confusion(name, report.arms[name], report.class_names) for name in shown]
+    yield f"<div class=pair>{''.join(tables)}</div>"
+
+
+def _confusion(name: str, arm: ArmScores, class_names: Sequence[str]) -> str:
+    table = np.array(arm.confusion)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    head = "".join(f"<th>{escape(c[:5])}</th>" for c in class_names)
+    body = "".join(
+        f"<tr><td>{escape(c)}</td>"
+        + "".join(
+            f'<td style="background: rgb(43 108 176 / {share:.2f});'
+            f' color: {"#fff" if share > 0.5 else "inherit"}">{share:.2f}</td>'
+            for share in row
+        )
+        + "</tr>"
+        for c, row in zip(class_names, shares, strict=True)
+    )
+    return (
+        f"<div class=wide><table><thead><tr><th>{escape(name)}</th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _sheet(sheet: bytes) -> Iterable[str]:
+    yield "<h2>What was trained on</h2>"
+    yield "<p class=soft>Real images stand here: keep this page where the data may be.</p>"
+    yield f'<img alt="real, drawn, nearest real" src="data:image/png;base64,{_text(sheet)}">'
+
+
+def _forest(found: Mapping[str, Estimate]) -> str:
+    """Return the differences and their intervals as a drawing, 0 marked."""
+    ends = [0.0, *(100 * v for e in found.values() for v in (e.low, e.high))]
+    low, high = min(ends), max(ends)
+    span = max(high - low, 1e-9)
+
+    def x(points: float) -> float:
+        return LEFT + (points - low) / span * (WIDTH - LEFT - RIGHT)
+
+    height = ROW * len(found) + 24
+    lines = [f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 20}" stroke="#8795a5"/>']
+    lines.append(f'<text x="{x(0):.1f}" y="{height - 5}" text-anchor="middle">0</text>')
+    for number, (name, each) in enumerate(found.items()):
+        y = ROW * number + ROW / 2
+        lines += [
+            f'<text x="{LEFT - 12}" y="{y + 5}" text-anchor="end">{escape(name[:24])}</text>',
+            f'<line x1="{x(100 * each.low):.1f}" x2="{x(100 * each.high):.1f}" y1="{y}" y2="{y}"'
+            ' stroke="#2b6cb0" stroke-width="3"/>',
+            f'<circle cx="{x(100 * each.value):.1f}" cy="{y}" r="6" fill="#2b6cb0"/>',
+        ]
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" font-size="14"'
+        f' aria-label="differences with intervals">{"".join(lines)}</svg>'
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
+    )
+    return (
+        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _points(found: Estimate) -> str:
+    return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
