@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from factory.evaluate.intervals import Estimate
-from factory.evaluate.study_report import ArmScores, StudyReport
+from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, spread
 from factory.evaluate.tasks import TASKS
 
 STYLE = """
@@ -91,16 +91,14 @@ def _arms(report: StudyReport) -> Iterable[str]:
             name,
             str(arm.num_real),
             str(arm.num_synthetic),
-            _spread(arm.val),
-            *(_spread(arm.test.get(metric, ())) for metric in shown),
+            spread(arm.val),
+            *(spread(arm.test.get(metric, ())) for metric in shown),
             f"{arm.seconds / 60:.1f}",
         ]
         for name, arm in report.arms.items()
     ]
     if report.floor:
-        floor = [[getattr(each, metric, None) for each in report.floor] for metric in shown]
-        told = [_spread([v for v in values if v is not None]) for values in floor]
-        rows.insert(0, ["majority class", "", "", "", *told, ""])
+        rows.insert(0, ["majority class", "", "", "", *floor_shown(report), ""])
     heads = ["arm", "real rows", "drawn rows", f"val {next(iter(shown.values()))}"]
     yield _table([*heads, *shown.values(), "minutes"], rows)
     yield "<p class=soft>Mean and standard deviation over trainings.</p>"
@@ -186,13 +184,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _points(found: Estimate) -> str:
     return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
 
 
 def _text(data: bytes) -> str:

@@ -85,13 +85,13 @@ def make_report(
         DataError: a single training per arm.
     """
     task = TASKS[config.learner.task]
-    arms = {name: _scores(name, units, results, material) for name in config.arms}
-    best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
-    baseline = config.baseline or best
     tallies: dict[str, dict[Place, Tally]] = {name: {} for name in config.arms}
     for unit in units:
         found = tally_of(unit, results[unit.id], material)
         tallies[unit.manifest.arm][unit.place] = found
+    arms = {name: _scores(name, units, results, tallies[name], material) for name in config.arms}
+    best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
+    baseline = config.baseline or best
     comparisons = {
         arm: {c: compare(tallies[arm], tallies[c], task.score) for c in config.controls}
         for arm in config.mixed
@@ -133,13 +133,11 @@ def to_markdown(report: StudyReport) -> str:
         f"|---|---|---|---|{'---|' * len(titles)}",
     ]
     if report.floor:
-        floor = [[getattr(f, metric, None) for f in report.floor] for metric in task.shown]
-        told = " | ".join(_spread([v for v in values if v is not None]) for values in floor)
-        lines.append(f"| majority class | | | | {told} |")
+        lines.append(f"| majority class | | | | {' | '.join(floor_shown(report))} |")
     for name, arm in report.arms.items():
-        told = " | ".join(_spread(arm.test.get(metric, ())) for metric in task.shown)
+        told = " | ".join(spread(arm.test.get(metric, ())) for metric in task.shown)
         lines.append(
-            f"| {name} | {arm.num_real} | {arm.num_synthetic} | {_spread(arm.val)} | {told} |"
+            f"| {name} | {arm.num_real} | {arm.num_synthetic} | {spread(arm.val)} | {told} |"
         )
     if not report.comparisons:
         return "\n".join(lines) + "\n"
@@ -160,8 +158,21 @@ def to_markdown(report: StudyReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+def floor_shown(report: StudyReport) -> list[str]:
+    """Return what naming the majority class would score, by metric of the report's table."""
+    floor = [
+        [getattr(each, metric, None) for each in report.floor]
+        for metric in TASKS[report.task].shown
+    ]
+    return [spread([value for value in values if value is not None]) for values in floor]
+
+
 def _scores(
-    name: str, units: Sequence[Unit], results: Mapping[str, Result], material: Material
+    name: str,
+    units: Sequence[Unit],
+    results: Mapping[str, Result],
+    tallies: Mapping[Place, Tally],
+    material: Material,
 ) -> ArmScores:
     own = [unit for unit in units if unit.manifest.arm == name]
     found = [results[unit.id] for unit in own]
@@ -175,7 +186,7 @@ def _scores(
             for metric in task.shown
         },
         recall=_recall(found, material.class_names),
-        confusion=_confusion(own, results, material) if own[0].learner.task == "classify" else (),
+        confusion=_confusion(tallies, material) if own[0].learner.task == "classify" else (),
         seconds=sum(result.seconds for result in found),
     )
 
@@ -190,11 +201,9 @@ def _recall(found: Sequence[Result], class_names: Sequence[str]) -> dict[str, fl
     return told
 
 
-def _confusion(
-    units: Sequence[Unit], results: Mapping[str, Result], material: Material
-) -> tuple[tuple[float, ...], ...]:
+def _confusion(tallies: Mapping[Place, Tally], material: Material) -> tuple[tuple[float, ...], ...]:
     """Return the counts (K, K) of all trainings together."""
-    sums = sum(tally_of(unit, results[unit.id], material).counts.sum(axis=0) for unit in units)
+    sums = sum(tally.counts.sum(axis=0) for tally in tallies.values())
     table = np.asarray(sums).reshape(len(material.class_names), -1)
     return tuple(tuple(row) for row in table.tolist())
 
@@ -205,8 +214,9 @@ def _floor(unit: Unit, material: Material) -> MajorityRate:
     return majority_rate(material.class_names, labels, material.class_indices(unit.test))
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation of trainings as text, nothing of no values."""
     if not values:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+    around = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{around}"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from factory.atomic import write_bytes
 from factory.search.config import SweepConfig
-from factory.search.trials import Trial
+from factory.search.trials import Trial, short
 
 LEAST_FOR_IMPORTANCE = 4
 
@@ -75,7 +75,7 @@ def _two_axes(axes: Axes, config: SweepConfig, trials: Sequence[Trial]) -> None:
     axes.figure.colorbar(shown, ax=axes, label="best validation score")
     for ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
         every = max(1, len(names) // 8)
-        ticks(range(0, len(names), every), [_short(name) for name in names[::every]])
+        ticks(range(0, len(names), every), [short(name) for name in names[::every]])
     axes.set(xlabel=keys[0], ylabel=keys[1], title="First two axes")
 
 
@@ -104,7 +104,3 @@ def _cost(axes: Axes, trials: Sequence[Trial], most: int) -> None:
 
 def _order(value: Any) -> tuple[bool, Any]:
     return isinstance(value, str), value
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ from factory.search.config import Setting, SweepConfig
 from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
 from factory.search.space import check_space, distributions
-from factory.search.trials import SCORE, SIZE, TRAINED, Trial
+from factory.search.trials import SCORE, SIZE, TRAINED, Trial, short
 
 
 class Teller(tune.Callback):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Teller(tune.Callback):  # type: ignore[misc]
         """Tell a trial that ended well; Ray calls it."""
         self._finished = sum(each.status == "TERMINATED" for each in trials)
         found = trial.last_result
-        point = ", ".join(f"{key} {_short(value)}" for key, value in found["point"].items())
+        point = ", ".join(f"{key} {short(value)}" for key, value in found["point"].items())
         self._tell(
             f"trial {self._finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
             f" trainings, {found[SIZE]} drawn images ({point})"
@@ -163,10 +163,6 @@ def _claim(ground: Ground) -> None:
 
 def _told(metrics: Mapping[str, Any]) -> Trial:
     return Trial(**{name: metrics[name] for name in Trial.__slots__})
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _cause(errors: Sequence[BaseException]) -> str:

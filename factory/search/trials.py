@@ -56,3 +56,8 @@ def store_study(trials: Sequence[Trial], config: SweepConfig, output: Path) -> o
             )
         )
     return study
+
+
+def short(value: Any) -> str:
+    """Return a value of a point as text, numbers to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
