@@ -137,7 +137,7 @@ def export(plan: PairsPlan, target: str) -> Generator:
     config, folder = plan.config, plan.folder(target)
     pairs = _part(load_pairs(plan.material), target)
     bare = config.model_copy(update={"lora": None})  # it lies folded in
-    task = build_task(bare, pairs, vae=_autoencoder(config), base=load_base(config))
+    task = _task(bare, pairs, Workers())
     task.network.load_state_dict(load_file(folder / "weights.safetensors"))
     manifest: dict[str, Any] = {
         "name": config.name if target == EVERY else f"{config.name}-{target}",
@@ -178,13 +178,7 @@ def _on_worker(settings: dict[str, str]) -> None:
 def _train(plan: PairsPlan, target: str, workers: Workers, run: Callable[[Loop], None]) -> None:
     """Train one target to its end and leave its average weights in its folder."""
     pairs = _part(load_pairs(plan.material), target)
-    task = build_task(
-        plan.config,
-        pairs,
-        vae=_autoencoder(plan.config),
-        base=load_base(plan.config),
-        workers=workers,
-    )
+    task = _task(plan.config, pairs, workers)
     loop = pairs_loop(task, pairs, plan.folder(target) / "checkpoints")
     run(loop)
     tensors = trained_weights(task, loop)  # every worker: shards are gathered
@@ -200,6 +194,13 @@ def trained_weights(task: PairTask, loop: Loop) -> dict[str, torch.Tensor]:
         return {
             name: whole(value).detach().cpu().contiguous().clone() for name, value in state.items()
         }
+
+
+def _task(config: PairsConfig, pairs: PairSet, workers: Workers) -> PairTask:
+    """Return the network of a training; a base brings its own autoencoder."""
+    base = load_base(config)
+    vae = _autoencoder(config) if base is None else None
+    return build_task(config, pairs, vae=vae, base=base, workers=workers)
 
 
 def _part(pairs: PairSet, target: str) -> PairSet:
