@@ -1,0 +1,89 @@
+"""Some rows of a catalog: what a release pins, an export writes and a gallery shows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.query import sql
+from catalog.schema import ACCEPTED
+from catalog.store import reading
+from catalog.table import Catalog
+from factory.errors import CatalogError
+
+ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
+"""The condition where none is given: what a gate rejected is never handed out by accident."""
+
+_KEYS = ("image_id", "run_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The samples of one view of a catalog that satisfy an SQL condition, each image once.
+
+    An image that two runs published counts for the earlier one. `name` is what a person calls the
+    selection: a release's name, or None.
+    """
+
+    catalog: Catalog
+    where: str = ONLY_ACCEPTED
+    name: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def image_ids(self) -> list[str]:
+        """The ids, ascending."""
+        return sorted(self._keys["image_id"].to_pylist())
+
+    def batches(
+        self, columns: Sequence[str] | None = None, *, batch_size: int = 256
+    ) -> Iterator[pa.Table]:
+        """Yield the rows, at most `batch_size` at a time, ordered by the files that hold them.
+
+        The order depends on the table's files alone; memory holds one batch and the keys.
+
+        Raises:
+            CatalogError: a data file is gone.
+        """
+        names = list(columns or self.catalog.samples().schema.names)
+        files = self.catalog.files("samples")
+        runs = pc.unique(self._keys["run_id"]).to_pylist()
+        order = pc.sort_indices(files.listed["path"])
+        held = type(files)(
+            listed=files.listed.take(order), schema=files.schema, filesystem=files.filesystem
+        )
+        chosen = held.dataset(held.may_be("run_id", runs))
+        match = pc.field("image_id").isin(self._keys["image_id"].combine_chunks())
+        asked = list(dict.fromkeys([*names, *_KEYS]))
+        owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))
+        with reading(self.catalog.uri):
+            for batch in chosen.to_batches(columns=asked, filter=match, batch_size=batch_size):
+                ids, by = (batch.column(key).to_pylist() for key in _KEYS)
+                mine = [owners[i] == run_id for i, run_id in zip(ids, by, strict=True)]
+                kept = pa.table(batch).filter(pa.array(mine, pa.bool_())).select(names)
+                if len(kept):
+                    yield kept
+
+    @cached_property
+    def _keys(self) -> pa.Table:
+        """Return image_id and run_id of every image, each once.
+
+        Raises:
+            CatalogError: a bad condition, or nothing satisfies it.
+        """
+        found = sql(
+            self.catalog,
+            "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id "
+            f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
+        )
+        if len(found) == 0:
+            raise CatalogError(
+                f"no sample in {self.catalog.named} satisfies {self.where!r}",
+                remedy='Look with `factory catalog sql "SELECT class_name, gate_status, count(*)'
+                ' FROM samples GROUP BY ALL"`',
+            )
+        return found
