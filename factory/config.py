@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from factory.digest import digest
 from factory.errors import ConfigError
@@ -17,6 +17,13 @@ from factory.gate.copies import CopyGate
 from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 
+
+def _path(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) else value
+
+
+Place = Annotated[Path, BeforeValidator(_path)]
+"""A path as YAML writes it, which has only strings."""
 Prompts = Annotated[str | tuple[str, ...], Field(min_length=1)]
 
 

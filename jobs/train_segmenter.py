@@ -5,6 +5,7 @@ python jobs/train_segmenter.py --data DATA --split split.json --out segmenter --
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,16 +22,18 @@ from factory.real.options import FILE
 @click.option("--size-px", default=64, show_default=True, type=click.IntRange(8))
 @click.option("--steps", default=1500, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--decoder", default="small_unet", show_default=True, help="unet, fpn, ...")
+@click.option("--encoder", default="resnet18", show_default=True, help="Of timm; not small_unet's.")
+@click.option("--encoder-weights", type=FILE, help="Of the encoder, as safetensors.")
 @click.option("--half", type=click.Choice(["first", "second"]), help="Of the train part.")
-def main(
-    data: str, split_file: Path, out: Path, size_px: int, steps: int, seed: int, half: str | None
-) -> None:
+def main(data: str, split_file: Path, out: Path, half: str | None, **settings: Any) -> None:
     """Train, write the folder, and tell the Dice on the val part.
 
     A study's judge must not be its gate: train one on each --half.
     """
     import torch
 
+    from factory.config import parse_config
     from factory.finetune.segmenter import SegmenterConfig, mean_dice, train_segmenter
     from factory.models.pair_codec import class_index_array
     from factory.models.segmenter import save_segmenter
@@ -40,19 +43,19 @@ def main(
     from factory.real.splits import check_dataset, load_split
 
     try:
+        config = parse_config(SegmenterConfig, settings, where="the options")
         dataset, split = open_dataset(data), load_split(split_file)
         check_dataset(split, dataset.fingerprint)
         values = found_values(dataset, split.train)
         train = half_of_train(dataset, split, half, seed=0) if half else split.train
         parts = {
             part: (
-                dataset.array(size_px, ids),
-                class_index_array(dataset.mask_array(size_px, ids), values, names=ids),
+                dataset.array(config.size_px, ids),
+                class_index_array(dataset.mask_array(config.size_px, ids), values, names=ids),
             )
             for part, ids in (("train", train), ("val", split.val))
             if ids
         }
-        config = SegmenterConfig(size_px=size_px, steps=steps, seed=seed)
         images, masks = map(torch.from_numpy, parts["train"])
         made = train_segmenter(images, masks, config)
         score = mean_dice(made, *parts["val"]) if split.val else None

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from factory.config import Place
 from factory.evaluate.clip import ClipLora, build_clip
 from factory.evaluate.compare import Floats
 from factory.evaluate.learner import Fitted, Learning, fit
 from factory.evaluate.pooled import Mixing, batch_loss, mixed, soft_cross_entropy
 from factory.evaluate.scores import confusion_rows, macro_f1
-from factory.finetune.config import Place
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
 from factory.models.experts import ExpertSpec, build_expert, seeded

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from factory.errors import ConfigError
 from factory.evaluate.augment import apply_geometry
 from factory.evaluate.learner import Fitted, Learning, fit
 from factory.evaluate.pooled import batch_loss
@@ -17,27 +16,13 @@ from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
 from factory.models.experts import seeded
-from factory.models.segmenter import logits_of, small_segmenter
-
-DECODERS = {
-    "unet": "Unet",
-    "unet++": "UnetPlusPlus",
-    "fpn": "FPN",
-    "deeplabv3+": "DeepLabV3Plus",
-}
-"""Our names of segmentation-models-pytorch's, the extra `segmenters`."""
+from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
 
 
-class SegmenterLearner(Learning):
+class SegmenterLearner(Learning, SegmenterSpec):
     """What is trained on every arm, and how."""
 
     task: Literal["segment"] = "segment"
-    decoder: Literal["small_unet", "unet", "unet++", "fpn", "deeplabv3+"] = "small_unet"
-    """'small_unet' is the factory's own; the others need the extra `segmenters`."""
-    encoder: str = "resnet18"
-    """A name of timm that gives feature maps; 'small_unet' has its own."""
-    channels: tuple[int, ...] = (32, 64, 128)
-    """Of the small U-Net's levels."""
     size_px: int = Field(64, ge=32, le=1024, multiple_of=32)
     mask_values: tuple[int, ...] = ()
     """Stored value of every class in real masks, background first; empty: those that are found."""
@@ -54,52 +39,6 @@ class TrainingPairs:
     weights: Tensor
     """(N,)"""
     augment: bool
-
-
-class SmallUnet(nn.Module):
-    """`small_segmenter` as a network of images alone."""
-
-    def __init__(self, num_classes: int, channels: tuple[int, ...]) -> None:
-        """Random weights from the global generator: use `build_segmenter`."""
-        super().__init__()
-        self.network = small_segmenter(num_classes, channels=channels)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, K, S, S) of images (B, 3, S, S) in [-1, 1]."""
-        return logits_of(self.network, images)
-
-
-def build_segmenter(settings: SegmenterLearner, num_classes: int, *, seed: int) -> nn.Module:
-    """Return an untrained network: (B, 3, S, S) in [-1, 1] to logits (B, K, S, S).
-
-    Encoders come from timm alone: one of the library's own is not free to use.
-
-    Raises:
-        ConfigError: the extra is not installed, or timm has no such encoder.
-    """
-    if settings.decoder == "small_unet":
-        with seeded(seed):
-            return SmallUnet(num_classes, settings.channels)
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise ConfigError(
-            f"decoder {settings.decoder!r} needs segmentation-models-pytorch",
-            remedy="pip install 'medimage-factory[segmenters]', or choose small_unet",
-        ) from error
-    kind = getattr(smp, DECODERS[settings.decoder])
-    try:
-        with seeded(seed):
-            network: nn.Module = kind(
-                f"tu-{settings.encoder}", encoder_weights=None, classes=num_classes
-            )
-    except (KeyError, RuntimeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{settings.encoder!r} does not serve as the encoder of {settings.decoder}"
-            f" ({str(error).splitlines()[0]})",
-            remedy="Choose a convolutional backbone of timm, such as resnet18",
-        ) from error
-    return network
 
 
 def train_segmenter_on(
@@ -121,7 +60,7 @@ def train_segmenter_on(
 
     Raises:
         ConfigError: see `build_segmenter`.
-        ModelError: the loss is no number any more.
+        ModelError: the same, or the loss is no number any more.
     """
     network = build_segmenter(settings, num_classes, seed=seed)
 

@@ -1,23 +1,14 @@
 """Configuration of a fine-tuning: which base, which images, how, on how many workers."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from factory.config import Frozen
+from factory.config import Frozen, Place
 from factory.finetune.alignment import AlignmentSettings
 from factory.finetune.train import ClusterConfig
 from factory.models.lora import LoraSettings
-
-
-def _path(value: Any) -> Any:
-    return Path(value).expanduser() if isinstance(value, str) else value
-
-
-Place = Annotated[Path, BeforeValidator(_path)]
-"""A path as YAML writes it, which has only strings."""
 
 
 class TrainingConfig(Frozen):

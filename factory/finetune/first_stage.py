@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from factory.atomic import new_folder
-from factory.config import Frozen
+from factory.config import Frozen, Place
 from factory.errors import ModelError
 from factory.finetune.adversarial import AdversarialConfig, AdversarialTerm
-from factory.finetune.config import Place
 from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import FeatureDistance, autoencoder_loss

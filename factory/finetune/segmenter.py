@@ -5,25 +5,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.gate.masks import dice
-from factory.models.segmenter import Segmenter, logits_of, small_segmenter
+from factory.models.segmenter import Segmenter
+from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
 
 
-class SegmenterConfig(Frozen):
+class SegmenterConfig(SegmenterSpec):
     """One training of a segmenter."""
 
     size_px: int = Field(64, ge=8, multiple_of=4)
-    channels: tuple[int, ...] = (32, 64, 128)
-    norm_num_groups: int = 8
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -38,12 +35,12 @@ def train_segmenter(
     """Return a segmenter trained on images (N, S, S, 3) uint8 and class indices (N, S, S).
 
     Shown under all flips and quarter turns with varied colours; cross-entropy plus Dice.
+
+    Raises:
+        ConfigError, ModelError: see `build_segmenter`.
     """
     num_classes = int(masks.max()) + 1
-    torch.manual_seed(config.seed)  # noqa: TID251 -- initial weights have no generator argument
-    network = small_segmenter(
-        num_classes, channels=config.channels, norm_num_groups=config.norm_num_groups
-    )
+    network = build_segmenter(config, num_classes, seed=config.seed)
 
     def loss_of(module: nn.Module, part: Part) -> dict[str, Tensor]:
         rows = step_indices(
@@ -53,7 +50,7 @@ def train_segmenter(
         wanted = turn(masks[rows][:, None], part.step % 8)[:, 0].long()
         generator = step_generator(part.step, seed=config.seed)
         gain, shift = config.colour * torch.randn(2, len(rows), 3, 1, 1, generator=generator)
-        return segmentation_loss(logits_of(module, shown * (1 + gain) + shift), wanted)
+        return segmentation_loss(module(shown * (1 + gain) + shift), wanted)
 
     loop = Loop(
         network,
@@ -101,7 +98,7 @@ def mean_dice(
     return float(np.mean([dice(mine, theirs) for mine, theirs in pairs]))
 
 
-def _averaged(loop: Loop, network: UNet2DModel) -> UNet2DModel:
+def _averaged(loop: Loop, network: nn.Module) -> nn.Module:
     kept = {name: value.clone() for name, value in loop.ema.values.items()}
     network.load_state_dict(kept, strict=False)
     return network.eval()

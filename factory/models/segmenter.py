@@ -1,11 +1,7 @@
-"""A small segmenter: images to class indices, stored as a diffusers folder with `segmenter.json`.
-
-diffusers' `UNet2DModel` at one timestep is a plain U-Net with residual blocks and skips
-(O. Ronneberger et al., U-Net, 2015).
-"""
+"""A trained segmenter: images to class indices, in a folder of weights and `segmenter.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,39 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
 from numpy.typing import NDArray
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from factory.atomic import new_folder
 from factory.errors import ModelError
 from factory.models.folder import check_folder, read_json
+from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
 
 FACTS = "segmenter.json"
-
-
-def small_segmenter(
-    num_classes: int, *, channels: Sequence[int] = (32, 64, 128), norm_num_groups: int = 8
-) -> UNet2DModel:
-    """Return an untrained network: (B, 3, S, S) in [-1, 1] to logits (B, K, S, S)."""
-    levels = len(channels)
-    return UNet2DModel(
-        in_channels=3,
-        out_channels=num_classes,
-        block_out_channels=tuple(channels),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * levels,
-        up_block_types=("UpBlock2D",) * levels,
-        norm_num_groups=norm_num_groups,
-        add_attention=False,
-    )
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmenter:
     """A trained segmenter; call it with images. `facts` says what it was trained on."""
 
-    network: Any
+    network: nn.Module
     size_px: int
     facts: Mapping[str, Any]
 
@@ -56,22 +38,24 @@ class Segmenter:
         signed = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
         side = (self.size_px, self.size_px)
         fitted = F.interpolate(signed, side, mode="bilinear", antialias=True)
-        logits = F.interpolate(logits_of(self.network, fitted), images.shape[1:3], mode="bilinear")
+        logits = F.interpolate(self.network(fitted), images.shape[1:3], mode="bilinear")
         found: NDArray[np.uint8] = logits.argmax(1).to(torch.uint8).cpu().numpy()
         return found
 
 
-def logits_of(network: Any, images: Tensor) -> Tensor:
-    """Return logits (B, K, S, S) of images (B, 3, S, S) in [-1, 1]."""
-    logits: Tensor = network(images, 0).sample
-    return logits.float()
+def save_segmenter(folder: Path, network: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write `folder` atomically.
 
-
-def save_segmenter(folder: Path, network: UNet2DModel, facts: Mapping[str, Any]) -> None:
-    """Write `folder` atomically; `facts` must give size_px."""
+    Args:
+        folder: must not exist.
+        network: of `build_segmenter`.
+        facts: the fields of `SegmenterSpec`, num_classes and size_px; what else should be known.
+    """
+    kept = {name: value for name, value in facts.items() if name != "encoder_weights"}
     with new_folder(folder) as work:
-        network.save_pretrained(work, safe_serialization=True)
-        (work / FACTS).write_text(json.dumps(dict(facts), indent=1, sort_keys=True) + "\n")
+        state = {name: value.contiguous() for name, value in network.state_dict().items()}
+        save_file(state, work / WEIGHTS)
+        (work / FACTS).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def load_segmenter(folder: str | Path, *, device: str | None = None) -> Segmenter:
@@ -79,6 +63,7 @@ def load_segmenter(folder: str | Path, *, device: str | None = None) -> Segmente
 
     Raises:
         ModelError: missing, unsafe or damaged.
+        ConfigError: its decoder needs an extra that is not installed.
     """
     path = Path(folder).expanduser()
     if not (path / FACTS).is_file():
@@ -89,11 +74,14 @@ def load_segmenter(folder: str | Path, *, device: str | None = None) -> Segmente
     check_folder(path)
     facts = read_json(path / FACTS)
     try:
-        network = UNet2DModel.from_pretrained(path, use_safetensors=True, local_files_only=True)
+        spec = SegmenterSpec(**{k: v for k, v in facts.items() if k in SegmenterSpec.model_fields})
+        network = build_segmenter(spec, int(facts["num_classes"]), seed=0)
+        network.load_state_dict(load_file(path / WEIGHTS))
         size_px = int(facts["size_px"])
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"segmenter {path} cannot be loaded ({error})", remedy="Train it again"
+            f"segmenter {path} cannot be loaded ({str(error).splitlines()[0]})",
+            remedy="Train it again",
         ) from error
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Segmenter(network=network.eval().to(place), size_px=size_px, facts=facts)

@@ -5,16 +5,15 @@ import torch
 from factory.errors import ConfigError
 from factory.evaluate.pooled import PooledLoss
 from factory.evaluate.segment import (
-    DECODERS,
     SegmenterLearner,
     TrainingPairs,
-    build_segmenter,
     image_losses,
     pair_loss,
     segment,
     train_segmenter_on,
 )
 from factory.models.experts import state_digest
+from factory.models.segmenter_networks import DECODERS, build_segmenter
 
 QUICK = SegmenterLearner(
     size_px=32, channels=(8, 16), steps=30, batch_size=4, learning_rate=3e-3, validate_every=15

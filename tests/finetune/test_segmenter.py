@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from factory.errors import ModelError
 from factory.finetune.segmenter import (
@@ -14,7 +15,8 @@ from factory.finetune.segmenter import (
     train_segmenter,
 )
 from factory.models.pair_codec import class_index_array
-from factory.models.segmenter import load_segmenter, save_segmenter
+from factory.models.segmenter import Segmenter, load_segmenter, save_segmenter
+from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
 from tests.fakes.pairs import disc_pair
 
 CONFIG = SegmenterConfig(size_px=16, channels=(8, 16), norm_num_groups=4, steps=60, batch_size=8)
@@ -46,7 +48,7 @@ def test_its_folder_gives_it_back(trained, tmp_path: Path) -> None:
     again = load_segmenter(tmp_path / "s", device="cpu")
     images = discs(4, start=70)[0]
     assert np.array_equal(again(images), trained(images))
-    (tmp_path / "s" / "diffusion_pytorch_model.safetensors").unlink()
+    (tmp_path / "s" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_segmenter(tmp_path / "s")
 
@@ -62,3 +64,40 @@ def test_a_perfect_answer_costs_nothing() -> None:
     losses = segmentation_loss(sure, masks)
     assert float(losses["loss"]) == pytest.approx(0, abs=1e-5)
     assert float(segmentation_loss(-sure, masks)["dice"]) > 0.9
+
+
+def test_an_encoder_starts_from_its_weights_and_comes_back_without_them(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    import timm
+
+    given = timm.create_model("mobilenetv3_small_050").state_dict()
+    save_file(
+        {name: value.contiguous() for name, value in given.items()}, tmp_path / "w.safetensors"
+    )
+    spec = SegmenterSpec(
+        decoder="unet", encoder="mobilenetv3_small_050", encoder_weights=tmp_path / "w.safetensors"
+    )
+    network = build_segmenter(spec, 3, seed=0).eval()
+    held = network.state_dict()["network.encoder.model.conv_stem.weight"]
+    assert torch.equal(held, given["conv_stem.weight"])
+    facts = {**spec.model_dump(mode="json"), "num_classes": 3, "size_px": 32}
+    save_segmenter(tmp_path / "s", network, facts)
+    (tmp_path / "w.safetensors").unlink()
+    again = load_segmenter(tmp_path / "s", device="cpu")
+    images = np.random.Generator(np.random.Philox(0)).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert np.array_equal(
+        again(images), Segmenter(network=network, size_px=32, facts=facts)(images)
+    )
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
+    spec = SegmenterSpec(
+        decoder="unet", encoder="mobilenetv3_small_050", encoder_weights=tmp_path / "w.safetensors"
+    )
+    with pytest.raises(ModelError, match="does not fit the encoder mobilenetv3_small_050"):
+        build_segmenter(spec, 2, seed=0)
+    (tmp_path / "w.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(ModelError, match="no safetensors file of timm's mobilenetv3_small_050"):
+        build_segmenter(spec, 2, seed=0)

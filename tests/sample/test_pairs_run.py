@@ -13,7 +13,8 @@ from catalog.table import Catalog
 from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.gate.masks import MaskGates
-from factory.models.segmenter import save_segmenter, small_segmenter
+from factory.models.segmenter import save_segmenter
+from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import Prepared, execute, prepare, prepare_resume
 from tests.fakes.pair_generator import tiny_pairs
@@ -34,8 +35,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
     folder = tmp_path_factory.mktemp("pairs")
     model = tiny_pairs(folder / "model")
     data, split = write_pairs(folder / "real")
-    network = small_segmenter(2, channels=(8, 8), norm_num_groups=4)
-    save_segmenter(folder / "segmenter", network, {"size_px": 16})
+    spec = SegmenterSpec(channels=(8, 8), norm_num_groups=4)
+    network = build_segmenter(spec, 2, seed=0)
+    facts = {**spec.model_dump(), "num_classes": 2, "size_px": 16}
+    save_segmenter(folder / "segmenter", network, facts)
     return GenerateConfig.model_validate(
         {
             "model": str(model.folder),
