@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 from factory.evaluate.intervals import Estimate
+from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
 from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, spread
 from factory.evaluate.tasks import TASKS
 
@@ -43,6 +44,7 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None) -> str:
         *_differences(report),
         *_arms(report),
         *(_classes(report) if report.floor else ()),
+        *(_drawn(report.drawn) if report.drawn else ()),
         *(_sheet(sheet) if sheet else ()),
     ]
     return (
@@ -86,6 +88,7 @@ def _differences(report: StudyReport) -> Iterable[str]:
 def _arms(report: StudyReport) -> Iterable[str]:
     shown = TASKS[report.task].shown
     yield "<h2>Arms</h2>"
+    minutes = sum(arm.seconds for arm in report.arms.values()) / 60
     rows = [
         [
             name,
@@ -101,7 +104,10 @@ def _arms(report: StudyReport) -> Iterable[str]:
         rows.insert(0, ["majority class", "", "", "", *floor_shown(report), ""])
     heads = ["arm", "real rows", "drawn rows", f"val {next(iter(shown.values()))}"]
     yield _table([*heads, *shown.values(), "minutes"], rows)
-    yield "<p class=soft>Mean and standard deviation over trainings.</p>"
+    yield (
+        "<p class=soft>Mean and standard deviation over trainings. Cost: all trainings took"
+        f" {minutes:.0f} minutes of a core or GPU.</p>"
+    )
 
 
 def _classes(report: StudyReport) -> Iterable[str]:
@@ -138,6 +144,16 @@ def _confusion(name: str, arm: ArmScores, class_names: Sequence[str]) -> str:
         f"<div class=wide><table><thead><tr><th>{escape(name)}</th>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _drawn(drawn: DrawnFigures) -> Iterable[str]:
+    yield "<h2>Diversity and privacy</h2>"
+    yield (
+        f"<p class=soft>{drawn.num_drawn} drawn images of arm {escape(drawn.arm)}, fold"
+        f" {drawn.fold}. Diversity: 1 - mean SSIM of pairs of a class.</p>"
+    )
+    yield _table(["class", "drawn", "unseen real"], diversity_rows(drawn))
+    yield "".join(f"<p>{escape(line)}</p>" for line in privacy_lines(drawn))
 
 
 def _sheet(sheet: bytes) -> Iterable[str]:

@@ -8,6 +8,12 @@ import numpy as np
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study import StudyConfig
+from factory.evaluate.study_drawn import (
+    DrawnFigures,
+    diversity_rows,
+    measure_drawn,
+    privacy_lines,
+)
 from factory.evaluate.tasks import TASKS, tally_of
 from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
@@ -50,6 +56,8 @@ class StudyReport:
     adjusted_p: Mapping[str, float]
     """Holm-adjusted Wilcoxon p of each arm against the baseline, where there is one."""
     notes: tuple[str, ...] = ()
+    drawn: DrawnFigures | None = None
+    """None: no arm has both real and drawn images."""
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -113,6 +121,7 @@ def make_report(
         comparisons=comparisons,
         adjusted_p=dict(zip(told, holm(list(told.values())), strict=True)),
         notes=tuple(notes),
+        drawn=measure_drawn(units, material),
     )
 
 
@@ -155,7 +164,23 @@ def to_markdown(report: StudyReport) -> str:
         p = report.adjusted_p.get(name)
         cells = " | ".join(str(found[control].difference) for control in controls)
         lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_drawn_lines(report.drawn)]) + "\n"
+
+
+def _drawn_lines(drawn: DrawnFigures | None) -> list[str]:
+    if drawn is None:
+        return []
+    return [
+        "",
+        f"{drawn.num_drawn} drawn images of arm {drawn.arm}, fold {drawn.fold}; diversity is 1 -"
+        " mean SSIM of pairs.",
+        "",
+        "| class | drawn | unseen real |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in diversity_rows(drawn)),
+        "",
+        *(f"- {line}" for line in privacy_lines(drawn)),
+    ]
 
 
 def floor_shown(report: StudyReport) -> list[str]:

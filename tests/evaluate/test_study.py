@@ -209,7 +209,9 @@ def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, 
         {"arm": "real", "n": 2, "drawn": 0},
     ]
     assert "mixed" in (tmp_path / "report.md").read_text()
+    assert "Membership: AUC" in (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.html").read_text()
+    assert "Diversity and privacy" in page
     assert report.verdicts["mixed"] in page
     assert "Recall by class" in page
     assert page.count("data:image/png;base64,") == 1
