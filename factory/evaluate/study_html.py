@@ -31,8 +31,14 @@ img { max-width: 100%; image-rendering: pixelated; } svg { max-width: 100%; heig
 WIDTH, ROW, LEFT, RIGHT = 760, 30, 200, 40
 
 
-def to_html(report: StudyReport, *, sheet: bytes | None = None) -> str:
-    """Return the page; `sheet` is a PNG of what was trained on, see `look_at`."""
+def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[str] = ()) -> str:
+    """Return the page.
+
+    Args:
+        report: the figures.
+        sheet: PNG of what was trained on, see `look_at`.
+        more: further parts, HTML already, shown after the figures.
+    """
     parts = [
         f"<h1>{escape(report.name)}</h1>",
         *(_verdict(report, arm) for arm in report.comparisons),
@@ -45,6 +51,7 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None) -> str:
         *_arms(report),
         *(_classes(report) if report.floor else ()),
         *(_drawn(report.drawn) if report.drawn else ()),
+        *more,
         *(_sheet(sheet) if sheet else ()),
     ]
     return (
@@ -82,7 +89,7 @@ def _differences(report: StudyReport) -> Iterable[str]:
         ]
         for arm, found in report.comparisons.items()
     ]
-    yield _table(["arm", *(f"minus {control}" for control in controls), "p"], rows)
+    yield table(["arm", *(f"minus {control}" for control in controls), "p"], rows)
 
 
 def _arms(report: StudyReport) -> Iterable[str]:
@@ -103,7 +110,7 @@ def _arms(report: StudyReport) -> Iterable[str]:
     if report.floor:
         rows.insert(0, ["majority class", "", "", "", *floor_shown(report), ""])
     heads = ["arm", "real rows", "drawn rows", f"val {next(iter(shown.values()))}"]
-    yield _table([*heads, *shown.values(), "minutes"], rows)
+    yield table([*heads, *shown.values(), "minutes"], rows)
     yield (
         "<p class=soft>Mean and standard deviation over trainings. Cost: all trainings took"
         f" {minutes:.0f} minutes of a core or GPU.</p>"
@@ -112,7 +119,7 @@ def _arms(report: StudyReport) -> Iterable[str]:
 
 def _classes(report: StudyReport) -> Iterable[str]:
     yield "<h2>Recall by class</h2>"
-    yield _table(
+    yield table(
         ["arm", *report.class_names],
         [
             [name, *(f"{arm.recall[c]:.2f}" if c in arm.recall else "" for c in report.class_names)]
@@ -152,14 +159,14 @@ def _drawn(drawn: DrawnFigures) -> Iterable[str]:
         f"<p class=soft>{drawn.num_drawn} drawn images of arm {escape(drawn.arm)}, fold"
         f" {drawn.fold}. Diversity: 1 - mean SSIM of pairs of a class.</p>"
     )
-    yield _table(["class", "drawn", "unseen real"], diversity_rows(drawn))
+    yield table(["class", "drawn", "unseen real"], diversity_rows(drawn))
     yield "".join(f"<p>{escape(line)}</p>" for line in privacy_lines(drawn))
 
 
 def _sheet(sheet: bytes) -> Iterable[str]:
     yield "<h2>What was trained on</h2>"
     yield "<p class=soft>Real images stand here: keep this page where the data may be.</p>"
-    yield f'<img alt="real, drawn, nearest real" src="data:image/png;base64,{_text(sheet)}">'
+    yield picture(sheet, "real, drawn, nearest real")
 
 
 def _forest(found: Mapping[str, Estimate]) -> str:
@@ -188,7 +195,8 @@ def _forest(found: Mapping[str, Estimate]) -> str:
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts, as HTML."""
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
@@ -202,5 +210,7 @@ def _points(found: Estimate) -> str:
     return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def picture(png: bytes, alt: str) -> str:
+    """Return a PNG as HTML that needs no file beside it."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'

@@ -22,7 +22,7 @@ from factory.real.options import FILE, FOLDER, column_options, opened
     help="Split of --data that a generator was trained under, if another one.",
 )  # fmt: skip
 @click.option("--seen", multiple=True, metavar="URI", help="Other real images generators saw.")
-@click.option("--output", required=True, type=FOLDER, help="Trials, plots and the best recipe.")
+@click.option("--output", required=True, type=FOLDER, help="Trials, page and the best recipe.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
 def sweep(
     source: str,
@@ -56,6 +56,7 @@ def sweep(
     from factory.search.drawer import Drawer
     from factory.search.finish import finish, plot_path, summary
     from factory.search.objective import Ground
+    from factory.search.page import write_page
     from factory.search.plots import plot
     from factory.search.space import check_space
     from factory.search.sweep import run_trials
@@ -85,5 +86,6 @@ def sweep(
         outcome = finish(ground, trials, draw, execute_on_ray, tell=click.echo)
     study = store_study(trials, config, output)
     plot(plot_path(output), config, trials, study)
+    write_page(output / "sweep.html", config, outcome, plot_path(output))
     click.echo(summary(ground, outcome))
     click.echo(f"the winner's images: factory generate --config {output / 'best.yaml'}")

@@ -22,6 +22,7 @@ from factory.search.config import SweepConfig
 from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
 from factory.search.objective import Ground
+from factory.search.page import write_page
 from factory.search.plots import plot
 from factory.search.sweep import run_trials
 from factory.search.trials import Trial, store_study
@@ -60,6 +61,11 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     assert found.best_value == max(trial.score for trial in trials)
     plot(ground.output / "sweep.png", ground.config, trials, study)
     assert Image.open(ground.output / "sweep.png").width > 1000
+    write_page(ground.output / "sweep.html", ground.config, outcome, ground.output / "sweep.png")
+    page = (ground.output / "sweep.html").read_text()
+    assert "The search: 5 trials" in page
+    assert page.count("data:image/png;base64,") == 1
+    assert page.index("Differences of") < page.index("The search")
 
     more = replace(ground, config=ground.config.model_copy(update={"seeds": (0, 1, 2)}))
     with pytest.raises(ConfigError, match="holds a search with another seeds"):
