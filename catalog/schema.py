@@ -126,6 +126,8 @@ MODELS = pa.schema(
         pa.field("licence", pa.string(), nullable=False),  # SPDX name or text
         pa.field("card", pa.string(), nullable=False),  # model card, markdown
         pa.field("added_at", _WHEN, nullable=False),  # when it was registered
+        # --- learnt later: nullable and last
+        pa.field("member_ids", _TEXTS),  # generators that a bridge binds; null or empty = none
     ]
 )
 

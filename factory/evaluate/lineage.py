@@ -15,6 +15,8 @@ class Origin:
     split_digest: str | None
     dataset_fingerprint: str | None
     base_model_id: str | None = None
+    member_ids: tuple[str, ...] = ()
+    """Of the generators that a bridge binds; it was trained on nothing itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +36,22 @@ class Known:
 def may_be_used(origin: Origin, held: Held, split: Split, known: Known) -> str | None:
     """Return None if no ancestor saw a held-out image, or why that is not known.
 
-    A base that says nothing about its training (a public one) passes; a generator must say it.
+    A base that says nothing about its training (a public one) passes; a generator must say it, and
+    so must all that a bridge binds.
 
     Raises:
         DataError: an ancestor's split is known and its train or val part holds such images.
     """
+    members = known.models.get(origin.model_id, origin).member_ids
+    for member in members:
+        if member not in known.models:
+            return f"model {origin.model_id} binds model {member}, of which nothing is known"
+        if reason := _may_be_used(known.models[member], held, split, known):
+            return reason
+    return None if members else _may_be_used(origin, held, split, known)
+
+
+def _may_be_used(origin: Origin, held: Held, split: Split, known: Known) -> str | None:
     if origin.dataset_fingerprint is None or origin.split_digest is None:
         return f"model {origin.model_id} does not say what it was trained on"
     for model in ancestors(origin, known):

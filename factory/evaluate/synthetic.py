@@ -143,6 +143,7 @@ def _origin(row: Mapping[str, Any]) -> Origin:
         split_digest=row.get("split_digest"),
         dataset_fingerprint=row.get("dataset_fingerprint"),
         base_model_id=row.get("base_model_id"),
+        member_ids=tuple(row.get("member_ids") or ()),
     )
 
 

@@ -62,6 +62,18 @@ def domains_of(generator: Generator) -> dict[str, Domain]:
     return {name: _member(generator, name, bound[name]) for name in generator.class_names}
 
 
+def members_of(generator: Generator) -> list[Generator]:
+    """Return the generators that this one binds, each once; none where it draws by itself.
+
+    Raises:
+        ModelError: see `domains_of`.
+    """
+    if not generator.manifest.get(DOMAINS):
+        return []
+    bound = (domain.generator for domain in domains_of(generator).values())
+    return list({member.model_id: member for member in bound}.values())
+
+
 def parse_domains(texts: Sequence[str]) -> dict[str, tuple[str, str | None]]:
     """Return what `write_domains` takes of texts 'name=model' or 'name=model:class'.
 

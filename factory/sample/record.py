@@ -1,7 +1,7 @@
 """What a run leaves in the catalog beside its images: its events, and the model it drew with."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from catalog.table import Catalog
 from factory.code_version import code_version
 from factory.config import GenerateConfig
 from factory.errors import CatalogError
+from factory.models.domains import members_of
 from factory.models.generator import Generator
 from factory.sample.fingerprint import software
 from factory.sample.prepare import class_names, lineage
@@ -47,7 +48,7 @@ class RunRecord:
 
         A resumed run keeps its first start, so that its rows stay equal byte for byte.
         """
-        self._record_model()
+        self._record_models()
         self._record_event("started", {})
         first = self._events()[0]
         return RunFacts(
@@ -106,12 +107,22 @@ class RunRecord:
         }
         record_run(self.catalog_uri, row, storage_options=self.storage_options)
 
-    def _record_model(self) -> None:
-        manifest, card = self.generator.manifest, self.generator.folder / "README.md"
+    def _record_models(self) -> None:
+        """Register the generator, and what it binds or builds on: lineage goes through them."""
+        members = members_of(self.generator)
+        self._record_model(self.generator, members)
+        for generator in members:
+            self._record_model(generator)
+        for generator in (self.generator, *members):
+            if generator.adapters:
+                self._record_model(generator.base())
+
+    def _record_model(self, generator: Generator, members: Sequence[Generator] = ()) -> None:
+        manifest, card = generator.manifest, generator.folder / "README.md"
         row = {
-            "model_id": self.generator.model_id,
-            "name": manifest.get("name") or self.generator.name,
-            "method": self.generator.method,
+            "model_id": generator.model_id,
+            "name": manifest.get("name") or generator.name,
+            "method": generator.method,
             "base_model_id": manifest.get("base_model_id"),
             "split_digest": manifest.get("split_digest"),
             "dataset_fingerprint": manifest.get("dataset_fingerprint"),
@@ -119,6 +130,7 @@ class RunRecord:
             "licence": manifest.get("licence") or "not stated",
             "card": card.read_text(errors="replace") if card.is_file() else "",
             "added_at": self.now(),
+            "member_ids": sorted(member.model_id for member in members),
         }
         record_model(self.catalog_uri, row, storage_options=self.storage_options)
 

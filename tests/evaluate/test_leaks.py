@@ -135,6 +135,21 @@ def test_a_generator_of_another_dataset_must_have_been_compared(split, held):
     assert may_be_used(foreign, held, split, Known(foreign=frozenset({"pbc"}))) is None
 
 
+def test_a_bridge_is_held_to_the_same_as_all_that_it_binds(cells, split, held):
+    bridge = Origin(
+        model_id="bridge", split_digest=None, dataset_fingerprint=None, member_ids=("a", "b")
+    )
+    here, elsewhere = origin(split, model_id="a"), origin(divided(cells, seed=1), model_id="b")
+
+    def verdict(*models: Origin) -> str:
+        known = Known(models={m.model_id: m for m in (bridge, *models)})
+        return str(may_be_used(dataclasses.replace(bridge, member_ids=()), held, split, known))
+
+    assert verdict(here, dataclasses.replace(here, model_id="b")) == "None"
+    assert "model b was trained under split" in verdict(here, elsewhere)
+    assert verdict(here) == "model bridge binds model b, of which nothing is known"
+
+
 def test_references_are_of_the_train_part(split, held):
     check_references([*split.train, "of/another/dataset"], held)
     with pytest.raises(DataError, match=f"references saw {split.val[0]}"):

@@ -68,6 +68,10 @@ def test_bridged_rows_are_whole_and_redrawn_bit_for_bit(tmp_path: Path):
         assert json.loads(group[0]["guidance_terms"])["inversion_psnr_db"] < 90
     redrawn = list(regenerate_images(uri, image_ids=[row["image_id"] for row in rows[1::2]]))
     assert [outcome.tier for outcome in redrawn] == [0] * 6
+    models = {row["model_id"]: row for row in catalog.models().to_pylist()}
+    members = models[generator.model_id]["member_ids"]
+    assert len(members) == 2
+    assert set(members) < set(models)
     source_id = rows[0]["reference_ids"][0]
     write_strip(
         tmp_path / "s.png", progressions_of(catalog, source_id), source_image(data, source_id)
