@@ -114,6 +114,30 @@ def test_outside_the_dilated_mask_the_real_pair_stays_bit_for_bit(
         assert not drawn.masks[number][~region].any()
 
 
+@pytest.mark.parametrize("paste", ["hard", "none"])
+def test_a_kept_mask_is_the_real_one_and_the_image_is_another(
+    model: Generator, references: References, engine: Engine, paste: str
+) -> None:
+    options = {"inpaint": {**INPAINT["inpaint"], "paste": paste, "keep_mask": True}}
+    batch = plan_of(model, references, options).batch(0)
+    drawn = engine.draw(batch)
+    free = engine.draw(plan_of(model, references, INPAINT).batch(0))
+    for number, request in enumerate(batch.requests):
+        real = references.get(str(request.recipe.reference_id), 16, masks=True)
+        assert np.array_equal(drawn.masks[number] > 0, real.mask > 0)
+        region = dilated((real.mask > 0).astype(np.uint8), 3)
+        assert (drawn.images[number][region] != real.image[region]).mean() > 0.5
+    assert (drawn.images != free.images).any()  # the network saw the mask
+
+
+def test_a_recipe_that_keeps_no_mask_is_named_as_before_there_was_a_choice(
+    model: Generator, references: References
+) -> None:
+    named = plan_of(model, references, INPAINT).batch(0).requests[0].recipe.options
+    assert "keep_mask" not in str(named)
+    assert "jump_length" in str(named)
+
+
 def test_without_pasting_the_network_redraws_everything(draw: Callable[..., Drawn]) -> None:
     free = draw({"inpaint": {**INPAINT["inpaint"], "paste": "none"}})
     held = draw(INPAINT)

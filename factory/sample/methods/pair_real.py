@@ -60,6 +60,8 @@ def finished(
 ) -> Drawn:
     """Return drawn images (B, S, S, 3) and masks with what was known pasted back, if so asked."""
     inpaint = options.inpaint
+    if inpaint is not None and inpaint.keep_mask and real is not None:
+        masks = real.masks
     if inpaint is None or inpaint.paste == "none" or real is None:
         return Drawn(images=images, masks=masks)
     blend = pixels_of(inpaint.blend_share, images.shape[1]) if inpaint.paste == "blend" else 0

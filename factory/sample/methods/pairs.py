@@ -164,7 +164,11 @@ class PairsMethod:
                 jump_length=options.inpaint.jump_length,
                 repeats=options.inpaint.repeats,
             )
-            return go(sampling.noise, moves=moves, before=self._known(sampling, real))
+            return go(
+                sampling.noise,
+                moves=moves,
+                before=self._known(sampling, real, keep_mask=options.inpaint.keep_mask),
+            )
         moves = [w.DOWN] * (first + 1)
         if options.start == "noise":
             return go(sampling.noise, moves=moves)
@@ -176,13 +180,19 @@ class PairsMethod:
     def _encoded(self, images: Tensor, masks: Pixels) -> Tensor:
         return self.codec.encode(images, torch.from_numpy(masks).to(self.device))
 
-    def _known(self, sampling: Sampling, real: Real) -> Callable[[Tensor, int], Tensor]:
+    def _known(
+        self, sampling: Sampling, real: Real, *, keep_mask: bool
+    ) -> Callable[[Tensor, int], Tensor]:
         """Return what puts the real pair, as noisy as the sample, outside the region.
+
+        With `keep_mask` the real mask is put inside it too.
 
         Source: Lugmayr et al. 2022, equation 8.
         """
         clean = self._encoded(real.images, real.masks)
         redrawn = self.codec.spread(torch.from_numpy(real.regions).to(self.device))
+        if keep_mask:
+            redrawn[:, self.codec.image_channels :] = 0
 
         def known(sample: Tensor, index: int) -> Tensor:
             noise = w.noise_like(sample, sampling.generators)

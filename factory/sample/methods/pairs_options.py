@@ -5,9 +5,9 @@ at 256 are 20/256.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from factory.config import Frozen
 from factory.sample.method_options import MethodOptions
@@ -26,6 +26,17 @@ class Inpaint(Frozen):
     'none' what the network made of them (the original)."""
     blend_share: float = Field(4 / 256, ge=0, lt=1)
     """Width of the ramp of 'blend', within the region."""
+    keep_mask: bool = False
+    """The mask is known as well, and only the image drawn anew under it. Else the network may heal
+    the object away (the original keeps no mask)."""
+
+    @model_serializer(mode="wrap")
+    def _named_as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what recipes learnt later: without it they keep the name they had."""
+        told: dict[str, Any] = dump(self)
+        if not self.keep_mask:
+            told.pop("keep_mask")
+        return told
 
 
 class Style(Frozen):
