@@ -4,7 +4,7 @@ import re
 
 _MARKUP = re.compile(
     r"(?<=[0-9])\.(?=[0-9])|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])"  # 1.5 and a_b mean nothing as such
-    r"|([^A-Za-z0-9 ,;()-])"
+    r"|([^\w ,;()-]|_)"
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
