@@ -54,6 +54,7 @@ _CONTEXT = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -76,6 +77,7 @@ _MEDIA = {
 
 def write_croissant(folder: Path, facts: Facts, marks: Iterable[str]) -> None:
     """Write `croissant.json` about what lies below `folder`."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"synthetic {facts.name}").strip("-")
     document = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -83,11 +85,13 @@ def write_croissant(folder: Path, facts: Facts, marks: Iterable[str]) -> None:
             "http://mlcommons.org/croissant/1.0",
             "http://mlcommons.org/croissant/RAI/1.0",
         ],
-        "name": re.sub(r"[^A-Za-z0-9]+", "-", f"synthetic {facts.name}").strip("-"),
+        "name": name,
         "description": f"{facts.num_images} synthetic medical images. {NOT_REAL}",
         "version": facts.semver,
         "datePublished": facts.published,
         "license": "; ".join(licences_of(facts)),
+        "citeAs": f"@misc{{{name}, title={{{name}}}, year={{{facts.published[:4]}}},"
+        f" note={{Synthetic images, SHA-256 {facts.images_digest}}}}}",
         "url": f"urn:medimage-factory:images:{facts.images_digest}",
         "creator": {"@type": "Organization", "name": "the users of medimage-factory"},
         "keywords": ["synthetic", "medical images", *facts.class_names],

@@ -90,5 +90,3 @@ def rows_by_id(selection, *columns):
     """What the table holds, by image_id."""
     table = selection.catalog.samples().to_table()
     return {row["image_id"]: row for row in table.to_pylist()}
-
-

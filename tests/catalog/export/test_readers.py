@@ -54,9 +54,9 @@ def test_datasets_reads_the_parquet_layout_with_images_masks_and_class_labels(
         dataset = hub(str(tmp_path / "out"))
     table = rows_by_id(masked)
     assert dataset.features["label"].names == list(NAMES)
-    assert {i: dataset.features["label"].int2str(n) for i, n in zip(dataset["image_id"], dataset["label"])} == {
-        i: row["class_name"] for i, row in table.items()
-    }  # fmt: skip
+    called = dataset.features["label"].int2str(dataset["label"])
+    found = dict(zip(dataset["image_id"], called, strict=True))
+    assert found == {i: row["class_name"] for i, row in table.items()}
     assert isinstance(dataset[0]["image"], Image.Image)
     for row in undecoded(dataset):
         for name in ("image", "mask"):
