@@ -26,9 +26,10 @@ class Signer:
         self._c2pa = _library()
         chain, secret = _read(certificate), _read(key)
         try:
-            info = self._c2pa.C2paSignerInfo(_algorithm(secret), chain, secret, None)
+            algorithm = _algorithm(secret)
+            info = self._c2pa.C2paSignerInfo(algorithm, chain.encode(), secret.encode(), None)
             self._signer = self._c2pa.Signer.from_info(info)
-        except (self._c2pa.C2paError, ValueError, TypeError) as error:
+        except (self._c2pa.C2paError, ValueError) as error:
             raise CatalogError(
                 f"certificate {str(certificate)!r} and key {str(key)!r} cannot sign",
                 remedy="Give PEM files: the chain, own certificate first, and its unencrypted key",
@@ -103,7 +104,10 @@ def _algorithm(pem: str) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = load_pem_private_key(pem.encode(), password=None)
+    try:
+        key = load_pem_private_key(pem.encode(), password=None)
+    except TypeError as error:  # encrypted
+        raise ValueError(str(error)) from error
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return {256: "es256", 384: "es384", 521: "es512"}[key.key_size]
     if isinstance(key, ed25519.Ed25519PrivateKey):
