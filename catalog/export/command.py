@@ -20,7 +20,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.argument("form", metavar="FORMAT", type=click.Choice(list(FORMATS)))
 @view_options
 @click.option("--release", metavar="NAME", help="Export this release.")
-@click.option("--where", metavar="SQL", help="Export the samples of this condition. [accepted]")
+@click.option("--where", metavar="SQL", help="Export accepted samples of this condition. [all]")
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; a new or empty one.")
 @click.option(
     "--mark", "marks", multiple=True, type=click.Choice(list(MARKS)), help="Mark the copies."
@@ -104,7 +104,8 @@ def _selected(
     options = parse_storage(storage)
     if release is None:
         catalog = Catalog(uri, options, version=version, as_of=as_of)
-        return Selection(catalog=catalog, where=where or ONLY_ACCEPTED), None
+        wanted = ONLY_ACCEPTED if where is None else f"{ONLY_ACCEPTED} AND (\n{where}\n)"
+        return Selection(catalog=catalog, where=wanted), None
     if not (where is None and version is None and as_of is None):
         raise CatalogError(
             f"release {release!r} fixes version and condition already",

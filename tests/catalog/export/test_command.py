@@ -10,6 +10,7 @@ from catalog.export.command import export, marks
 from factory.errors import CatalogError
 from tests.catalog.export.conftest import encoded, published, row_of
 from tests.catalog.export.test_marks import KEY, smooth
+from tests.fakes.rows import rejected
 
 
 def run(command, *arguments):
@@ -32,6 +33,16 @@ def test_a_condition_and_a_version_choose_what_is_exported(tmp_path):
         done = run(export, "csv", "--catalog", uri, "--out", out, *arguments)
         assert f"{count} images, 0 masks as csv" in done.output
         assert len(list((out / "images").rglob("*.png"))) == count
+
+
+def test_what_a_gate_rejected_is_not_exported_whatever_the_condition(tmp_path):
+    refused = rejected(row_of(1), "blur: 0.1 < 0.2")
+    published(tmp_path / "c", [row_of(0), refused])
+    condition = "image_id IS NOT NULL OR true -- all"
+    done = run(
+        export, "csv", "--catalog", tmp_path / "c", "--out", tmp_path / "out", "--where", condition
+    )
+    assert "1 images" in done.output
 
 
 def test_marks_are_made_and_found_again(tmp_path):
