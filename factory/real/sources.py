@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from factory.errors import DataError
 from factory.real.columns import Asked
 from factory.real.dataset import RealDataset, RealImage, build_dataset
+from factory.real.dicom import dicom_items, is_dicom_folder
 from factory.real.folders import folder_items
 from factory.real.npz import find_medmnist, npz_items
 from factory.real.smear import CLASS_NAMES, SmearStyle, smear_items
@@ -29,9 +30,10 @@ def open_dataset(
     """Open real images and check every one of them once.
 
     Args:
-        uri: a class folder or a folder of images with masks, a `.csv` or `.parquet` file or a
-            folder of Parquet parts, a MedMNIST `.npz`, `medmnist:bloodmnist?size=64`, or
-            `smear:300?seed=1&size=64` (drawn cells).
+        uri: a class folder or a folder of images with masks, a folder of `.dcm` files (with any
+            suffix: `dicom:FOLDER`), a `.csv` or `.parquet` file or a folder of Parquet parts, a
+            MedMNIST `.npz`, `medmnist:bloodmnist?size=64`, or `smear:300?seed=1&size=64` (drawn
+            cells).
         label, image, group: columns of a table or of `metadata.csv`; the usual names when absent.
         attributes: columns to keep as attributes; all that play no other role when absent.
         root: folder in which the paths of a table start; that of the table when absent.
@@ -65,6 +67,8 @@ def _items(
         _refuse_rest(query, uri)
         path, names = find_medmnist(name, size_px=size_px, download=download)
         return npz_items(path, names), names
+    if scheme == "dicom" and os.path.isdir(os.path.expanduser(rest)):
+        return dicom_items(Path(os.path.expanduser(rest)).resolve(), asked), None
     path = Path(os.path.expanduser(uri))
     if "://" in uri or not uri.strip() or not os.path.exists(path):
         raise DataError(
@@ -83,7 +87,9 @@ def _path_items(path: Path, asked: Asked) -> Iterable[RealImage]:
                 f"{path} is a folder, its images start there",
                 remedy="Leave root out, or give the table that lists them",
             )
-        return parquet_items(parts, asked) if parts else folder_items(path, asked)
+        if parts:
+            return parquet_items(parts, asked)
+        return dicom_items(path, asked) if is_dicom_folder(path) else folder_items(path, asked)
     match path.suffix.lower():
         case ".csv":
             return csv_items(path, asked)
