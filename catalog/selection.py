@@ -30,8 +30,6 @@ class Selection:
     catalog: Catalog
     where: str = ONLY_ACCEPTED
     name: str | None = None
-    timeout_seconds: float | None = None
-    """How long finding the images may take: for conditions that a page was asked for."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -40,15 +38,6 @@ class Selection:
     def image_ids(self) -> list[str]:
         """The ids, ascending."""
         return sorted(self._keys["image_id"].to_pylist())
-
-    @property
-    def keys(self) -> pa.Table:
-        """The image_id and run_id of every image, by image_id.
-
-        Raises:
-            CatalogError: a bad condition, or nothing satisfies it.
-        """
-        return self._keys
 
     def batches(
         self, columns: Sequence[str] | None = None, *, batch_size: int = 256
@@ -90,7 +79,6 @@ class Selection:
             self.catalog,
             "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id "
             f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
-            timeout_seconds=self.timeout_seconds,
         )
         if len(found) == 0:
             raise CatalogError(

@@ -6,6 +6,7 @@ import sys
 import click
 
 from catalog.commands import catalog
+from catalog.gallery.command import gallery
 from factory import __version__
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
@@ -27,7 +28,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
-    *(generate, catalog, regenerate, evaluate, sweep),
+    *(generate, catalog, gallery, regenerate, evaluate, sweep),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
-from catalog.gallery.index import View
 from catalog.gallery.faults import BadAddress
+from catalog.gallery.index import View
 
 EXACT = {
     "class": "class_name",
@@ -51,12 +51,6 @@ class Filters:
     """A condition on `samples`, in SQL."""
     sort: str = "newest"
 
-    @property
-    def selections(self) -> list[str]:
-        """Names, in the index, of the selections that an image must be in."""
-        names = [f"release {self.release}"] if self.release else []
-        return [*names, condition_name(self.version, self.where)] if self.where else names
-
     def query(self, **more: object) -> str:
         """Return the address's query that gives these filters, with `more` parameters."""
         given = {name: self.exact[name] for name in EXACT if name in self.exact}
@@ -86,15 +80,22 @@ class Filters:
         if self.reason:
             terms.append("list_contains(gates, ?)")
             values.append(self.reason)
-        for selection in self.selections:
+        for selection in self._selections(view):
             terms.append("(image_id, run_id) IN (SELECT (image_id, run_id) FROM members"
                          " WHERE name = ?)")  # fmt: skip
             values.append(selection)
+        if view.hides:
+            terms.append("image_id NOT IN (FROM hidden)")
         if not view.whole:
             terms.append("file IN (SELECT file FROM shown WHERE view = ?)")
             values.append(view.name)
         condition = " AND ".join(terms) or "true"
         return _each_once(condition, values) if view.doubled else (condition, values)
+
+    def _selections(self, view: View) -> list[str]:
+        """Return what the index calls the selections that an image must be in."""
+        names = [release_name(self.release)] if self.release else []
+        return [*names, *([condition_name(view.catalog.version, self.where)] if self.where else [])]
 
 
 def _each_once(condition: str, values: list[object]) -> tuple[str, list[object]]:
@@ -107,6 +108,11 @@ def _each_once(condition: str, values: list[object]) -> tuple[str, list[object]]
         f"({condition}) AND (image_id NOT IN (FROM doubles) OR place IN ({first}))",
         [*values, *values],
     )
+
+
+def release_name(name: str) -> str:
+    """Return what the index calls the images of a release."""
+    return f"release {name}"
 
 
 def condition_name(version: int | None, where: str) -> str:
@@ -139,8 +145,8 @@ def filters_of(
             raise BadAddress(f"{name!r} is given twice", remedy="Give it once")
         if len(value) > _LONGEST or "\0" in value:
             raise BadAddress(
-                f"{name!r} has {len(value)} characters, or one that is none",
-                remedy=f"Give at most {_LONGEST}",
+                f"{name!r} has {len(value)} characters, or one that no text has",
+                remedy=f"Give at most {_LONGEST} letters",
             )
         if value.strip():
             known[name] = value.strip()

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from catalog.counts import FILES_AT_A_TIME
 from catalog.files import Files
+from catalog.gallery.seams import forgotten
 from catalog.place import StorageOptions
 from catalog.schema import SAMPLES
-from catalog.selection import Selection
 from catalog.store import reading
 from catalog.table import Catalog
 
@@ -49,6 +49,7 @@ CREATE TABLE images AS SELECT * EXCLUDE (gate_reasons), 0::INTEGER AS file, 0::B
 CREATE TABLE shown (view VARCHAR, file INTEGER);
 CREATE TABLE members (name VARCHAR, image_id VARCHAR, run_id VARCHAR);
 CREATE TABLE doubles (image_id VARCHAR);
+CREATE TABLE hidden (image_id VARCHAR);
 """
 _DOUBLES = """CREATE OR REPLACE TABLE doubles AS
 SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1"""
@@ -64,6 +65,8 @@ class View:
     """All files of the index belong to it."""
     doubled: bool
     """Some image was published by two runs."""
+    hides: bool
+    """Some image is not to be shown any more."""
     paths: tuple[str, ...] = field(repr=False)
     """Of all files of the index, by number."""
     facets: dict[str, list[str]] = field(repr=False)
@@ -120,8 +123,8 @@ class Index:
             catalog = Catalog(self.uri, self.storage_options)
             if held is None or catalog.version != held.catalog.version:
                 held = self._shown("newest", catalog)
-            else:  # runs, models and studies may have come
-                held = replace(held, catalog=catalog)
+            else:  # runs, models, studies and tombstones may have come
+                held = replace(held, catalog=catalog, hides=self._hide())
             self._held["newest"] = held
             spent = time.monotonic() - begun
             self._again = time.monotonic() + max(LOOK_AGAIN_SECONDS, REST * spent)
@@ -146,13 +149,8 @@ class Index:
                     self._db.execute("DELETE FROM shown WHERE view = ?", [old])
             return self._held[name]
 
-    def remember(self, name: str, selection: Selection) -> None:
-        """Keep which images a selection has, as `name` in the table `members`.
-
-        Raises:
-            CatalogError: a bad condition, or nothing satisfies it.
-        """
-        keys = selection.keys
+    def remember(self, name: str, keys: pa.Table) -> None:
+        """Keep a set of images (image_id, run_id) as `name` in the table `members`."""
         with self._lock:
             if name in self._members:
                 return
@@ -187,6 +185,7 @@ class Index:
             name=name,
             whole=whole,
             doubled=bool(self.ask("SELECT count(*) AS n FROM doubles")[0]["n"]),
+            hides=self._hide(),
             paths=tuple(self._paths),
             facets=self._facets(),
         )
@@ -230,6 +229,18 @@ class Index:
             " FROM piece"
         )
         self._db.unregister("piece")
+
+    def _hide(self) -> bool:
+        """Learn which images are forgotten; return whether there are any."""
+        images, models = forgotten(self.uri, self.storage_options)
+        marked = pa.table({"id": pa.array(sorted(images | models), pa.string())})
+        self._db.register("fresh", marked)
+        self._db.execute(
+            "CREATE OR REPLACE TABLE hidden AS SELECT DISTINCT image_id FROM images"
+            " WHERE image_id IN (FROM fresh) OR model_id IN (FROM fresh)"
+        )
+        self._db.unregister("fresh")
+        return bool(images or models)
 
     def _facets(self) -> dict[str, list[str]]:
         queries = {

@@ -111,9 +111,7 @@ def page_of(
 def around(index: Index, view: View, filters: Filters, key: str) -> tuple[str, str]:
     """Return the keys of the images before and after one in the order of `filters`, or ''."""
     order = _order(index, view, filters)
-    found = [
-        order.rows(*order.beyond(key, back=back), back=back, size=1) for back in (True, False)
-    ]
+    found = [order.rows(*order.beyond(key, back=back), back=back, size=1) for back in (True, False)]
     before, after = (key_of(rows[0]) if rows else "" for rows in found)
     return before, after
 
@@ -127,6 +125,7 @@ def located(index: Index, key: str) -> dict[str, Any]:
     run_id, _, image_id = key.rpartition("/")
     rows = index.ask(
         "SELECT * EXCLUDE (created_at) FROM images WHERE image_id = ?"
+        " AND image_id NOT IN (FROM hidden)"
         + (" AND run_id = ?" if run_id else "")
         + " ORDER BY created_at, run_id LIMIT 1",
         [image_id, run_id] if run_id else [image_id],
