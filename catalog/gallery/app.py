@@ -31,7 +31,8 @@ from catalog.schema import SAMPLES
 from factory.errors import DataError, FactoryError
 
 HERE = Path(__file__).parent
-ZOOMS = (1, 2, 4, 8, 16)
+ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
+WIDE_PX = 1160
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
 
@@ -65,10 +66,12 @@ class Gallery:
         row = self._row(request, filters, [*columns, "mask"])
         run = latest_runs(view.catalog).get(row["run_id"])
         before, after = around(self.index, view, filters, key_of(found))
-        zoom = _zoom(request, max(row["width_px"], row["height_px"]))
+        masked = row["mask"] is not None
+        across = row["width_px"] * (3 if masked else 1)
+        zoom = _zoom(request, across)
         return self._page(
             "image.html", filters=filters, view=view, row=row, run=run, zoom=zoom, zooms=ZOOMS,
-            masked=row["mask"] is not None, before=before, after=after, groups=groups_of(row),
+            masked=masked, before=before, after=after, groups=groups_of(row),
             gates=gates_of(row, config_of(run)), nearest=nearest_real(row), data=self.data,
             lineage=lineage_of(self.index, view.catalog, row), box=(BOX_WIDTH, BOX_HEIGHT),
         )  # fmt: skip
@@ -233,11 +236,11 @@ def _key(request: Request) -> str:
     return f"{request.path_params['run']}/{request.path_params['image']}"
 
 
-def _zoom(request: Request, longest_px: int) -> int:
-    """Return the factor of enlargement: the one asked for, or one that makes about 512 px."""
+def _zoom(request: Request, across_px: int) -> int:
+    """Return the factor of enlargement: the one asked for, or one that fills a wide page."""
     text = _one(request, "zoom")
     if not text:
-        return max([zoom for zoom in ZOOMS if zoom * longest_px <= 512], default=1)
+        return max([zoom for zoom in ZOOMS if zoom * across_px <= WIDE_PX], default=1)
     if text not in map(str, ZOOMS):
         raise BadAddress(f"zoom is {text[:20]!r}", remedy=f"Choose of {', '.join(map(str, ZOOMS))}")
     return int(text)

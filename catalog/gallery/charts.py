@@ -8,7 +8,9 @@ from catalog.gallery.filters import RANGES, Filters
 from catalog.gallery.index import Index, View
 
 BINS = 40
-WIDTH, HEIGHT, FOOT = 640, 120, 22
+WIDTH, HEIGHT, FOOT = 640, 120, 26
+KINDS = {"accepted": 0, "rejected": 1, "A": 0, "B": 2}
+"""Colours of names that stay the same when one of them is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Histogram:
     series: tuple[Series, ...]
     marks: tuple[tuple[float, float], ...]
     """(x, value) of every threshold that lies within the drawing."""
+    beyond: tuple[float, ...]
+    """Thresholds that do not."""
 
     width: int = WIDTH
     height: int = HEIGHT
@@ -95,7 +99,7 @@ def histogram(
     series = tuple(
         Series(
             name=name,
-            kind=f"series-{number}",
+            kind=f"series-{KINDS.get(name, number)}",
             total=totals[name],
             bars=tuple(
                 (
@@ -113,4 +117,5 @@ def histogram(
     low, high = ends
     span = high - low or 1.0
     within = tuple((round(WIDTH * (m - low) / span, 2), m) for m in marks if low <= m <= high)
-    return Histogram(column=column, low=low, high=high, series=series, marks=within)
+    beyond = tuple(m for m in marks if not low <= m <= high)
+    return Histogram(column=column, low=low, high=high, series=series, marks=within, beyond=beyond)

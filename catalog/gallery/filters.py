@@ -51,16 +51,20 @@ class Filters:
     """A condition on `samples`, in SQL."""
     sort: str = "newest"
 
-    def query(self, **more: object) -> str:
-        """Return the address's query that gives these filters, with `more` parameters."""
+    def given(self) -> dict[str, str]:
+        """Return the parameters that give these filters."""
         given = {name: self.exact[name] for name in EXACT if name in self.exact}
-        given |= {name: f"{value:g}" for name, value in self.bounds.items()}
+        given |= {name: repr(value) for name, value in self.bounds.items()}
         given |= {name: value for name in ("reason", "release") if (value := getattr(self, name))}
         given |= {} if self.version is None else {"version": str(self.version)}
         given |= {"where": self.where} if self.where else {}
         given |= {"sort": self.sort} if self.sort != "newest" else {}
-        given |= {name: str(value) for name, value in more.items() if value not in (None, "")}
-        return urlencode(given)
+        return given
+
+    def query(self, **more: object) -> str:
+        """Return the query of an address that gives these filters, with `more` parameters."""
+        added = {name: str(value) for name, value in more.items() if value not in (None, "")}
+        return urlencode(self.given() | added)
 
     def without_order(self) -> "Filters":
         """Return the same filters in the default order."""

@@ -31,7 +31,7 @@ class Lineage:
     height: int
 
 
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 46, 30, 12
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 156, 46, 30, 12
 
 
 def lineage_of(index: Index, catalog: Catalog, row: Mapping[str, Any]) -> Lineage:

@@ -7,7 +7,7 @@ from catalog.gallery.pictures import png_bytes
 from catalog.panel import coloured, outlines
 from factory.errors import CatalogError
 
-OUTLINE_PX = 512
+OUTLINE_PX = 256
 """Outlines are drawn on a picture enlarged to at least this."""
 
 
