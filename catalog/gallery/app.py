@@ -195,7 +195,11 @@ def application(
         token: asked of everyone, unless None.
         data: real images that may be shown; None shows none.
     """
-    gallery = Gallery(index=index, data=data)
+    return application_of(Gallery(index=index, data=data), host=host, token=token)
+
+
+def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | None = None) -> App:
+    """Return the guarded application of a gallery, see `application`."""
     pages: dict[str, Callable[[Request], Response]] = {
         "/": gallery.images,
         "/image/{run}/{image}": gallery.image,
@@ -208,7 +212,7 @@ def application(
         "/compare": gallery.compare,
         "/static/{name}": gallery.static,
     }
-    if data is not None:
+    if gallery.data is not None:
         pages["/real/{id:path}"] = gallery.real
     refused: Any = gallery.refused
     pages_app = Starlette(

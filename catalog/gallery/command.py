@@ -35,17 +35,18 @@ def gallery(
     Example:
       factory gallery --catalog wbc-catalog --port 8080
     """  # noqa: D301 -- \b is click's mark
-    from catalog.gallery.app import application
-    from catalog.gallery.index import Index
-    from catalog.gallery.serve import serve, token_for
+    from catalog.gallery.serve import listening, serve, token_for
 
     token = token_for(host, token_file)
+    taken = listening(host, port)
+
+    from catalog.gallery.app import application
+    from catalog.gallery.index import Index
+
     index = Index(uri, parse_storage(storage))
     count = index.ask("SELECT count(*) AS n FROM images")[0]["n"]
     shown = f"[{host}]" if ":" in host else host
-    click.echo(f"{uri}: {count} images at http://{shown}:{port}/ (Ctrl-C ends it)")
     if token:
-        click.echo(
-            "open it as /?token=TOKEN once; over a network, put TLS or an SSH tunnel before it"
-        )
-    serve(application(index, host=host, token=token, data=data), host=host, port=port)
+        click.echo("open it as /?token=TOKEN once; over a network, put TLS or an SSH tunnel first")
+    click.echo(f"{uri}: {count} images at http://{shown}:{port}/ (Ctrl-C ends it)")
+    serve(application(index, host=host, token=token, data=data), taken)

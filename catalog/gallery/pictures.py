@@ -74,6 +74,12 @@ class Thumbnails:
             self._keep(found)
         return [found[key] for key in keys]
 
+    def forget(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._held.clear()
+            self._bytes = 0
+
     def _keep(self, found: Mapping[Key, Thumbnail]) -> None:
         with self._lock:
             for key, each in found.items():

@@ -1,6 +1,7 @@
 """Starts the gallery's server: loopback unless asked, a token wherever others can reach it."""
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,26 +41,29 @@ def token_for(
     return token or None
 
 
-def serve(app: App, *, host: str, port: int) -> None:
-    """Serve until interrupted.
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that takes visitors at an address, before there is anything to show them.
 
     Raises:
         CatalogError: the address cannot be listened at.
     """
-    import socket
-
-    import uvicorn
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+        taken.listen()
     except OSError as error:
         raise CatalogError(
             f"nothing can listen at {host}:{port} ({error.strerror or error})",
             remedy="Choose another --port or --host",
         ) from error
+    return taken
+
+
+def serve(app: App, taken: socket.socket) -> None:
+    """Serve a socket's visitors until interrupted."""
+    import uvicorn
+
     config = uvicorn.Config(
         app,
         access_log=False,  # addresses may hold the token
@@ -68,7 +72,7 @@ def serve(app: App, *, host: str, port: int) -> None:
         proxy_headers=False,
         ws="none",
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    uvicorn.Server(config).run(sockets=[taken])
 
 
 def _read(path: Path) -> str:

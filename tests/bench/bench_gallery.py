@@ -6,24 +6,39 @@ Prints medians (least..most, n) and asserts nothing. The catalog is made once in
 """
 
 import argparse
+import base64
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import uvicorn
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from catalog import SampleSink, record_model, record_run, write_batch
-from tests.bench.timing import peak_mib, seconds, told
-from tests.fakes.rows import CLASSES, STARTED, model_row, run_row, rows_table, sample_row
+from catalog.gallery.app import Gallery, application, application_of
+from catalog.gallery.guard import App, Guard
+from catalog.gallery.index import Index
+from catalog.gallery.serve import listening
+from tests.bench.timing import alternate, peak_mib, seconds, told
+from tests.fakes.browser import CHROMIUM, Browser, browser
+from tests.fakes.rows import CLASSES, model_row, rows_table, run_row, sample_row
 
 BATCH = 256
 RUNS = 4
@@ -125,7 +140,94 @@ def batch(number: int, index: int, size: int, pictures: list[Mapping[str, bytes]
 
 
 def measure(uri: Path) -> None:
-    pass
+    """Print what the start and every kind of page costs, pictures read anew each time."""
+    begun, used = time.perf_counter(), time.process_time()
+    index = Index(str(uri))
+    took, cpu = time.perf_counter() - begun, time.process_time() - used
+    print(f"start: {took:.1f} s, {cpu:.1f} s of CPU; peak memory {peak_mib():.0f} MiB")
+    gallery = Gallery(index=index)
+    client = TestClient(application_of(gallery), base_url="http://127.0.0.1")
+    middle = index.ask("SELECT run_id || '/' || image_id AS k FROM images WHERE place = 500000")
+    pages = {
+        "first page": "/",
+        "page from the middle on": f"/?after={middle[0]['k']}" if middle else "/?sort=oldest",
+        "class, guidance and score": "/?class=monocyte&guidance_min=2.5&blank_max=0.4",
+        "rejected by blur": "/?reason=blur",
+        "sorted by a score (200 files)": "/?sort=blur",
+        "scores of all (histograms)": "/gates",
+    }
+    for name, address in pages.items():
+        client.get(address)
+        found = [visit(client, gallery, address) for _ in range(ROUNDS)]
+        print(told(name, [wall for wall, _ in found], "s"))
+        print(told("    CPU", [cpu for _, cpu in found], "s"))
+    if CHROMIUM:
+        browse(index)
+
+
+def visit(client: TestClient, gallery: Gallery, address: str) -> tuple[float, float]:
+    """Return wall and CPU seconds of one page without any thumbnail at hand."""
+    gallery.thumbnails.forget()
+    used = time.process_time()
+    wall = seconds(lambda: client.get(address).raise_for_status())
+    return wall, time.process_time() - used
+
+
+def browse(index: Index) -> None:
+    """Print how long Chromium takes for a page: pictures inside it, or each by a request."""
+    whole = application(index)
+    with browser() as tab, served(whole) as inside, served(routed(whole)) as apart:
+        tab.steps(("go", inside), ("go", apart))
+        both = alternate(lambda: loaded(tab, inside), lambda: loaded(tab, apart), rounds=ROUNDS)
+    print(told("in Chromium, pictures inside the page", both[0], "s"))
+    print(told("in Chromium, a request for each picture", both[1], "s"))
+
+
+def loaded(tab: Browser, address: str) -> float:
+    """Return seconds from asking for a page until all of it is loaded."""
+    tab.steps(("go", "about:blank"))
+    clock = "performance.timing.loadEventEnd - performance.timing.navigationStart"
+    settled = f"new Promise(done => setTimeout(() => done({clock}), 50))"
+    return float(tab.steps(("go", address), ("read", settled))[0]) / 1000
+
+
+def routed(app: App) -> App:
+    """Return the same pages with pictures by a request each, from memory."""
+    kept: list[bytes] = []
+
+    def page(request: Request) -> Response:
+        text = TestClient(app, base_url="http://127.0.0.1").get("/").text
+        kept[:] = map(base64.b64decode, re.findall(r"data:image/png;base64,([^\"]+)", text))
+        numbers = iter(range(len(kept)))
+        return HTMLResponse(
+            re.sub(r"data:image/png;base64,[^\"]+", lambda _: f"/thumb/{next(numbers)}", text)
+        )
+
+    def thumb(request: Request) -> Response:
+        return Response(kept[request.path_params["n"]], media_type="image/png")
+
+    def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        text = TestClient(app, base_url="http://127.0.0.1").get(f"/static/{name}")
+        return Response(text.content, media_type=text.headers["content-type"])
+
+    routes = [Route("/", page), Route("/thumb/{n:int}", thumb), Route("/static/{name}", static)]
+    return Guard(Starlette(routes=routes), host="127.0.0.1", token=None)
+
+
+@contextmanager
+def served(app: App) -> Iterator[str]:
+    """Serve an application in a thread; yield its address."""
+    taken = listening("127.0.0.1", 0)
+    config = uvicorn.Config(app, access_log=False, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The page of thumbnails: what it holds, filters, sorts, keyset pages, and what it refuses."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_pages_hold_every_image_once_forwards_and_back(uri, sort):
     assert len(set(keys)) == len(keys) == 40
     assert [page.first for page in pages] == [1, 8, 15, 22, 29, 36]
     assert not pages[0].before
-    for earlier, later in zip(pages, pages[1:], strict=False):
+    for earlier, later in pairwise(pages):
         back = page_of(index, view, filters, before=later.before, size=7)
         assert (back.rows, back.first) == (earlier.rows, earlier.first)
     for place in (0, 17, 39):
