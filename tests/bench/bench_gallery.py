@@ -1,6 +1,6 @@
 """What a gallery costs over a million images: its start, and pages of 200 thumbnails.
 
-    OMP_NUM_THREADS=1 python tests/bench/bench_gallery.py --rows 1000000 --folder /tmp/bench
+    OMP_NUM_THREADS=1 python tests/bench/bench_gallery.py --rows 1000000
 
 Prints medians (least..most, n) and asserts nothing. The catalog is made once into --folder.
 """
