@@ -90,10 +90,12 @@ class Filters:
             values.append(selection)
         if view.hides:
             terms.append("image_id NOT IN (FROM hidden)")
+        terms.append("file < ?")  # others may have come since
+        values.append(len(view.paths))
         if not view.whole:
             terms.append("file IN (SELECT file FROM shown WHERE view = ?)")
             values.append(view.name)
-        condition = " AND ".join(terms) or "true"
+        condition = " AND ".join(terms)
         return _each_once(condition, values) if view.doubled else (condition, values)
 
     def _selections(self, view: View) -> list[str]:

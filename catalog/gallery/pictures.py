@@ -115,7 +115,10 @@ def rows_of(view: View, rows: Sequence[Mapping[str, Any]], columns: Sequence[str
         CatalogError: a data file is gone.
     """
     files = view.catalog.files("samples")
-    paths = pa.array(sorted({view.paths[row["file"]] for row in rows}))
+    paths = pa.array(
+        sorted({view.paths[row["file"]] for row in rows if row["file"] < len(view.paths)}),
+        pa.string(),
+    )
     kept = np.asarray(pc.is_in(files.listed["path"], paths), bool)
     match = pc.field("image_id").isin(pa.array({row["image_id"] for row in rows}, pa.string()))
     wanted = list(dict.fromkeys(["run_id", "image_id", *columns]))

@@ -181,3 +181,14 @@ def test_a_catalog_without_images_has_its_pages(tmp_path):
     for page in ("/", "/runs", "/models", "/gates", "/evaluations", "/releases", "/compare"):
         assert client.get(page).status_code == 200
     assert "No image satisfies this" in client.get("/").text
+
+
+def test_a_view_does_not_see_what_comes_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("catalog.gallery.index.LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("catalog.gallery.index.REST", 0)
+    publish(tmp_path, "run-1", 4)
+    index = Index(str(tmp_path))
+    view = index.newest()
+    publish(tmp_path, "run-2", 4, recipe="recipe-b")
+    later = index.newest()
+    assert [page_of(index, each, filters_of([])).total for each in (view, later)] == [4, 8]
