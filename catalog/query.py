@@ -1,8 +1,11 @@
 """SQL over a catalog: read-only DuckDB on the Arrow datasets of its tables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
+from threading import Timer
+from typing import Any
 
 import pyarrow as pa
 
@@ -29,7 +32,9 @@ _EXPLAIN = re.compile(
 )
 
 
-def sql(catalog: Catalog, text: str, limit: int | None = None) -> pa.Table:
+def sql(
+    catalog: Catalog, text: str, limit: int | None = None, *, timeout_seconds: float | None = None
+) -> pa.Table:
     """Run one reading statement and return its result.
 
     Args:
@@ -38,14 +43,16 @@ def sql(catalog: Catalog, text: str, limit: int | None = None) -> pa.Table:
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
+        timeout_seconds: give up after this; for statements of people who are not at the shell.
 
     Raises:
-        CatalogError: anything that writes, touches files or settings, or does not parse or bind.
+        CatalogError: anything that writes, touches files or settings, does not parse or bind, or
+            takes too long.
 
     Example:
         >>> sql(catalog, "SELECT class_name, count(*) AS n FROM samples GROUP BY 1 ORDER BY 1")
     """
-    return _run(catalog, text, limit)[0]
+    return _run(catalog, text, limit, timeout_seconds)[0]
 
 
 def files_scanned(catalog: Catalog, text: str) -> tuple[int, int]:
@@ -56,12 +63,14 @@ def files_scanned(catalog: Catalog, text: str) -> tuple[int, int]:
     Raises:
         CatalogError: as `sql`.
     """
-    opened = _run(catalog, text, None)[1]
+    opened = _run(catalog, text, None, None)[1]
     every = len(catalog.files("samples"))
     return (every if opened is None else opened), every
 
 
-def _run(catalog: Catalog, text: str, limit: int | None) -> tuple[pa.Table, int | None]:
+def _run(
+    catalog: Catalog, text: str, limit: int | None, timeout_seconds: float | None
+) -> tuple[pa.Table, int | None]:
     """Return the result and the number of files of `samples` opened, None where unknown."""
     import duckdb  # 60 ms that `import catalog` need not pay
 
@@ -75,15 +84,35 @@ def _run(catalog: Catalog, text: str, limit: int | None) -> tuple[pa.Table, int 
             connection.register(name, catalog.dataset(name))
         connection.execute("SET lock_configuration = true")
         try:
-            with reading(catalog.uri):
+            with reading(catalog.uri), _interrupting(connection, timeout_seconds):
                 relation = connection.sql(text)
                 result = (relation if limit is None else relation.limit(limit)).to_arrow_table()
+        except duckdb.InterruptException as error:
+            raise CatalogError(
+                f"the query took longer than {timeout_seconds:g} s",
+                remedy="Ask for less, or run it with `factory catalog sql`, which waits",
+            ) from error
         except duckdb.Error as error:
             if re.search(r"Could not open Parquet|Failed to open|Parquet magic bytes", str(error)):
                 raise unreadable(catalog.uri, error) from error
             raise _explained(error, text) from error
         named = result.rename_columns(_told_apart(result.column_names))
         return named, None if source is None else int(source.opened.sum())
+
+
+@contextmanager
+def _interrupting(connection: Any, seconds: float | None) -> Iterator[None]:
+    """Interrupt what the connection runs after so many seconds."""
+    if seconds is None:
+        yield
+        return
+    timer = Timer(seconds, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import click
 
 from catalog.commands import catalog
 from catalog.export.command import export, marks
+from catalog.gallery.command import gallery
 from factory import __version__
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
@@ -28,7 +29,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
-    *(generate, catalog, export, marks, regenerate, evaluate, sweep),
+    *(generate, catalog, gallery, export, marks, regenerate, evaluate, sweep),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -61,6 +61,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["generate", "--set", "model=nowhere"], "no generator at 'nowhere'"),
         (["catalog", "sql", "SELECT 1", "--catalog", "nowhere"], "there is no catalog at"),
         (["regenerate", "abc", "--catalog", "nowhere"], "there is no catalog at"),
+        (["gallery", "--host", "0.0.0.0"], "no token to ask them for"),
+        (["gallery", "--token-file", "nowhere"], "the token file 'nowhere' cannot be read"),
         (["real", "describe", "nowhere"], "nowhere"),
     ],
 )

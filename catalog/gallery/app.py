@@ -1,0 +1,266 @@
+"""The pages of a gallery as a Starlette application: parse the address, ask, fill a template."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from catalog.gallery.compare import comparison
+from catalog.gallery.details import config_of, gates_of, groups_of, latest_runs, nearest_real, shown
+from catalog.gallery.details import pretty as pretty_json
+from catalog.gallery.faults import BadAddress, NotHere
+from catalog.gallery.filters import RANGES, SORTS, Filters, filters_of
+from catalog.gallery.guard import App, Guard
+from catalog.gallery.index import Index
+from catalog.gallery.lineage import BOX_HEIGHT, BOX_WIDTH, lineage_of
+from catalog.gallery.listing import around, key_of, located, page_of
+from catalog.gallery.pictures import Thumbnails, is_png, rows_of
+from catalog.gallery.real import real_png
+from catalog.gallery.records import evaluations, gate_charts, models, releases, runs
+from catalog.gallery.released import releases_of, view_of
+from catalog.gallery.views import PICTURES
+from catalog.schema import SAMPLES
+from factory.errors import DataError, FactoryError
+
+HERE = Path(__file__).parent
+ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
+WIDE_PX = 1160
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+_STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """What the pages need. `data` is where real images lie; None shows none."""
+
+    index: Index
+    data: str | None = None
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+
+    def images(self, request: Request) -> Response:
+        """Thumbnails of the images that pass the filters, a page of them."""
+        filters = _filters(request, "after", "before")
+        view = view_of(self.index, filters)
+        page = page_of(self.index, view, filters, after=_one(request, "after"),
+                       before=_one(request, "before"))  # fmt: skip
+        tiles = list(zip(page.rows, self.thumbnails.of(view, page.rows), strict=True))
+        return self._page(
+            "images.html", filters=filters, view=view, page=page, tiles=tiles, ranges=RANGES,
+            sorts=SORTS, releases=releases_of(self.index),
+        )  # fmt: skip
+
+    def image(self, request: Request) -> Response:
+        """One image with everything that is known of it."""
+        filters = _filters(request, "zoom")
+        view = view_of(self.index, filters)
+        found = located(self.index, _key(request))
+        columns = [name for name in SAMPLES.names if name not in ("image", "mask")]
+        row = self._row(request, filters, [*columns, "mask"])
+        run = latest_runs(view.catalog).get(row["run_id"])
+        before, after = around(self.index, view, filters, key_of(found))
+        masked = row["mask"] is not None
+        across = row["width_px"] * (3 if masked else 1)
+        zoom = _zoom(request, across)
+        return self._page(
+            "image.html", filters=filters, view=view, row=row, run=run, zoom=zoom, zooms=ZOOMS,
+            masked=masked, before=before, after=after, groups=groups_of(row),
+            gates=gates_of(row, config_of(run)), nearest=nearest_real(row), data=self.data,
+            lineage=lineage_of(self.index, view.catalog, row), box=(BOX_WIDTH, BOX_HEIGHT),
+        )  # fmt: skip
+
+    def picture(self, request: Request) -> Response:
+        """An image, its mask in colours, or its outlines, as PNG."""
+        kind = request.path_params["kind"]
+        row = self._row(request, Filters(), ("image", "mask", "pixel_sha256"))
+        png = PICTURES[kind](row) if kind in PICTURES else b""
+        if not is_png(png):
+            raise NotHere(f"this image has no {kind!r} to show", remedy="Go back to the images")
+        tag = f'"{row["pixel_sha256"]}-{hashlib.sha256(png).hexdigest()[:16]}"'
+        headers = {"etag": tag, "cache-control": "private, max-age=3600"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(png, media_type="image/png", headers=headers)
+
+    def real(self, request: Request) -> Response:
+        """A real image, where the one who started the server said that they may be shown."""
+        try:
+            return Response(real_png(self.data, request.path_params["id"]), media_type="image/png")
+        except DataError as error:
+            raise NotHere(error.what, remedy=error.remedy) from error
+
+    def runs(self, request: Request) -> Response:
+        """All runs."""
+        return self._page("runs.html", runs=runs(self._newest(request)))
+
+    def models(self, request: Request) -> Response:
+        """All generators, with their cards."""
+        return self._page("models.html", models=models(self._newest(request)))
+
+    def gates(self, request: Request) -> Response:
+        """How every score spreads, with the bounds that gates set."""
+        filters = _filters(request)
+        view = view_of(self.index, filters)
+        charts = gate_charts(self.index, view, filters)
+        return self._page("gates.html", filters=filters, view=view, charts=charts)
+
+    def evaluations(self, request: Request) -> Response:
+        """What studies found."""
+        return self._page("evaluations.html", studies=evaluations(self._newest(request)))
+
+    def releases(self, request: Request) -> Response:
+        """All releases."""
+        self._newest(request)
+        return self._page("releases.html", releases=releases(self.index))
+
+    def compare(self, request: Request) -> Response:
+        """Two releases or conditions side by side."""
+        given = request.query_params.multi_items()
+        odd = [name for name, _ in given if not name.startswith(("a.", "b."))]
+        if odd:
+            raise BadAddress(
+                f"there is no parameter {odd[0]!r}", remedy="Write a.NAME and b.NAME, as a.class"
+            )
+        sides = [filters_of(given, prefix=prefix) for prefix in ("a.", "b.")]
+        views = [view_of(self.index, side) for side in sides]
+        found = comparison(self.index, views, sides)
+        thumbs = {
+            side: self.thumbnails.of(views[side], [pair[side] for pair in found.pairs])
+            for side in (0, 1)
+        }
+        return self._page(
+            "compare.html", sides=sides, views=views, found=found, thumbs=thumbs,
+            releases=releases_of(self.index), asked=bool(given),
+        )  # fmt: skip
+
+    def static(self, request: Request) -> Response:
+        """The style sheet and the script."""
+        name = request.path_params["name"]
+        if name not in _STATIC:
+            raise NotHere(f"there is no file {name!r}", remedy="Go back to the images")
+        headers = {"cache-control": "private, max-age=3600"}
+        return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers=headers)
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        """One line that says what is wrong and what to do."""
+        status = 400 if isinstance(error, BadAddress) else 404
+        if not isinstance(error, BadAddress | NotHere | HTTPException):
+            status = 503
+        if isinstance(error, HTTPException):
+            error = NotHere(
+                f"there is no page {request.url.path[:200]!r}", remedy="Go back to the images"
+            )
+        return self._page("error.html", status=status, error=error)
+
+    def _row(self, request: Request, filters: Filters, columns: Any) -> dict[str, Any]:
+        """Return columns of the image that the address names.
+
+        Raises:
+            NotHere: this view has no such image.
+        """
+        key = _key(request)
+        view = view_of(self.index, filters)
+        table = rows_of(view, [located(self.index, key)], columns)
+        rows = [row for row in table.to_pylist() if key_of(row) == key]
+        if not rows:
+            raise NotHere(
+                f"image {key!r} is not in {view.catalog.named}", remedy="Choose a later version"
+            )
+        return dict(rows[0])
+
+    def _newest(self, request: Request) -> Any:
+        _none(request)
+        return self.index.newest().catalog
+
+    def _page(self, name: str, *, status: int = 200, **values: Any) -> Response:
+        text = _TEMPLATES.get_template(name).render(uri=self.index.uri, page_name=name, **values)
+        return HTMLResponse(text, status_code=status)
+
+
+def application(
+    index: Index, *, host: str = "127.0.0.1", token: str | None = None, data: str | None = None
+) -> App:
+    """Return the guarded application of one catalog.
+
+    Args:
+        index: of the catalog.
+        host: the address that the server is bound to.
+        token: asked of everyone, unless None.
+        data: real images that may be shown; None shows none.
+    """
+    return application_of(Gallery(index=index, data=data), host=host, token=token)
+
+
+def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | None = None) -> App:
+    """Return the guarded application of a gallery, see `application`."""
+    pages: dict[str, Callable[[Request], Response]] = {
+        "/": gallery.images,
+        "/image/{run}/{image}": gallery.image,
+        "/picture/{run}/{image}/{kind}.png": gallery.picture,
+        "/runs": gallery.runs,
+        "/models": gallery.models,
+        "/gates": gallery.gates,
+        "/evaluations": gallery.evaluations,
+        "/releases": gallery.releases,
+        "/compare": gallery.compare,
+        "/static/{name}": gallery.static,
+    }
+    if gallery.data is not None:
+        pages["/real/{id:path}"] = gallery.real
+    refused: Any = gallery.refused
+    pages_app = Starlette(
+        routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()],
+        exception_handlers={FactoryError: refused, HTTPException: refused},
+    )
+    return Guard(pages_app, host=host, token=token)
+
+
+def _filters(request: Request, *also: str) -> Filters:
+    return filters_of(request.query_params.multi_items(), also=also)
+
+
+def _none(request: Request) -> None:
+    """Refuse parameters on a page that has none."""
+    for name in request.query_params:
+        raise BadAddress(f"there is no parameter {name!r} here", remedy="Leave it out")
+
+
+def _one(request: Request, name: str) -> str:
+    return request.query_params.get(name, "")
+
+
+def _key(request: Request) -> str:
+    return f"{request.path_params['run']}/{request.path_params['image']}"
+
+
+def _zoom(request: Request, across_px: int) -> int:
+    """Return the factor of enlargement: the one asked for, or one that fills a wide page."""
+    text = _one(request, "zoom")
+    if not text:
+        return max([zoom for zoom in ZOOMS if zoom * across_px <= WIDE_PX], default=1)
+    if text not in map(str, ZOOMS):
+        raise BadAddress(f"zoom is {text[:20]!r}", remedy=f"Choose of {', '.join(map(str, ZOOMS))}")
+    return int(text)
+
+
+def _templates() -> Environment:
+    """Return the templates: everything that they print is escaped, nothing may be left out."""
+    found = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    found.filters |= {"shown": shown, "pretty": pretty_json}
+    found.globals |= {"key_of": key_of}
+    digests = {n: hashlib.sha256(data).hexdigest()[:12] for n, data in _STATIC.items()}
+    found.globals["static"] = lambda name: f"/static/{name}?v={digests[name]}"
+    return found
+
+
+_TEMPLATES = _templates()

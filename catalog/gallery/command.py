@@ -1,0 +1,52 @@
+"""`factory gallery`: look at a catalog in a browser."""
+
+from pathlib import Path
+
+import click
+
+from catalog.commands import catalog_option, parse_storage, storage_option
+
+
+@click.command()
+@catalog_option
+@storage_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Ask visitors for the token in this file (or in FACTORY_GALLERY_TOKEN).",
+)
+@click.option("--data", metavar="URI", help="Show real images of this data set too. [none]")
+def gallery(
+    uri: str,
+    storage: tuple[str, ...],
+    host: str,
+    port: int,
+    token_file: Path | None,
+    data: str | None,
+) -> None:
+    """Look at a catalog in a browser: images, gates, runs, models, studies, releases.
+
+    It only reads. Other machines reach it when --host says so, and then a token is asked. Real
+    images are patients' images: they are shown only with --data.
+
+    \b
+    Example:
+      factory gallery --catalog wbc-catalog --port 8080
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.gallery.serve import listening, serve, token_for
+
+    token = token_for(host, token_file)
+    taken = listening(host, port)
+
+    from catalog.gallery.app import application
+    from catalog.gallery.index import Index
+
+    index = Index(uri, parse_storage(storage))
+    count = index.ask("SELECT count(*) AS n FROM images")[0]["n"]
+    shown = f"[{host}]" if ":" in host else host
+    if token:
+        click.echo("open it as /?token=TOKEN once; over a network, put TLS or an SSH tunnel first")
+    click.echo(f"{uri}: {count} images at http://{shown}:{port}/ (Ctrl-C ends it)")
+    serve(application(index, host=host, token=token, data=data), taken)

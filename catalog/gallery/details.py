@@ -1,0 +1,137 @@
+"""Everything that is known of one image: its columns in groups, its gates."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from catalog.output import plain
+from catalog.table import Catalog
+
+GROUPS = {
+    "Label": ("class_name", "class_id", "is_synthetic"),
+    "How it was drawn": (
+        *("method", "prompt", "negative_prompt", "guidance_scale", "num_inference_steps"),
+        *("scheduler", "seed", "reference_ids", "guidance_terms", "bridge_depth", "cluster_id"),
+    ),
+    "Where it came from": (
+        *("model_id", "base_model_id", "adapter_id", "split_digest", "dataset_fingerprint"),
+        *("code_version", "tier_verified"),
+    ),
+    "Where it lies": (
+        *("image_id", "run_id", "recipe_digest", "recipe_index", "batch_index", "batch_slot"),
+        *("batch_size", "created_at"),
+    ),
+    "Pixels": ("width_px", "height_px", "channels", "pixel_sha256"),
+}
+"""Columns of the image page; the others have a place of their own there."""
+
+APART = (
+    *("image", "mask", "class_names", "soft_label", "recipe", "engine", "gate_status"),
+    *("gate_reasons", "blank_score", "range_score", "blur_score", "mask_area_score"),
+    *("mask_parts_score", "agreement_score", "copy_score"),
+)
+
+GATES = {
+    "blank": ("blank_score", ("gates", "min_contrast"), None),
+    "range": ("range_score", None, ("gates", "max_clipped")),
+    "blur": ("blur_score", ("gates", "min_sharpness"), None),
+    "mask_area": ("mask_area_score", ("mask_gates", "min_area"), ("mask_gates", "max_area")),
+    "mask_parts": ("mask_parts_score", None, ("mask_gates", "max_parts")),
+    "agreement": ("agreement_score", ("agreement", "min_dice"), None),
+    "copy": ("copy_score", ("copies", "min_ratio"), None),
+}
+"""Gate -> its score's column, and where a run's configuration holds its bounds."""
+
+_NEAREST = re.compile(r"copy: .* to (.+)", re.S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateLine:
+    """What one gate says of an image."""
+
+    gate: str
+    score: float | None
+    low: float | None
+    high: float | None
+    reason: str
+
+
+def groups_of(row: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return title -> (column, value as text), nulls left out."""
+    return {
+        title: [(name, shown(row[name])) for name in names if row[name] not in (None, "", [])]
+        for title, names in GROUPS.items()
+    }
+
+
+def gates_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> list[GateLine]:
+    """Return what every gate says; gates that give no score and no reason are left out."""
+    reasons: dict[str, str] = {}
+    for reason in row["gate_reasons"]:
+        gate, _, why = reason.partition(":")
+        reasons[gate] = why.strip()
+    lines = []
+    for gate, (column, low, high) in GATES.items():
+        if row[column] is not None or gate in reasons:
+            bounds = (_within(config, path) for path in (low, high))
+            lines.append(_line(gate, row[column], *bounds, reason=reasons.pop(gate, "")))
+    return [*lines, *(_line(gate, None, None, None, reason=why) for gate, why in reasons.items())]
+
+
+def _line(
+    gate: str, score: float | None, low: float | None, high: float | None, *, reason: str
+) -> GateLine:
+    return GateLine(gate=gate, score=score, low=low, high=high, reason=reason)
+
+
+def nearest_real(row: Mapping[str, Any]) -> str | None:
+    """Return the id of the training image that the copy gate found too near, if it says one."""
+    found = [match[1] for reason in row["gate_reasons"] if (match := _NEAREST.fullmatch(reason))]
+    return found[0] if found else None
+
+
+def config_of(run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a run's configuration; empty where it is none that can be read."""
+    try:
+        config = yaml.safe_load(run["config"]) if run else {}
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def bounds_of(configs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
+    """Return the bounds that any run's gate set for a score, each once."""
+    paths = [p for name, *both in GATES.values() if name == column for p in both if p is not None]
+    found = {_within(config, path) for config in configs for path in paths}
+    return sorted(bound for bound in found if bound is not None)
+
+
+def shown(value: object) -> str:
+    """Return a value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    value = plain(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def pretty(text: str | None) -> str:
+    """Return JSON indented; anything else as it is."""
+    try:
+        return json.dumps(json.loads(text or ""), indent=1, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text or ""
+
+
+def latest_runs(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    """Return run_id -> its latest event."""
+    return {row["run_id"]: row for row in catalog.runs_latest().to_pylist()}
+
+
+def _within(config: Mapping[str, Any], path: tuple[str, str] | None) -> float | None:
+    part = config.get(path[0]) if path else None
+    value = part.get(path[1]) if path and isinstance(part, dict) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

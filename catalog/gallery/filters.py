@@ -1,0 +1,193 @@
+"""Which images a page shows: its address's parameters, checked, as a condition on the index."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import urlencode
+
+from catalog.gallery.faults import BadAddress
+from catalog.gallery.index import View
+
+EXACT = {
+    "class": "class_name",
+    "run": "run_id",
+    "recipe": "recipe_digest",
+    "model": "model_id",
+    "method": "method",
+    "status": "gate_status",
+}
+"""Parameter -> the column whose value it is."""
+RANGES = {
+    "guidance": "guidance_scale",
+    "blank": "blank_score",
+    "range": "range_score",
+    "blur": "blur_score",
+    "area": "mask_area_score",
+    "parts": "mask_parts_score",
+    "agreement": "agreement_score",
+    "copy": "copy_score",
+}
+"""Parameter -> column; NAME_min and NAME_max bound it, both inclusive."""
+SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {
+    f"{name}{end}": (column, bool(end)) for name, column in RANGES.items() for end in ("", "_down")
+}
+"""Parameter -> (column, descending). Images without the score are left out."""
+OTHERS = ("reason", "release", "version", "where", "sort")
+PARAMETERS = (*EXACT, *(f"{name}{end}" for name in RANGES for end in ("_min", "_max")), *OTHERS)
+_LONGEST = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What was asked for. Empty means everything, newest first."""
+
+    exact: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    """A gate that rejected the image."""
+    release: str = ""
+    version: int | None = None
+    where: str = ""
+    """A condition on `samples`, in SQL."""
+    sort: str = "newest"
+
+    def given(self) -> dict[str, str]:
+        """Return the parameters that give these filters."""
+        given = {name: self.exact[name] for name in EXACT if name in self.exact}
+        given |= {name: repr(value) for name, value in self.bounds.items()}
+        given |= {name: value for name in ("reason", "release") if (value := getattr(self, name))}
+        given |= {} if self.version is None else {"version": str(self.version)}
+        given |= {"where": self.where} if self.where else {}
+        given |= {"sort": self.sort} if self.sort != "newest" else {}
+        return given
+
+    def query(self, **more: object) -> str:
+        """Return the query of an address that gives these filters, with `more` parameters."""
+        added = {name: str(value) for name, value in more.items() if value not in (None, "")}
+        return urlencode(self.given() | added)
+
+    def without_order(self) -> "Filters":
+        """Return the same filters in the default order."""
+        return replace(self, sort="newest")
+
+    def condition(self, view: View) -> tuple[str, list[object]]:
+        """Return the SQL condition on the index's `images` and its values."""
+        terms: list[str] = []
+        values: list[object] = []
+        for name, value in self.exact.items():
+            terms.append(f"{EXACT[name]} = ?")
+            values.append(value)
+        for name, bound in self.bounds.items():
+            column, end = RANGES[name[:-4]], name[-3:]
+            terms.append(f"{column} {'>=' if end == 'min' else '<='} ?")
+            values.append(bound)
+        if self.reason:
+            terms.append("list_contains(gates, ?)")
+            values.append(self.reason)
+        for selection in self._selections(view):
+            terms.append("(image_id, run_id) IN (SELECT (image_id, run_id) FROM members"
+                         " WHERE name = ?)")  # fmt: skip
+            values.append(selection)
+        if view.hides:
+            terms.append("image_id NOT IN (FROM hidden)")
+        terms.append("file < ?")  # others may have come since
+        values.append(len(view.paths))
+        if not view.whole:
+            terms.append("file IN (SELECT file FROM shown WHERE view = ?)")
+            values.append(view.name)
+        condition = " AND ".join(terms)
+        return _each_once(condition, values) if view.doubled else (condition, values)
+
+    def _selections(self, view: View) -> list[str]:
+        """Return what the index calls the selections that an image must be in."""
+        names = [release_name(self.release)] if self.release else []
+        return [*names, *([condition_name(view.catalog.version, self.where)] if self.where else [])]
+
+
+def _each_once(condition: str, values: list[object]) -> tuple[str, list[object]]:
+    """Let the earlier run speak for an image that two published, as `Selection` does."""
+    first = (
+        "SELECT arg_min(place, (created_at, run_id)) FROM images"
+        f" WHERE image_id IN (FROM doubles) AND ({condition}) GROUP BY image_id"
+    )
+    return (
+        f"({condition}) AND (image_id NOT IN (FROM doubles) OR place IN ({first}))",
+        [*values, *values],
+    )
+
+
+def release_name(name: str) -> str:
+    """Return what the index calls the images of a release."""
+    return f"release {name}"
+
+
+def condition_name(version: int | None, where: str) -> str:
+    """Return what the index calls the images of a version that satisfy an SQL condition."""
+    return f"where {version}: {where}"
+
+
+def filters_of(
+    given: Sequence[tuple[str, str]], *, also: Sequence[str] = (), prefix: str = ""
+) -> Filters:
+    """Return the filters that an address asks for.
+
+    Args:
+        given: its parameters; empty ones count as left out.
+        also: names of parameters that are not filters.
+        prefix: of the names of the filters' parameters; others are not looked at, if it is given.
+
+    Raises:
+        BadAddress: an unknown or repeated parameter, or a value that it cannot have.
+    """
+    mine = [(k.removeprefix(prefix), v) for k, v in given if k.startswith(prefix)]
+    known: dict[str, str] = {}
+    for name, value in mine:
+        if name not in PARAMETERS and name not in also:
+            raise BadAddress(
+                f"there is no parameter {name!r}",
+                remedy=f"Choose of {', '.join((*PARAMETERS, *also))}",
+            )
+        if name in known and value:
+            raise BadAddress(f"{name!r} is given twice", remedy="Give it once")
+        if len(value) > _LONGEST or "\0" in value:
+            raise BadAddress(
+                f"{name!r} has {len(value)} characters, or one that no text has",
+                remedy=f"Give at most {_LONGEST} letters",
+            )
+        if value.strip():
+            known[name] = value.strip()
+    sort = known.get("sort", "newest")
+    if sort not in SORTS:
+        raise BadAddress(f"nothing sorts by {sort!r}", remedy=f"Choose of {', '.join(SORTS)}")
+    return Filters(
+        exact={name: known[name] for name in EXACT if name in known},
+        bounds={n: _number(n, known[n]) for n in PARAMETERS if n[-4:] in _ENDS and n in known},
+        reason=known.get("reason", ""),
+        release=known.get("release", ""),
+        version=_version(known.get("version")),
+        where=known.get("where", ""),
+        sort=sort,
+    )
+
+
+_ENDS = ("_min", "_max")
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise BadAddress(f"{name} is {text!r}, which is no number", remedy="Give one like 0.25")
+    return value
+
+
+def _version(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise BadAddress(
+            f"version is {text!r}", remedy="Give a number that `factory catalog history` lists"
+        )
+    return int(text)

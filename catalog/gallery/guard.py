@@ -1,0 +1,168 @@
+"""What stands before every page: who may ask, how, under which name, and what a browser may do.
+
+The pages hold medical images, and text from other people's rows. So: only GET and HEAD; only host
+names that are this machine's (a page elsewhere that has its own name point here, "DNS rebinding",
+is refused); a token where other machines can reach the port; and headers under which text that
+slipped through as markup could still run nothing.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "factory_gallery"
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "private, no-cache",
+}
+"""On every response; a response may only choose another cache-control."""
+
+
+class Guard:
+    """Lets requests through to `app`, or answers them itself with one line.
+
+    Args:
+        app: the pages.
+        host: the address that the server is bound to.
+        token: asked of everyone, unless None.
+    """
+
+    def __init__(self, app: App, *, host: str, token: str | None) -> None:
+        self.app = app
+        self.host = host
+        self.token = token
+        self.names = {"localhost", host.lower()}
+        if not is_loopback(host):
+            self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = {key.decode("latin1"): value.decode("latin1") for key, value in scope["headers"]}
+        guarded = _with_headers(send)
+        refusal = self._refusal(scope, headers)
+        if refusal is None:
+            await self.app(scope, receive, guarded)
+        else:
+            await _answer(guarded, *refusal, head=scope["method"] == "HEAD")
+
+    def _refusal(
+        self, scope: Scope, headers: Mapping[str, str]
+    ) -> tuple[int, str, dict[str, str]] | None:
+        """Return status, text and headers of the answer that stops here; None lets it through."""
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, "This gallery only shows: use GET.", {"allow": "GET, HEAD"}
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            where = "127.0.0.1" if is_loopback(self.host) else self.host
+            return 421, f"This gallery is not called {host[:200]!r}: open it as {where}.", {}
+        query = scope["query_string"].decode("latin1")
+        if "where=" in query and headers.get("sec-fetch-site") == "cross-site":
+            return 403, "Another site asked this gallery to run SQL: type it here instead.", {}
+        return self._token_refusal(scope, headers, query)
+
+    def _token_refusal(
+        self, scope: Scope, headers: Mapping[str, str], query: str
+    ) -> tuple[int, str, dict[str, str]] | None:
+        if self.token is None:
+            return None
+        pairs = parse_qsl(query, keep_blank_values=True)
+        given = next((value for name, value in pairs if name == "token"), None)
+        if given is not None and _equal(given, self.token):
+            rest = urlencode([pair for pair in pairs if pair[0] != "token"])
+            place = quote("/" + scope["path"].lstrip("/\\")) + (f"?{rest}" if rest else "")
+            cookie = f"{COOKIE}={_mark(self.token)}; HttpOnly; SameSite=Strict; Path=/"
+            return 303, "Come in.", {"location": place, "set-cookie": cookie}
+        if _equal(_cookie(headers.get("cookie", "")), _mark(self.token)):
+            return None
+        return 401, "This gallery asks for its token: open it as /?token=TOKEN.", {}
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a Host header names this server; rebinding needs a name, never a bare address."""
+        name = _without_port(host)
+        address = _address(name)
+        if address is None:
+            return name in self.names
+        return address.is_loopback or not is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value
+
+
+def _mark(token: str) -> str:
+    """Return what the cookie holds: not the token, so that a stolen cookie does not tell it."""
+    return hmac.new(token.encode(), b"factory gallery cookie", hashlib.sha256).hexdigest()
+
+
+def _equal(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
+
+
+def _with_headers(send: Send) -> Send:
+    async def guarded(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            own = {key.lower(): value for key, value in message.get("headers", [])}
+            fixed = {key.encode(): value.encode() for key, value in HEADERS.items()}
+            kept = {b"cache-control": own[b"cache-control"]} if b"cache-control" in own else {}
+            message["headers"] = [
+                *((key, value) for key, value in message.get("headers", []) if key not in fixed),
+                *(fixed | kept).items(),
+            ]
+        await send(message)
+
+    return guarded
+
+
+async def _answer(
+    send: Send, status: int, text: str, headers: Mapping[str, str], *, head: bool
+) -> None:
+    body = f"{text}\n".encode()
+    own = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
+    pairs = [(k.encode("latin1"), v.encode("latin1")) for k, v in (own | dict(headers)).items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": b"" if head else body})

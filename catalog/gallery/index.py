@@ -1,0 +1,251 @@
+"""The light columns of all samples in memory: what a gallery filters, sorts, counts and pages by.
+
+A data file is never changed, so each is read once; a version of the table is a set of files.
+Reading them for every page instead takes seconds at a million rows (4,000 Parquet files), however
+few rows the page has. An image costs about 150 bytes here; no pixel is kept.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.counts import FILES_AT_A_TIME
+from catalog.files import Files
+from catalog.gallery.seams import forgotten
+from catalog.place import StorageOptions
+from catalog.schema import SAMPLES
+from catalog.store import reading
+from catalog.table import Catalog
+
+LIGHT = (
+    *("run_id", "image_id", "class_name", "guidance_scale", "gate_status", "method", "model_id"),
+    *("recipe_digest", "recipe_index", "created_at", "batch_index", "batch_slot", "gate_reasons"),
+    *("blank_score", "range_score", "blur_score", "mask_area_score", "mask_parts_score"),
+    *("agreement_score", "copy_score"),
+)
+LOOK_AGAIN_SECONDS = 3.0
+"""The newest version is looked for at most so often."""
+REST = 10
+"""... and after a look that took long, only when so many times its duration has passed."""
+KEPT = 8
+"""Older versions, releases and conditions of which the lists are kept."""
+
+_GATES = (
+    "CASE WHEN gate_status = 'accepted' THEN []::VARCHAR[] ELSE list_distinct(list_transform("
+    "gate_reasons, lambda reason: split_part(reason, ':', 1))) END AS gates"
+)
+_EMPTY = f"""
+ATTACH ':memory:' AS held (COMPRESS);
+SET enable_external_access = false;
+USE held;
+CREATE TABLE images AS SELECT * EXCLUDE (gate_reasons), 0::INTEGER AS file, 0::BIGINT AS place,
+{_GATES} FROM light LIMIT 0;
+CREATE TABLE shown (view VARCHAR, file INTEGER);
+CREATE TABLE members (name VARCHAR, image_id VARCHAR, run_id VARCHAR);
+CREATE TABLE doubles (image_id VARCHAR);
+CREATE TABLE hidden (image_id VARCHAR);
+"""
+_DOUBLES = """CREATE OR REPLACE TABLE doubles AS
+SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One version of the samples in the index. `name` is its key in the table `shown`."""
+
+    catalog: Catalog
+    name: str
+    whole: bool
+    """All files of the index belong to it."""
+    doubled: bool
+    """Some image was published by two runs."""
+    hides: bool
+    """Some image is not to be shown any more."""
+    paths: tuple[str, ...] = field(repr=False)
+    """Of all files of the index, by number."""
+    facets: dict[str, list[str]] = field(repr=False)
+    """Column -> its values, for the choices of a form."""
+
+
+class Index:
+    """The index of one catalog, which follows it as it grows. Safe to use from many threads.
+
+    Args:
+        uri: of the catalog.
+        storage_options: of the object store.
+
+    Raises:
+        CatalogError: no catalog there, or a data file is gone.
+    """
+
+    def __init__(self, uri: str, storage_options: StorageOptions | None = None) -> None:
+        import duckdb
+
+        self.uri = uri
+        self.storage_options = storage_options
+        self._db = duckdb.connect(":memory:")
+        light = pa.schema([SAMPLES.field(name) for name in LIGHT])
+        self._db.register("light", light.empty_table())
+        self._db.execute(_EMPTY)
+        self._paths: list[str] = []
+        self._known: dict[str, int] = {}
+        self._held: dict[str, View] = {}
+        self._members: list[str] = []
+        self._again = 0.0
+        self._lock = threading.RLock()
+        self.newest()
+
+    def ask(self, text: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Run one of the gallery's own queries; return its rows."""
+        with self._db.cursor() as cursor:
+            cursor.execute("USE held")
+            found = cursor.execute(text, list(values))
+            names = [column[0] for column in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def newest(self) -> View:
+        """Return the newest version, as of a few seconds ago.
+
+        Raises:
+            CatalogError: it cannot be read.
+        """
+        with self._lock:
+            held = self._held.get("newest")
+            if held is not None and time.monotonic() < self._again:
+                return held
+            begun = time.monotonic()
+            catalog = Catalog(self.uri, self.storage_options)
+            if held is None or catalog.version != held.catalog.version:
+                held = self._shown("newest", catalog)
+            else:  # runs, models, studies and tombstones may have come
+                held = replace(held, catalog=catalog, hides=self._hide())
+            self._held["newest"] = held
+            spent = time.monotonic() - begun
+            self._again = time.monotonic() + max(LOOK_AGAIN_SECONDS, REST * spent)
+            return held
+
+    def at(self, version: int | None) -> View:
+        """Return a version of the samples; None means the newest.
+
+        Raises:
+            CatalogError: no such version.
+        """
+        newest = self.newest()
+        if version is None or version == newest.catalog.version:
+            return newest
+        with self._lock:
+            name = str(version)
+            if name not in self._held:
+                catalog = Catalog(self.uri, self.storage_options, version=version)
+                self._held[name] = self._shown(name, catalog)
+                for old in list(self._held)[1:-KEPT]:
+                    del self._held[old]
+                    self._db.execute("DELETE FROM shown WHERE view = ?", [old])
+            return self._held[name]
+
+    def remember(self, name: str, keys: pa.Table) -> None:
+        """Keep a set of images (image_id, run_id) as `name` in the table `members`."""
+        with self._lock:
+            if name in self._members:
+                return
+            self._db.register("fresh", keys)
+            self._db.execute("INSERT INTO members SELECT ?, image_id, run_id FROM fresh", [name])
+            self._db.unregister("fresh")
+            self._members.append(name)
+            for old in self._members[:-KEPT]:
+                self._db.execute("DELETE FROM members WHERE name = ?", [old])
+            self._members = self._members[-KEPT:]
+
+    def remembers(self, name: str) -> bool:
+        """Whether the table `members` has `name`."""
+        with self._lock:
+            return name in self._members
+
+    def _shown(self, name: str, catalog: Catalog) -> View:
+        """Read the files that are new, and note which ones the version has."""
+        files = catalog.files("samples")
+        paths = files.listed["path"].to_pylist()
+        self._load(catalog, files)
+        numbers = sorted(self._known[path] for path in paths)
+        whole = len(numbers) == len(self._paths)
+        self._db.execute("DELETE FROM shown WHERE view = ?", [name])
+        if not whole:
+            table = pa.table({"file": pa.array(numbers, pa.int32())})
+            self._db.register("fresh", table)
+            self._db.execute("INSERT INTO shown SELECT ?, file FROM fresh", [name])
+            self._db.unregister("fresh")
+        return View(
+            catalog=catalog,
+            name=name,
+            whole=whole,
+            doubled=bool(self.ask("SELECT count(*) AS n FROM doubles")[0]["n"]),
+            hides=self._hide(),
+            paths=tuple(self._paths),
+            facets=self._facets(),
+        )
+
+    def _load(self, catalog: Catalog, files: Files) -> None:
+        """Read the files that are new, runs in order of their start."""
+        keys = [
+            (k, "ascending") for k in ("min.created_at", "path") if k in files.listed.schema.names
+        ]
+        order = pc.sort_indices(files.listed, sort_keys=keys).to_numpy()
+        paths = files.listed["path"].to_numpy(zero_copy_only=False)
+        fresh = np.array([n for n in order if paths[n] not in self._known], np.int64)
+        for start in range(0, len(fresh), FILES_AT_A_TIME):
+            chosen = fresh[start : start + FILES_AT_A_TIME]
+            part = replace(files, listed=files.listed.take(chosen)).dataset()
+            with reading(catalog.uri):
+                rows = part.to_table(columns=list(LIGHT)).combine_chunks()
+                counts = [fragment.count_rows() for fragment in part.get_fragments()]
+            self._insert(rows, counts)
+            self._known |= {str(paths[n]): len(self._paths) + i for i, n in enumerate(chosen)}
+            self._paths += map(str, paths[chosen])
+        if len(fresh):
+            self._db.execute(_DOUBLES)
+            for view in [v for v in self._held.values() if v.whole]:  # no longer all files
+                self._held.pop(view.name)
+
+    def _insert(self, rows: pa.Table, counts: Sequence[int]) -> None:
+        """Insert the rows of the next files, of which each has so many of `counts`."""
+        first = self.ask("SELECT coalesce(max(place) + 1, 0) AS n FROM images")[0]["n"]
+        numbers = len(self._paths) + np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        rows = rows.append_column("file", pa.array(numbers.astype(np.int32)))
+        rows = rows.append_column("place", pa.array(np.arange(first, first + len(rows))))
+        self._db.register("piece", rows)
+        floats = ", ".join(
+            f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}"
+            for name in LIGHT
+            if name.endswith("_score")
+        )
+        self._db.execute(
+            f"INSERT INTO images SELECT * EXCLUDE (gate_reasons) REPLACE ({floats}), {_GATES}"
+            " FROM piece"
+        )
+        self._db.unregister("piece")
+
+    def _hide(self) -> bool:
+        """Learn which images are forgotten; return whether there are any."""
+        images, models = forgotten(self.uri, self.storage_options)
+        marked = pa.table({"id": pa.array(sorted(images | models), pa.string())})
+        self._db.register("fresh", marked)
+        self._db.execute(
+            "CREATE OR REPLACE TABLE hidden AS SELECT DISTINCT image_id FROM images"
+            " WHERE image_id IN (FROM fresh) OR model_id IN (FROM fresh)"
+        )
+        self._db.unregister("fresh")
+        return bool(images or models)
+
+    def _facets(self) -> dict[str, list[str]]:
+        queries = {
+            name: f"SELECT DISTINCT {name} AS v FROM images ORDER BY 1 LIMIT 500"
+            for name in ("class_name", "run_id", "method", "model_id")
+        }
+        queries["gate"] = "SELECT DISTINCT unnest(gates) AS v FROM images ORDER BY 1 LIMIT 500"
+        return {key: [row["v"] for row in self.ask(text)] for key, text in queries.items()}

@@ -1,0 +1,146 @@
+"""A page of images: found by the key of its first one (keyset), never by counting from the start.
+
+Its cost depends on the length of a page and on one column of the index, not on how far in it lies.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from catalog.gallery.faults import BadAddress, NotHere
+from catalog.gallery.filters import SORTS, Filters
+from catalog.gallery.index import Index, View
+
+PAGE = 200
+"""Images of a page."""
+
+COLUMNS = (
+    "image_id, run_id, class_name, guidance_scale, gate_status, gates, recipe_digest,"
+    " recipe_index, file, place"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some rows of the index. `before` and `after` are keys of the neighbouring pages, or ''."""
+
+    rows: list[dict[str, Any]]
+    total: int
+    first: int
+    """Number of its first image among all, from 1."""
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """All images of a view that pass the filters, in their order."""
+
+    index: Index
+    column: str
+    down: bool
+    held: str
+    values: list[object]
+
+    def count(self, reach: str = "true", key: tuple[object, ...] = ()) -> int:
+        text = f"SELECT count(*) AS n FROM images WHERE ({self.held}) AND {reach}"
+        return int(self.index.ask(text, [*self.values, *key])[0]["n"])
+
+    def rows(
+        self, reach: str, key: tuple[object, ...], *, back: bool, size: int
+    ) -> list[dict[str, Any]]:
+        """Return the nearest `size` rows in the direction, nearest first."""
+        way = "DESC" if self.down != back else "ASC"
+        return self.index.ask(
+            f"SELECT {COLUMNS} FROM images WHERE ({self.held}) AND {reach}"
+            f" ORDER BY {self.column} {way}, place {way} LIMIT {size}",
+            [*self.values, *key],
+        )
+
+    def beyond(self, of: str, *, back: bool) -> tuple[str, tuple[object, ...]]:
+        """Return the condition of lying beyond the image `of`, and its values."""
+        if not of:
+            return "true", ()
+        row = located(self.index, of)
+        sign = "<" if self.down != back else ">"
+        value = row[self.column]
+        if self.column == "place" or value is None:
+            return f"place {sign} ?", (row["place"],)
+        column = self.column
+        return (
+            f"({column} {sign}= ? AND ({column} {sign} ? OR place {sign} ?))",
+            (value, value, row["place"]),
+        )
+
+
+def key_of(row: dict[str, Any]) -> str:
+    """Return how an address names an image: 'RUN/IMAGE'; two runs may have published it."""
+    return f"{row['run_id']}/{row['image_id']}"
+
+
+def page_of(
+    index: Index, view: View, filters: Filters, *, after: str = "", before: str = "",
+    size: int = PAGE,
+) -> Page:  # fmt: skip
+    """Return the page after, or before, an image; the first page without one.
+
+    Raises:
+        BadAddress: both were given.
+        NotHere: no such image.
+    """
+    if after and before:
+        raise BadAddress("'after' and 'before' are both given", remedy="Give one of them")
+    order, back = _order(index, view, filters), bool(before)
+    reach, key = order.beyond(after or before, back=back)
+    rows = order.rows(reach, key, back=back, size=size + 1)
+    total = order.count()
+    beyond = order.count(reach, key) if key else total
+    more, rows = len(rows) > size, rows[:size]
+    if back:
+        rows.reverse()
+    first = (beyond - len(rows) if back else total - beyond) + 1
+    earlier, later = (more, True) if back else (first > 1, more)
+    return Page(
+        rows=rows,
+        total=total,
+        first=first,
+        before=key_of(rows[0]) if rows and earlier else "",
+        after=key_of(rows[-1]) if rows and later else "",
+    )
+
+
+def around(index: Index, view: View, filters: Filters, key: str) -> tuple[str, str]:
+    """Return the keys of the images before and after one in the order of `filters`, or ''."""
+    order = _order(index, view, filters)
+    found = [order.rows(*order.beyond(key, back=back), back=back, size=1) for back in (True, False)]
+    before, after = (key_of(rows[0]) if rows else "" for rows in found)
+    return before, after
+
+
+def located(index: Index, key: str) -> dict[str, Any]:
+    """Return the row of the index that `key` names: 'RUN/IMAGE', or IMAGE for its earliest run.
+
+    Raises:
+        NotHere: no such image.
+    """
+    run_id, _, image_id = key.rpartition("/")
+    rows = index.ask(
+        "SELECT * EXCLUDE (created_at) FROM images WHERE image_id = ?"
+        " AND image_id NOT IN (FROM hidden)"
+        + (" AND run_id = ?" if run_id else "")
+        + " ORDER BY created_at, run_id LIMIT 1",
+        [image_id, run_id] if run_id else [image_id],
+    )
+    if not rows:
+        raise NotHere(
+            f"image {key[:200]!r} is not in {index.uri!r}",
+            remedy="Go back to the images and choose one",
+        )
+    return rows[0]
+
+
+def _order(index: Index, view: View, filters: Filters) -> _Order:
+    column, down = SORTS[filters.sort]
+    held, values = filters.condition(view)
+    if column != "place":
+        held = f"({held}) AND {column} IS NOT NULL"
+    return _Order(index=index, column=column, down=down, held=held, values=values)

@@ -1,0 +1,195 @@
+"""The other pages: one image, runs, models, gates, studies, releases, comparison."""
+
+import io
+import re
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from catalog.gallery.charts import BINS, counts_of, histogram, ranges_of
+from catalog.gallery.details import APART, GROUPS, nearest_real
+from catalog.gallery.filters import filters_of
+from catalog.gallery.index import Index
+from catalog.gallery.lineage import laid_out
+from catalog.schema import SAMPLES
+from catalog.selection import Selection
+from catalog.table import Catalog
+from factory.real.smear import write_smear
+from factory.real.sources import open_dataset
+from tests.fakes.gallery import CARD, catalog_at, client_of, publish
+from tests.fakes.rows import STARTED, png, sample_row
+
+FIRST = sample_row(0)["image_id"]
+LATER = sample_row(9)["image_id"]
+
+
+def test_every_column_has_a_place_on_the_image_page():
+    placed = [*APART, *(name for names in GROUPS.values() for name in names)]
+    assert sorted(placed) == sorted(SAMPLES.names)
+
+
+def test_an_image_page_tells_everything(client):
+    text = client.get(f"/image/run-low/{LATER}").text
+    for part in (
+        "sharpness 0.1 below 0.2",
+        f"factory regenerate {LATER}",
+        "recipe-a", "&#34;device&#34;: &#34;cpu&#34;", "split-a", "/models#model-a",
+        "/runs#run-low",
+        "the name", '<svg class="lineage"', "a neutrophil", sample_row(9)["pixel_sha256"],
+    ):  # fmt: skip
+        assert part in text, part
+    assert "mask.png" not in text  # odd numbers have none
+    assert "/mask.png" in client.get(f"/image/run-low/{FIRST}").text
+
+
+def test_neighbours_keep_the_filters(client):
+    text = client.get(f"/image/run-low/{LATER}?status=rejected&sort=blur&run=run-low").text
+    after = sample_row(19)["image_id"]
+    link = f'<link rel="next" href="/image/run-low/{after}?run=run-low&amp;status=rejected'
+    assert link in text
+    assert 'rel="prev"' not in text
+
+
+def test_pictures_are_the_stored_bytes_and_carry_a_strong_tag(client):
+    answer = client.get(f"/picture/run-low/{FIRST}/image.png")
+    assert answer.content == png(0)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"] == "private, max-age=3600"
+    tag = answer.headers["etag"]
+    assert tag.startswith(f'"{sample_row(0)["pixel_sha256"]}')
+    again = client.get(f"/picture/run-low/{FIRST}/image.png", headers={"if-none-match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    mask = Image.open(io.BytesIO(client.get(f"/picture/run-low/{FIRST}/mask.png").content))
+    assert len(mask.convert("RGB").getcolors()) == 3
+    lines = client.get(f"/picture/run-low/{FIRST}/outlines.png").content
+    colours = Image.open(io.BytesIO(lines)).convert("RGBA").getcolors()
+    assert (0, 0, 0, 0) in [colour for _, colour in colours]
+    assert client.get(f"/picture/run-low/{LATER}/mask.png").status_code == 404
+    assert client.get(f"/picture/run-low/{FIRST}/secret.png").status_code == 404
+
+
+def test_an_image_can_be_enlarged(client):
+    text = client.get(f"/image/run-low/{FIRST}?zoom=4").text
+    assert 'width="32" height="32"' in text
+    assert client.get(f"/image/run-low/{FIRST}?zoom=5").status_code == 400
+
+
+def test_runs_models_and_studies_are_told(client):
+    runs = client.get("/runs").text
+    assert runs.index("run-high") < runs.index("run-low")
+    assert "complete" in runs
+    assert "/?run=run-low&amp;reason=blur" in runs
+    models = client.get("/models").text
+    assert CARD in models
+    assert "CC-BY-4.0" in models
+    studies = client.get("/evaluations").text
+    assert '<p class="verdict helps">mixed helps by 4.1 points [1.9, 6.3]</p>' in studies
+    assert "0.750" in studies
+
+
+def test_histograms_count_every_image_and_mark_bounds(uri, client):
+    index = Index(str(uri))
+    view, filters = index.newest(), filters_of([])
+    ends = ranges_of(index, view, filters)["blur_score"]
+    counts = counts_of(index, view, filters, "blur_score", ends, "gate_status")
+    assert {name: sum(n) for name, n in counts.items()} == {"accepted": 36, "rejected": 4}
+    drawn = histogram("blur_score", ends, counts, marks=[0.01, 5.0])
+    assert [value for _, value in drawn.marks] == [0.01]
+    assert drawn.beyond == (5.0,)
+    assert max(len(series.bars) for series in drawn.series) <= BINS
+    text = client.get("/gates").text
+    assert "accepted: 36" in text
+    assert "bound 0.2 lies beyond" in text
+    assert "copy_score" not in text  # no image has it
+
+
+def test_two_conditions_are_compared_with_pairs(client):
+    text = client.get("/compare?a.run=run-low&b.guidance_min=2").text
+    assert re.search(r"<td>monocyte</td><td>4</td><td>4</td>", text)
+    assert re.search(r"in both</td><td colspan=\"2\">0</td>", text)
+    assert text.count('class="two"') == 20
+    same = client.get("/compare?a.run=run-low&b.class=monocyte").text
+    assert same.count("the same image") == 4
+    assert re.search(r"in both</td><td colspan=\"2\">4</td>", same)
+
+
+def test_nearest_real_images_are_named_and_shown_only_on_demand(tmp_path):
+    write_smear(tmp_path / "real", 8, seed=0)
+    real_id = open_dataset(str(tmp_path / "real")).ids[0]
+    reason = f"copy: 0.60 of the distance that unseen real images keep in pixels, to {real_id}"
+    publish(tmp_path / "c", "run-1", 1, gate_status="rejected", gate_reasons=[reason])
+    page = f"/image/run-1/{FIRST}"
+    closed = client_of(tmp_path / "c")
+    assert real_id in closed.get(page).text
+    assert "/real/" not in closed.get(page).text
+    assert closed.get(f"/real/{real_id}").status_code == 404
+    opened = client_of(tmp_path / "c", data=str(tmp_path / "real"))
+    place = re.search(r'src="(/real/[^"]+)"', opened.get(page).text)[1]
+    answer = opened.get(place)
+    assert answer.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(answer.content)).size[0] > 8
+    assert opened.get("/real/nothing").status_code == 404
+    assert opened.get("/real/../../etc/passwd").status_code == 404
+    assert nearest_real({"gate_reasons": ["blur: 1"]}) is None
+
+
+def test_a_drawing_of_a_lineage_joins_neighbouring_columns():
+    drawn = laid_out([[("split", "s", ""), ("base", "b", "")], [("model", "m", "/models#m")]])
+    assert len(drawn.boxes) == 3
+    assert len(drawn.lines) == 2
+    assert all(box.x + 100 < drawn.width and box.y < drawn.height for box in drawn.boxes)
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """A catalog with two releases, given by the seam that `catalog.releases` fills."""
+    uri = catalog_at(tmp_path / "catalog")
+    common = {"reason": None, "created_at": STARTED, "manifest_digest": "manifest"}
+    common |= {"where": "class_name = 'monocyte'"}
+    kept = {
+        name: SimpleNamespace(name=name, version=version, status=status, num_images=n, **common)
+        for name, version, status, n in (
+            ("wbc@1.0.0", 5, "created", 4),
+            ("wbc@1.1.0", 10, "retracted", 8),
+        )
+    }
+    module = ModuleType("catalog.releases")
+    module.list_releases = lambda uri, storage_options=None: list(kept.values())
+    module.open_release = lambda uri, name, storage_options=None, *, allow_retracted=False: (
+        Selection(
+            catalog=Catalog(uri, version=kept[name].version), where=kept[name].where, name=name
+        )
+    )
+    monkeypatch.setitem(sys.modules, "catalog.releases", module)
+    return client_of(uri)
+
+
+def test_releases_are_listed_filtered_by_and_compared(released):
+    listed = released.get("/releases").text
+    assert "/compare?a.release=wbc%401.0.0&amp;b.release=wbc%401.1.0" in listed
+    assert "retracted" in listed
+    assert "of 4" in released.get("/?release=wbc@1.0.0").text
+    assert "of 8" in released.get("/?release=wbc@1.1.0").text
+    assert released.get("/?release=wbc@1.0.0&version=3").status_code == 400
+    compared = released.get("/compare?a.release=wbc@1.0.0&b.release=wbc@1.1.0").text
+    assert re.search(r"<td>monocyte</td><td>4</td><td>8</td>", compared)
+    assert re.search(r"in both</td><td colspan=\"2\">4</td>", compared)
+    monocyte = sample_row(3)["image_id"]
+    assert "/releases#wbc@1.0.0" in released.get(f"/image/run-low/{monocyte}").text
+    assert "/releases#wbc" not in released.get(f"/image/run-low/{FIRST}").text
+
+
+def test_what_is_forgotten_is_shown_nowhere(tmp_path, monkeypatch):
+    uri = catalog_at(tmp_path / "catalog")
+    module = ModuleType("catalog.tombstones")
+    module.forgotten = lambda uri, storage_options=None: SimpleNamespace(
+        images=frozenset({FIRST}), models=frozenset()
+    )
+    monkeypatch.setitem(sys.modules, "catalog.tombstones", module)
+    client = client_of(uri)
+    assert "of 39" in client.get("/").text
+    assert FIRST not in client.get("/compare?a.run=run-low&b.run=run-low").text
+    for place in (f"/image/run-low/{FIRST}", f"/picture/run-low/{FIRST}/image.png"):
+        assert client.get(place).status_code == 404
