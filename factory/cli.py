@@ -15,6 +15,7 @@ from factory.finetune.memory_command import memory
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 from factory.search.commands import sweep
+from factory.submit.commands import submit
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -27,7 +28,7 @@ def cli() -> None:
 
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
-    *(generate, catalog, regenerate, evaluate, sweep),
+    *(generate, catalog, regenerate, evaluate, sweep, submit),
 )
 for command in COMMANDS:
     cli.add_command(command)
@@ -42,9 +43,9 @@ def run(command: click.Command) -> None:
     """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1."""
     os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
     try:
-        command.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = command.main(standalone_mode=False)  # click returns what an Exit carries
+        if isinstance(status, int) and status:
+            sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
