@@ -22,8 +22,20 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="factory")
-def cli() -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="FACTORY_LOG_FORMAT",
+    default="text",
+    show_default=True,
+    show_envvar=True,
+    help="json: a line on stderr for every step of a run, with its ids.",
+)
+def cli(log_format: str) -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
+    from factory.monitor.log import set_up
+
+    set_up(log_format)
 
 
 COMMANDS = (
@@ -41,8 +53,11 @@ def main() -> None:
 
 def run(command: click.Command) -> None:
     """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1."""
+    from factory.monitor.log import FORMAT, set_up
+
     os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
     try:
+        set_up(os.environ.get(FORMAT, "text"))
         status = command.main(standalone_mode=False)  # click returns what an Exit carries
         if isinstance(status, int) and status:
             sys.exit(status)
