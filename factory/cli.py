@@ -12,6 +12,7 @@ from factory.evaluate.commands import evaluate
 from factory.finetune.commands import finetune
 from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
+from factory.monitor.commands import runs
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 from factory.search.commands import sweep
@@ -40,7 +41,8 @@ def cli(log_format: str) -> None:
 
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
-    *(generate, catalog, regenerate, evaluate, sweep, submit),
+    *(generate, catalog, regenerate, evaluate, sweep),
+    *(submit, runs),
 )
 for command in COMMANDS:
     cli.add_command(command)

@@ -48,7 +48,7 @@ def exported(session: Path, run_id: str) -> Samples:
                     continue
                 tags = dict(re.findall(r'(\w+)="([^"]*)"', match[2]))
                 told = tags.get("status") or tags.get("gate") or tags.get("stage") or ""
-                found[match[1].removesuffix("_total"), told] += float(match[3])
+                found[match[1], told] += float(match[3])
     return found
 
 
@@ -76,13 +76,13 @@ def test_the_counts_of_a_run_are_on_the_metrics_endpoint(
             found = wanted_within(60, session_of(head.pid), run_id)
         finally:
             driver.communicate("\n", timeout=60)
-    assert found["ray_factory_images", "rejected"] == 10
-    assert found["ray_factory_rejects", "blur"] == 10
-    assert found["ray_factory_batches", "drawn"] == 3
-    assert found["ray_factory_batches", "published"] == 3
+    assert found["ray_factory_images_total", "rejected"] == 10
+    assert found["ray_factory_rejects_total", "blur"] == 10
+    assert found["ray_factory_batches_total", "drawn"] == 3
+    assert found["ray_factory_batches_total", "published"] == 3
     assert found["ray_factory_commit_seconds_count", ""] == 2
     assert found["ray_factory_queue_depth", "draw"] == 0
-    assert found["ray_factory_busy_seconds", ""] > 0
+    assert found["ray_factory_busy_seconds_total", ""] > 0
     assert ("ray_factory_cost_per_accepted_image", "") not in found  # no image was accepted
 
 
@@ -91,8 +91,10 @@ def wanted_within(seconds: float, session: Path, run_id: str) -> Samples:
     deadline = time.monotonic() + seconds
     while True:
         found = exported(session, run_id)
-        all_there = found["ray_factory_batches", "published"] == 3
-        if (all_there and found["ray_factory_busy_seconds", ""]) or time.monotonic() > deadline:
+        all_there = found["ray_factory_batches_total", "published"] == 3
+        if (
+            all_there and found["ray_factory_busy_seconds_total", ""]
+        ) or time.monotonic() > deadline:
             return found
         time.sleep(0.5)
 
