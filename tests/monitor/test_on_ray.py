@@ -53,6 +53,7 @@ def exported(session: Path, run_id: str) -> Samples:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_the_counts_of_a_run_are_on_the_metrics_endpoint(
     tiny: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
