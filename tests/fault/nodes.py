@@ -68,17 +68,11 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     count, folder = int(sys.argv[1]), sys.argv[2]
-    here = {"node_ip_address": "127.0.0.1"}
-    head_args: dict[str, object] = {
-        **here,
-        "num_cpus": 0,
-        "include_dashboard": False,
-        "temp_dir": folder,
-    }
+    head_args: dict[str, object] = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
     if password := os.environ.get("FAULT_REDIS_PASSWORD"):
         head_args["redis_password"] = password
     cluster = Cluster(initialize_head=True, head_node_args=head_args)
-    nodes = [cluster.add_node(num_cpus=1, **here) for _ in range(count)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(count)]
     tell(cluster.address)
     for order in sys.stdin:
         if order.strip() == "kill node":
