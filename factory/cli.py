@@ -14,22 +14,37 @@ from factory.evaluate.commands import evaluate
 from factory.finetune.commands import finetune
 from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
+from factory.monitor.commands import runs
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 from factory.search.commands import sweep
+from factory.submit.commands import submit
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="factory")
-def cli() -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="FACTORY_LOG_FORMAT",
+    default="text",
+    show_default=True,
+    show_envvar=True,
+    help="json: a line on stderr for every step of a run, with its ids.",
+)
+def cli(log_format: str) -> None:
     """Synthetic medical images with provenance: real -> finetune -> sample -> gate -> catalog."""
+    from factory.monitor.log import set_up
+
+    set_up(log_format)
 
 
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
     *(generate, catalog, gallery, export, marks, regenerate, evaluate, sweep),
+    *(submit, runs),
 )
 for command in COMMANDS:
     cli.add_command(command)
@@ -42,11 +57,14 @@ def main() -> None:
 
 def run(command: click.Command) -> None:
     """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1."""
+    from factory.monitor.log import FORMAT, set_up
+
     os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
     try:
-        command.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        set_up(os.environ.get(FORMAT, "text"))
+        status = command.main(standalone_mode=False)  # click returns what an Exit carries
+        if isinstance(status, int) and status:
+            sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

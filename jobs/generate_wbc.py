@@ -12,7 +12,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from catalog.commands import catalog_option, parse_storage, storage_option
-from factory.errors import FactoryError
+from factory.cli import run as run_command
 from factory.sample.console import follow
 from factory.sample.session import ray_session, start_run
 
@@ -33,21 +33,17 @@ def main(
     run_id: str | None,
 ) -> None:
     """Draw white blood cells into a catalog."""
-    try:
-        run = start_run(
-            source=source,
-            overrides=overrides,
-            num_images=num_images,
-            run_id=run_id,
-            catalog_uri=uri,
-            storage_options=parse_storage(storage),
-        )
-        with ray_session():
-            follow(run)
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    run = start_run(
+        source=source,
+        overrides=overrides,
+        num_images=num_images,
+        run_id=run_id,
+        catalog_uri=uri,
+        storage_options=parse_storage(storage),
+    )
+    with ray_session():
+        follow(run)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,5 +1,6 @@
 """What a person sees of a run: progress in images, then what is there and what to try next."""
 
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,7 @@ from catalog.place import local_path
 from catalog.query import sql
 from catalog.sheet import sheet_of
 from catalog.table import Catalog
+from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
 
 LINE_SECONDS = 5.0
@@ -29,7 +31,7 @@ def follow(run: Prepared) -> RunProgress:
     progress = None
     try:
         with show:
-            for progress in execute(run):
+            for progress in execute(run, recorder=recorder_for(os.environ)):
                 show.update(progress)
     except KeyboardInterrupt:
         resume = f"factory generate --resume {run.run_id} --catalog {shlex.quote(run.catalog_uri)}"

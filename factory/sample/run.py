@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from catalog.sink import BatchFile, SampleSink
 from catalog.table import Catalog
+from catalog.transaction import Retry
 from factory.config import GenerateConfig, StreamConfig, parse_config
 from factory.errors import CatalogError, ConfigError
 from factory.models.generator import Generator, find_generator
+from factory.monitor.recorder import NOTHING, Recorder, RunInfo
 from factory.sample.plan import Plan
 from factory.sample.prepare import make_plan, run_id_of, with_classes, with_seed
 from factory.sample.record import Figures, RunRecord
@@ -126,11 +128,13 @@ def execute(
     *,
     stream: Stream = stream_batches,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    recorder: Recorder = NOTHING,
 ) -> Iterator[RunProgress]:
     """Draw and publish whatever of `run` the catalog does not hold yet; yield after every batch.
 
     `stream` draws: on Ray, or in this process (`draw_here`), which gives the same rows. The last
-    item says `complete`. Submitting a complete run again yields just that.
+    item says `complete`. Submitting a complete run again yields just that. `recorder` is told of
+    every step.
 
     Raises:
         CatalogError: another run has drawn these very images, or the catalog cannot be written.
@@ -145,21 +149,27 @@ def execute(
         storage_options=run.storage_options,
         now=now,
     )
-    sink = SampleSink(run.catalog_uri, run.run_id, storage_options=run.storage_options)
+    sink = SampleSink(
+        run.catalog_uri, run.run_id, storage_options=run.storage_options, retry=_told(recorder)
+    )
     todo = _missing(run.plan, sink)
-    tally = _Tally(run, already=run.plan.num_images - _count(run.plan, todo))
+    already = run.plan.num_images - _count(run.plan, todo)
+    tally = _Tally(run, already=already, left=len(todo), recorder=recorder)
     if len(todo) == 0:
         yield tally.progress(complete=True)
         return
     facts = record.started()
+    recorder.begun(_info(run, already=already, num_batches=len(todo)))
     try:
         for file in _published(run, stream, facts, todo, sink, tally):
             tally.add(file)
             yield tally.progress()
     except BaseException as error:
         record.failed(tally.figures(), error)
+        recorder.failed(error)
         raise
     record.completed(tally.figures())
+    recorder.completed(version=Catalog(run.catalog_uri, run.storage_options).version)
     yield tally.progress(complete=True)
 
 
@@ -197,6 +207,30 @@ def _published(
         tally.commit(sink, waiting)
 
 
+def _told(recorder: Recorder) -> Retry:
+    """Return the sink's patience with rivals, of which `recorder` is told."""
+
+    def sleep(seconds: float) -> None:
+        recorder.retried()
+        time.sleep(seconds)
+
+    return Retry(sleep=sleep)
+
+
+def _info(run: Prepared, *, already: int, num_batches: int) -> RunInfo:
+    return RunInfo(
+        run_id=run.run_id,
+        catalog_uri=run.catalog_uri,
+        model_id=run.generator.model_id,
+        model_name=run.generator.manifest.get("name") or run.generator.folder.name,
+        config_digest=run.config.digest,
+        data=run.config.data,
+        num_requested=run.plan.num_images,
+        num_published=already,
+        num_batches=num_batches,
+    )
+
+
 def _missing(plan: Plan, sink: SampleSink) -> NDArray[np.int64]:
     """Return the batch indices that the catalog lacks: one bit a batch, whatever the rows."""
     missing = np.ones(plan.num_batches, bool)
@@ -223,8 +257,9 @@ def _refuse_drawn_elsewhere(run: Prepared, catalog: Catalog) -> None:
 class _Tally:
     """Counts and times of one submission."""
 
-    def __init__(self, run: Prepared, *, already: int) -> None:
-        self.run, self.already = run, already
+    def __init__(self, run: Prepared, *, already: int, left: int, recorder: Recorder) -> None:
+        self.run, self.already, self.recorder = run, already, recorder
+        self.left, self.waiting = left, 0
         self.drawn = self.accepted = 0
         self.rejected_by_gate: dict[str, int] = {}
         self.seconds_commit = 0.0
@@ -239,11 +274,15 @@ class _Tally:
         self.accepted += file.num_accepted
         for gate, count in json.loads(file.rejected_by_gate).items():
             self.rejected_by_gate[gate] = self.rejected_by_gate.get(gate, 0) + count
+        self.left, self.waiting = self.left - 1, self.waiting + 1
+        self.recorder.drawn(file, left=self.left, waiting=self.waiting)
 
     def commit(self, sink: SampleSink, files: list[BatchFile]) -> None:
         begun = time.monotonic()
         sink.commit(files)
-        self.seconds_commit += time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        self.seconds_commit, self.waiting = self.seconds_commit + seconds, 0
+        self.recorder.committed(files, seconds=seconds)
 
     def figures(self) -> Figures:
         progress = self.progress()

@@ -23,6 +23,7 @@ from factory.errors import FactoryError
 from factory.gate.agreement import AgreementGate
 from factory.gate.copies import CopyGate
 from factory.gate.verdict import Verdict
+from factory.monitor.on_ray import busy
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Plan
 from factory.sample.ranges import Ranges
@@ -146,7 +147,9 @@ class SampleActor:
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Draw the batch that `row["number"]`, an array of one, points to."""
         batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
-        drawn = self._judged(self._engine.draw(batch))
+        engine = self._engine  # loading is no drawing
+        with busy(self._work.facts.run_id, engine.device):
+            drawn = self._judged(engine.draw(batch))
         columns: dict[str, Any] = {
             "batch_index": np.full(len(drawn), batch.index),
             "engine": np.full(len(drawn), json.dumps(self._engine.fingerprint)),

@@ -9,9 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from catalog.sink import SampleSink
+from catalog.transaction import OnStep
 from cluster.local import Head
 from factory.config import GenerateConfig, load_config
 from factory.sample.run import execute, prepare
@@ -29,7 +32,7 @@ def run_driver(uri: str, source: Path, head: Head, *fault: str) -> subprocess.Po
     )
 
 
-def die_at(step: str, number: int) -> None:
+def dying_at(step: str, number: int) -> OnStep:
     seen = 0
 
     def on_step(name: str) -> None:
@@ -38,20 +41,29 @@ def die_at(step: str, number: int) -> None:
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    return on_step
+
+
+@contextmanager
+def with_steps(on_step: OnStep) -> Iterator[None]:
+    """Let every sink of this process call `on_step`."""
     original = SampleSink.__init__
 
     def patched(self: SampleSink, *args: object, **kwargs: object) -> None:
         original(self, *args, on_step=on_step, **kwargs)  # type: ignore[arg-type,misc]
 
     SampleSink.__init__ = patched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SampleSink.__init__ = original  # type: ignore[method-assign]
 
 
 def main() -> None:
     catalog, source, address, *fault = sys.argv[1:]
-    if fault:
-        die_at(fault[0], int(fault[1]))
+    faults = with_steps(dying_at(fault[0], int(fault[1]))) if fault else nullcontext()
     run = prepare(load_config(GenerateConfig, Path(source)), catalog)
-    with ray_session(address):
+    with faults, ray_session(address):
         for progress in execute(run):
             print(f"drawn {progress.drawn}", flush=True)
 

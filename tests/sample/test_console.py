@@ -51,7 +51,7 @@ def test_names_are_printed_as_they_are_on_lines_that_can_be_copied(
 def test_an_interrupted_run_says_how_to_go_on(
     run: Prepared, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Prepared) -> object:
+    def interrupted(_: Prepared, **_options: object) -> object:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(console, "execute", interrupted)

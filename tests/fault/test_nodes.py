@@ -1,0 +1,99 @@
+"""Exactly once on several nodes: one is lost in the middle of a run, or the head's state is."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catalog.query import sql
+from catalog.table import Catalog
+from cluster.local import free_ports
+from factory.config import GenerateConfig, load_config
+from factory.models.generator import Generator
+from factory.sample.engine import Engine
+from factory.sample.pixels import pixel_sha256
+from factory.sample.run import prepare
+from tests.fault.driver import run_driver
+from tests.fault.nodes import running_nodes
+from tests.fault.test_kills import CONFIG, wait_for_lines
+
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
+NODES = 4
+REDIS_PASSWORD = "of-this-test-alone"
+
+
+def job(tiny: Generator, tmp_path: Path, *, actors: int) -> tuple[str, Path]:
+    source = tmp_path / "job.yaml"
+    source.write_text(CONFIG.format(model=tiny.folder, seed=7, actors=actors))
+    return str(tmp_path / "catalog"), source
+
+
+def check(uri: str, source: Path, tiny: Generator) -> None:
+    """Every image that was asked for is there once, with the pixels that one process draws."""
+    run = prepare(load_config(GenerateConfig, source), uri)
+    expected = {
+        request.image_id: pixel_sha256(image)
+        for batch in run.plan.batches()
+        for request, image in zip(batch.requests, Engine(tiny).draw(batch).images, strict=True)
+    }
+    rows = sql(Catalog(uri), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
+    assert len(rows) == len(expected) == 45
+    assert {row["image_id"]: row["pixel_sha256"] for row in rows} == expected
+    states = sql(Catalog(uri), "SELECT status, num_accepted + num_rejected AS n FROM runs")
+    assert states.to_pylist() == [{"status": "complete", "n": 45}]
+
+
+def test_a_lost_node_loses_and_doubles_nothing(tiny: Generator, tmp_path: Path) -> None:
+    uri, source = job(tiny, tmp_path, actors=NODES)
+    with running_nodes(NODES) as nodes:
+        driver = run_driver(uri, source, nodes.head)
+        wait_for_lines(driver, 3)
+        assert nodes.say("kill node") == f"{NODES - 1} left"
+        output, _ = driver.communicate(timeout=240)
+        assert driver.returncode == 0, output
+    check(uri, source, tiny)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """The address of a Redis server of this test's own, on loopback, with a password."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        [
+            *(server, "--bind", "127.0.0.1", "--port", str(port), "--save", ""),
+            *("--requirepass", REDIS_PASSWORD, "--dir", str(tmp_path)),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
+    redis: str, tiny: Generator, tmp_path: Path
+) -> None:
+    """The GCS is killed and started again: nodes, actors and driver find it, and go on."""
+    uri, source = job(tiny, tmp_path, actors=2)
+    behind = {"RAY_REDIS_ADDRESS": redis, "FAULT_REDIS_PASSWORD": REDIS_PASSWORD}
+    with running_nodes(2, **behind) as nodes:
+        driver = run_driver(uri, source, nodes.head)
+        wait_for_lines(driver, 2)
+        assert nodes.say("restart gcs") == "restarted"
+        output, _ = driver.communicate(timeout=240)
+        assert driver.returncode == 0, output
+    check(uri, source, tiny)
