@@ -33,8 +33,8 @@ def sql(catalog: Catalog, text: str, limit: int | None = None) -> pa.Table:
     """Run one reading statement and return its result.
 
     Args:
-        catalog: the view to read. Tables: `samples`, `runs` (latest event per run), `models`,
-            `evaluations`, `scores`.
+        catalog: the view to read. Tables: `samples`, `runs` and `releases` (latest event of each),
+            `models`, `evaluations`, `scores`, `release_files`, `tombstones`.
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
@@ -71,7 +71,9 @@ def _run(catalog: Catalog, text: str, limit: int | None) -> tuple[pa.Table, int 
     with duckdb.connect(":memory:", config=dict(_SEALED)) as connection:
         source = register(connection, "samples", catalog.files("samples"))
         connection.register("runs", catalog.runs_latest())
-        for name in ("models", "evaluations", "scores"):
+        connection.register("releases", catalog.releases_latest())
+        connection.register("release_files", catalog.release_files())
+        for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))
         connection.execute("SET lock_configuration = true")
         try:

@@ -11,6 +11,7 @@ from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.store import reading
 from catalog.table import Catalog
+from catalog.tombstones import forgotten
 from factory.errors import CatalogError
 
 ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
@@ -23,13 +24,16 @@ _KEYS = ("image_id", "run_id")
 class Selection:
     """The samples of one view of a catalog that satisfy an SQL condition, each image once.
 
-    An image that two runs published counts for the earlier one. `name` is what a person calls the
-    selection: a release's name, or None.
+    An image that two runs published counts for the earlier one. Images that are marked in
+    `tombstones` now, or whose generator is, are left out whatever version is read, unless
+    `with_forgotten`: audits alone ask for them. `name` is what a person calls the selection: a
+    release's name, or None.
     """
 
     catalog: Catalog
     where: str = ONLY_ACCEPTED
     name: str | None = None
+    with_forgotten: bool = False
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -69,21 +73,41 @@ class Selection:
                     yield kept
 
     @cached_property
+    def num_forgotten(self) -> int:
+        """How many images satisfy the condition but are left out because of a tombstone."""
+        return len(self._every) - len(self._kept)
+
+    @cached_property
     def _keys(self) -> pa.Table:
         """Return image_id and run_id of every image, each once.
 
         Raises:
             CatalogError: a bad condition, or nothing satisfies it.
         """
-        found = sql(
-            self.catalog,
-            "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id "
-            f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
-        )
+        found = self._kept
         if len(found) == 0:
+            dropped = f" but {len(self._every)} forgotten ones" if len(self._every) else ""
             raise CatalogError(
-                f"no sample in {self.catalog.named} satisfies {self.where!r}",
+                f"no sample in {self.catalog.named} satisfies {self.where!r}{dropped}",
                 remedy='Look with `factory catalog sql "SELECT class_name, gate_status, count(*)'
                 ' FROM samples GROUP BY ALL"`',
             )
         return found
+
+    @cached_property
+    def _kept(self) -> pa.Table:
+        """Return those of `_every` that may be handed out."""
+        if self.with_forgotten:
+            return self._every
+        marked = forgotten(self.catalog.uri, self.catalog.storage_options)
+        return self._every.filter(pc.invert(marked.holds(self._every)))
+
+    @cached_property
+    def _every(self) -> pa.Table:
+        """Return image_id, run_id and model_id of all that satisfy the condition."""
+        return sql(
+            self.catalog,
+            "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id,"
+            " arg_min(model_id, (created_at, run_id)) AS model_id "
+            f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
+        )

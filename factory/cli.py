@@ -6,6 +6,9 @@ import sys
 import click
 
 from catalog.commands import catalog
+from catalog.lineage_commands import forget_command, lineage_command
+from catalog.release_commands import release
+from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
@@ -28,7 +31,10 @@ def cli() -> None:
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
     *(generate, catalog, regenerate, evaluate, sweep),
+    *(release, lineage_command, forget_command),
 )
+for command in (optimize_command, vacuum_command):
+    catalog.add_command(command)
 for command in COMMANDS:
     cli.add_command(command)
 
