@@ -160,14 +160,16 @@ class Lineage:
         with reading(self.catalog.uri):
             drawn = self.catalog.samples().to_table(columns=columns)
             drawn = drawn.group_by(columns).aggregate([]).to_pylist()
-        found = {model.model_id: model for model in self.bases}
-        found |= {row["model_id"]: Model(**row) for row in drawn}
+        found = {row["model_id"]: Model(**row) for row in drawn}
         found |= {
             row["model_id"]: Model(**{key: row[key] for key in [*columns, "name"]})
             for row in self.catalog.models().to_pylist()
         }
-        for base in {model.base_model_id for model in found.values()} - {None, *found}:
-            found[str(base)] = Model(model_id=str(base))  # says nothing, as public ones do
+        known = {model.model_id: model for model in self.bases}
+        found |= {i: known[i] for i in known.keys() & found.keys() if found[i].name is None}
+        while lacking := {model.base_model_id for model in found.values()} - {None, *found}:
+            # one that nobody describes says nothing of its training, as public ones do
+            found |= {str(i): known.get(str(i), Model(model_id=str(i))) for i in lacking}
         return dict(sorted(found.items()))
 
     @cached_property

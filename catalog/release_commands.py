@@ -164,8 +164,8 @@ def verify(
         click.echo(f"and {len(found.problems) - _SHOWN} more")
     verdict = "holds" if found.holds else f"does not hold: {len(found.problems)} problems"
     click.echo(
-        f"{found.release.name} {verdict}; {found.num_files} files, {found.num_images} images,"
-        f" manifest {found.release.manifest_digest}"
+        f"{found.release.name} ({found.release.status}) {verdict}; {found.num_files} files,"
+        f" {found.num_images} images, manifest {found.release.manifest_digest}"
     )
     differing = 0
     if redraw is not None:

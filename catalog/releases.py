@@ -101,8 +101,8 @@ def open_release(
     selection = Selection(catalog=catalog, where=release.where, name=release.name)
     if selection.num_forgotten:
         raise CatalogError(
-            f"release {release.name} holds {selection.num_forgotten} images that real images had a"
-            " part in which were forgotten since",
+            f"release {release.name} holds {selection.num_forgotten} images that a forgotten real"
+            " image had a part in",
             remedy=f"Make one without them: factory release create {release.base_name}",
         )
     if len(selection) != release.num_images:

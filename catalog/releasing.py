@@ -16,6 +16,7 @@ from typing import Any
 from catalog.difference import FIRST, Version, difference, parse_semver, raised, semver_text
 from catalog.manifest import Manifest, manifest_digest, read_manifest, read_rows, rows_digest
 from catalog.place import StorageOptions
+from catalog.query import sql
 from catalog.releases import Release, audited, find_release, list_releases
 from catalog.schema import CREATED, RETRACTED
 from catalog.selection import ONLY_ACCEPTED, Selection
@@ -146,9 +147,11 @@ def _selected(
     version: int | None,
     storage_options: StorageOptions | None,
 ) -> Selection:
-    condition = ONLY_ACCEPTED if where is None else f"{ONLY_ACCEPTED} AND ({where}\n)"
     catalog = Catalog(uri, storage_options, version=version)
-    return Selection(catalog=catalog, where=condition)
+    if where is None:
+        return Selection(catalog=catalog)
+    sql(catalog, f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0")  # a whole one: no 'a) OR (b'
+    return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)")
 
 
 def _again(selection: Selection) -> Selection:

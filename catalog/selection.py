@@ -86,9 +86,11 @@ class Selection:
         """
         found = self._kept
         if len(found) == 0:
-            dropped = f" but {len(self._every)} forgotten ones" if len(self._every) else ""
+            left_out = (
+                f"; {len(self._every)} are left out by tombstones" if len(self._every) else ""
+            )
             raise CatalogError(
-                f"no sample in {self.catalog.named} satisfies {self.where!r}{dropped}",
+                f"no sample in {self.catalog.named} satisfies {self.where!r}{left_out}",
                 remedy='Look with `factory catalog sql "SELECT class_name, gate_status, count(*)'
                 ' FROM samples GROUP BY ALL"`',
             )
