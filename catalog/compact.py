@@ -25,7 +25,7 @@ from catalog.files import Files, listed_files
 from catalog.place import StorageOptions
 from catalog.schema import SAMPLES, STATISTICS
 from catalog.sink import now_ms
-from catalog.store import ensure_table, filesystem, put, reading
+from catalog.store import ensure_table, filesystem, open_table, put, reading
 from catalog.transaction import Addition, OnStep, Retry, commit_missing
 from factory.digest import digest_bytes
 
@@ -58,9 +58,10 @@ def optimize(
     Raises:
         CatalogError: no catalog there, a file is gone, or not writable.
     """
+    open_table(uri, "samples", storage_options=storage_options)  # never made here
     snapshot = ensure_table(uri, "samples", storage_options=storage_options)
     listed = listed_files(snapshot)
-    version, after = snapshot.version(), len(listed)
+    version = snapshot.version()
     for run_id in sorted(set(_runs(listed))):
 
         def joined(snapshot: DeltaTable, run_id: str = run_id) -> Addition | None:
@@ -74,8 +75,8 @@ def optimize(
             retry=retry,
             on_step=on_step,
         )
-    after = len(listed_files(ensure_table(uri, "samples", storage_options=storage_options)))
-    return Compaction(files_before=len(listed), files_after=after, version=version)
+    after = listed_files(open_table(uri, "samples", storage_options=storage_options))
+    return Compaction(files_before=len(listed), files_after=len(after), version=version)
 
 
 def groups(sizes: Sequence[int], target_bytes: int) -> list[range]:

@@ -10,12 +10,12 @@ image could not be redrawn.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from catalog.query import sql
-from catalog.releases import Release, list_releases
+from catalog.releases import Release, audited, list_releases
 from catalog.store import reading
 from catalog.table import Catalog
 from factory.errors import CatalogError
@@ -179,15 +179,13 @@ class Lineage:
 
     def held_by(self, release: Release, match: str) -> int | None:
         """Return how many images of a release satisfy a condition; None if its files are gone."""
-        view = Catalog(self.catalog.uri, self.catalog.storage_options, version=release.version)
-        text = "SELECT count(DISTINCT image_id) AS n FROM samples"
+        selection = audited(self.catalog.uri, release, self.catalog.storage_options)
         try:
-            found = sql(view, f"{text} WHERE ({release.where}\n) AND ({match})")
+            return len(replace(selection, where=f"({release.where}\n) AND ({match})").keys)
         except CatalogError:
             if not release.retracted:
                 raise
             return None
-        return int(found["n"][0].as_py())
 
     def _up(self, model_id: str, seen: frozenset[str]) -> Node:
         model = self.models.get(model_id, Model(model_id=model_id))

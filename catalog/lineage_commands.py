@@ -52,9 +52,7 @@ def lineage_command(
     found = _lineage(uri, storage, splits)
     node = found.node(name)
     if as_object:
-        from catalog.output import plain
-
-        click.echo(json.dumps(plain(node.to_dict()), ensure_ascii=False, indent=1))
+        click.echo(json.dumps(node.to_dict(), ensure_ascii=False, indent=1))
         return
     console = Console(width=200)
     with console.capture() as drawn:

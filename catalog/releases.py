@@ -13,12 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from catalog.difference import Difference, difference, parse_semver
 from catalog.manifest import read_rows
 from catalog.place import StorageOptions
 from catalog.schema import RETRACTED
 from catalog.selection import Selection
 from catalog.table import Catalog
+from catalog.tombstones import forgotten, forgotten_at
 from factory.errors import CatalogError
 
 _LIST = "List them with `factory release list`"
@@ -38,6 +41,7 @@ class Release:
     previous: str | None
     version: int
     where: str
+    tombstone_version: int | None
     num_images: int
     num_files: int
     class_counts: Mapping[str, int]
@@ -97,12 +101,12 @@ def open_release(
             f"release {release.name} was retracted: {release.reason}",
             remedy="Use another release (`factory release list`)",
         )
-    catalog = Catalog(uri, storage_options, version=release.version)
-    selection = Selection(catalog=catalog, where=release.where, name=release.name)
-    if selection.num_forgotten:
+    selection = audited(uri, release, storage_options)
+    held = forgotten(uri, storage_options).holds(selection.keys)
+    if count := pc.sum(held).as_py():
         raise CatalogError(
-            f"release {release.name} holds {selection.num_forgotten} images that a forgotten real"
-            " image had a part in",
+            f"release {release.name} holds {count} images that a real image had a part in which was"
+            " forgotten since",
             remedy=f"Make one without them: factory release create {release.base_name}",
         )
     if len(selection) != release.num_images:
@@ -116,9 +120,17 @@ def open_release(
 def audited(
     uri: str | Path, release: Release, storage_options: StorageOptions | None = None
 ) -> Selection:
-    """Return the rows that a release was made of, forgotten ones too: for checks, never exports."""
-    catalog = Catalog(uri, storage_options, version=release.version)
-    return Selection(catalog=catalog, where=release.where, name=release.name, with_forgotten=True)
+    """Return the rows that were released, even if retracted or forgotten since: for checks alone.
+
+    Raises:
+        CatalogError: the version that it pins cannot be opened.
+    """
+    return Selection(
+        catalog=Catalog(uri, storage_options, version=release.version),
+        where=release.where,
+        name=release.name,
+        marked=forgotten_at(uri, release.tombstone_version, storage_options),
+    )
 
 
 def diff_releases(

@@ -8,7 +8,7 @@ and asking again makes the release.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from catalog.schema import CREATED, RETRACTED
 from catalog.selection import ONLY_ACCEPTED, Selection
 from catalog.sink import append_once, typed_rows
 from catalog.table import Catalog
+from catalog.tombstones import forgotten
 from factory.errors import CatalogError
 
 _BASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -79,6 +80,7 @@ def create_release(
             "previous": None if latest is None else latest.name,
             "catalog_version": selection.catalog.version,
             "condition": selection.where,
+            "tombstone_version": None if selection.marked is None else selection.marked.version,
             "num_images": len(manifest.rows),
             "num_files": len(manifest.files),
             "class_counts": json.dumps(manifest.class_counts),
@@ -148,18 +150,17 @@ def _selected(
     storage_options: StorageOptions | None,
 ) -> Selection:
     catalog = Catalog(uri, storage_options, version=version)
+    marked = forgotten(uri, storage_options)
     if where is None:
-        return Selection(catalog=catalog)
+        return Selection(catalog=catalog, marked=marked)
     sql(catalog, f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0")  # a whole one: no 'a) OR (b'
-    return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)")
+    return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)", marked=marked)
 
 
 def _again(selection: Selection) -> Selection:
     """Return the same selection, not read yet, on the version that it pins."""
     view = selection.catalog
-    return Selection(
-        catalog=Catalog(view.uri, view.storage_options, version=view.version), where=selection.where
-    )
+    return replace(selection, catalog=Catalog(view.uri, view.storage_options, version=view.version))
 
 
 def _latest(uri: str | Path, base: str, storage_options: StorageOptions | None) -> Release | None:

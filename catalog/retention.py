@@ -62,7 +62,9 @@ def vacuum(
                 keep_versions=versions,
             )
 
-    paths = sorted(run(dry=True))
+    candidates = sorted(run(dry=True))  # with those that an earlier vacuum took
+    found = sizes(uri, "samples", candidates, storage_options=storage_options)
+    paths = [path for path in candidates if found[path] is not None]
     files = Catalog(uri, storage_options).release_files()
     names = [release.name for release in kept]
     needed = files.filter(pc.is_in(files["name"], pa.array(names, pa.string())))
@@ -72,12 +74,11 @@ def vacuum(
             f"vacuum would take {torn[0]}, which a release needs",
             remedy="Report this as a bug; nothing was deleted",
         )
-    found = sizes(uri, "samples", paths, storage_options=storage_options) if paths else {}
     if paths and not dry_run:
         run(dry=False)
     return Vacuumed(
         paths=paths,
-        num_bytes=sum(size or 0 for size in found.values()),
+        num_bytes=sum(found[path] or 0 for path in paths),
         kept_releases=names,
         given_up=[release.name for release in releases if release.retracted],
     )

@@ -182,6 +182,7 @@ RELEASES = pa.schema(  # append-only: one row per event; SQL's `releases` shows 
         pa.field("previous", pa.string()),  # name of the release it was compared with
         pa.field("catalog_version", pa.int64(), nullable=False),  # of `samples`: the pin
         pa.field("condition", pa.string(), nullable=False),  # SQL on samples: which rows
+        pa.field("tombstone_version", pa.int64()),  # of `tombstones`: left out; null = none yet
         pa.field("num_images", pa.int64(), nullable=False),  # rows, each image once
         pa.field("num_files", pa.int64(), nullable=False),  # rows of `release_files`
         pa.field("class_counts", pa.string(), nullable=False),  # JSON {class: images}
@@ -206,20 +207,16 @@ RELEASE_FILES = pa.schema(  # one row per release and Parquet file that holds ro
     ]
 )
 
-TOMBSTONES = (
-    pa.schema(  # append-only: what is handed out no longer since a real image was forgotten
-        [
-            pa.field("subject", pa.string(), nullable=False),  # digest of the real image's id
-            pa.field("event", pa.int32(), nullable=False),  # number of the request for this subject
-            pa.field("kind", pa.string(), nullable=False),  # 'image' or 'model'
-            pa.field("target_id", pa.string(), nullable=False),  # its image_id or model_id
-            pa.field(
-                "because", pa.string(), nullable=False
-            ),  # 'train', 'val', 'base' or 'reference'
-            pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
-            pa.field("created_at", _WHEN, nullable=False),  # when it was asked for
-        ]
-    )
+TOMBSTONES = pa.schema(  # append-only: handed out no longer, since a real image was forgotten
+    [
+        pa.field("subject", pa.string(), nullable=False),  # digest of the real image's id
+        pa.field("event", pa.int32(), nullable=False),  # number of the request for this subject
+        pa.field("kind", pa.string(), nullable=False),  # 'image' or 'model'
+        pa.field("target_id", pa.string(), nullable=False),  # its image_id or model_id
+        pa.field("because", pa.string(), nullable=False),  # 'train', 'val', 'base', 'reference'
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("created_at", _WHEN, nullable=False),  # when it was asked for
+    ]
 )
 
 TABLES = {

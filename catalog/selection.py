@@ -11,7 +11,7 @@ from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.store import reading
 from catalog.table import Catalog
-from catalog.tombstones import forgotten
+from catalog.tombstones import Forgotten, forgotten
 from factory.errors import CatalogError
 
 ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
@@ -25,15 +25,15 @@ class Selection:
     """The samples of one view of a catalog that satisfy an SQL condition, each image once.
 
     An image that two runs published counts for the earlier one. Images that are marked in
-    `tombstones` now, or whose generator is, are left out whatever version is read, unless
-    `with_forgotten`: audits alone ask for them. `name` is what a person calls the selection: a
+    `tombstones`, or whose generator is, are left out whatever version is read: as `marked` says,
+    which is by default all that is marked now. `name` is what a person calls the selection: a
     release's name, or None.
     """
 
     catalog: Catalog
     where: str = ONLY_ACCEPTED
     name: str | None = None
-    with_forgotten: bool = False
+    marked: Forgotten | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -75,16 +75,16 @@ class Selection:
     @cached_property
     def num_forgotten(self) -> int:
         """How many images satisfy the condition but are left out because of a tombstone."""
-        return len(self._every) - len(self._kept)
+        return len(self._every) - len(self.keys)
 
     @cached_property
     def _keys(self) -> pa.Table:
-        """Return image_id and run_id of every image, each once.
+        """Return `keys`.
 
         Raises:
             CatalogError: a bad condition, or nothing satisfies it.
         """
-        found = self._kept
+        found = self.keys
         if len(found) == 0:
             left_out = (
                 f"; {len(self._every)} are left out by tombstones" if len(self._every) else ""
@@ -97,11 +97,15 @@ class Selection:
         return found
 
     @cached_property
-    def _kept(self) -> pa.Table:
-        """Return those of `_every` that may be handed out."""
-        if self.with_forgotten:
-            return self._every
-        marked = forgotten(self.catalog.uri, self.catalog.storage_options)
+    def keys(self) -> pa.Table:
+        """image_id, run_id and model_id of every image, ordered by image_id; maybe none.
+
+        Raises:
+            CatalogError: a bad condition.
+        """
+        marked = self.marked
+        if marked is None:
+            marked = forgotten(self.catalog.uri, self.catalog.storage_options)
         return self._every.filter(pc.invert(marked.holds(self._every)))
 
     @cached_property

@@ -1,8 +1,9 @@
 """What is handed out no longer: images and generators that a forgotten real image had a part in.
 
-Tombstones hold for every version: a release or a view of last year is read under those of today.
-The rows themselves stay, so that earlier versions remain what they were; `Selection` leaves them
-out, and `catalog.releases.open_release` refuses a release that holds any. A marked generator takes
+Tombstones hold for every version: a view of last year is read under those of today. The rows
+themselves stay, so that earlier versions remain what they were; `Selection` leaves them out, and
+`catalog.releases.open_release` refuses a release that holds any. A release remembers the version of
+`tombstones` it was made under: what was left out then is none of its rows. A marked generator takes
 everything with it that it drew or will draw.
 
 A real image stands here as the digest of its id. That keeps ids out of a table that travels with
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
 from catalog.place import StorageOptions
 from catalog.schema import TOMBSTONES
 from catalog.sink import append_once
-from catalog.store import reading
+from catalog.store import open_table, reading
 from catalog.table import Catalog
 from factory.digest import digest
 from factory.errors import CatalogError
@@ -39,10 +42,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forgotten:
-    """Ids of the images and of the generators that are marked in the newest catalog."""
+    """Ids of the images and of the generators that are marked in one version of `tombstones`."""
 
-    images: frozenset[str]
-    models: frozenset[str]
+    images: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    version: int | None = None
 
     def holds(self, rows: pa.Table) -> pa.ChunkedArray:
         """Return which of `rows` (image_id, model_id) are marked, (rows,) booleans."""
@@ -57,12 +61,28 @@ def subject_of(real_id: str) -> str:
 
 
 def forgotten(uri: str | Path, storage_options: StorageOptions | None = None) -> Forgotten:
-    """Return everything that is marked now, whatever version is read."""
-    marks = _marks(Catalog(uri, storage_options))
-    return Forgotten(
-        images=frozenset(mark.target_id for mark in marks if mark.kind == "image"),
-        models=frozenset(mark.target_id for mark in marks if mark.kind == "model"),
-    )
+    """Return everything that is marked now."""
+    try:
+        newest = open_table(uri, "tombstones", storage_options=storage_options)
+    except CatalogError as error:
+        if isinstance(error.__cause__, TableNotFoundError):
+            return Forgotten()
+        raise
+    return _forgotten(newest, uri)
+
+
+def forgotten_at(
+    uri: str | Path, version: int | None, storage_options: StorageOptions | None = None
+) -> Forgotten:
+    """Return what was marked in a version of `tombstones`; None is before its first.
+
+    Raises:
+        CatalogError: no such version.
+    """
+    if version is None:
+        return Forgotten()
+    snapshot = open_table(uri, "tombstones", storage_options=storage_options, version=version)
+    return _forgotten(snapshot, uri)
 
 
 def record_tombstones(
@@ -119,8 +139,11 @@ def _held(catalog: Catalog, subject: str) -> tuple[set[tuple[str, str]], int]:
     return held, max((row["event"] for row in rows), default=-1) + 1
 
 
-def _marks(catalog: Catalog) -> list[Mark]:
-    names = ["kind", "target_id", "because"]
-    with reading(catalog.uri):
-        rows = catalog.dataset("tombstones").to_table(columns=names).to_pylist()
-    return [Mark(**row) for row in rows]
+def _forgotten(snapshot: DeltaTable, uri: str | Path) -> Forgotten:
+    with reading(uri):
+        rows = snapshot.to_pyarrow_dataset().to_table(columns=["kind", "target_id"]).to_pylist()
+    return Forgotten(
+        images=frozenset(row["target_id"] for row in rows if row["kind"] == "image"),
+        models=frozenset(row["target_id"] for row in rows if row["kind"] == "model"),
+        version=snapshot.version(),
+    )
