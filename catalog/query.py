@@ -75,6 +75,7 @@ def _run(catalog: Catalog, text: str, limit: int | None) -> tuple[pa.Table, int 
         connection.register("release_files", catalog.release_files())
         for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))
+        connection.execute("SET enable_progress_bar = false")  # it would stand among the results
         connection.execute("SET lock_configuration = true")
         try:
             with reading(catalog.uri):

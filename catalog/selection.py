@@ -61,13 +61,13 @@ class Selection:
             listed=files.listed.take(order), schema=files.schema, filesystem=files.filesystem
         )
         chosen = held.dataset(held.may_be("run_id", runs))
-        match = pc.field("image_id").isin(self._keys["image_id"].combine_chunks())
         asked = list(dict.fromkeys([*names, *_KEYS]))
+        # a dictionary, no Arrow filter: that would be built again, of all ids, for every file
         owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))
         with reading(self.catalog.uri):
-            for batch in chosen.to_batches(columns=asked, filter=match, batch_size=batch_size):
+            for batch in chosen.to_batches(columns=asked, batch_size=batch_size):
                 ids, by = (batch.column(key).to_pylist() for key in _KEYS)
-                mine = [owners[i] == run_id for i, run_id in zip(ids, by, strict=True)]
+                mine = [owners.get(i) == run_id for i, run_id in zip(ids, by, strict=True)]
                 kept = pa.table(batch).filter(pa.array(mine, pa.bool_())).select(names)
                 if len(kept):
                     yield kept
