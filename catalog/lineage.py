@@ -16,7 +16,6 @@ from typing import Any
 
 from catalog.query import sql
 from catalog.releases import Release, audited, list_releases
-from catalog.store import reading
 from catalog.table import Catalog
 from factory.errors import CatalogError
 from factory.real.splits import PARTS, Split
@@ -157,9 +156,7 @@ class Lineage:
     def models(self) -> Mapping[str, Model]:
         """Every generator that a row or a generator names, by id."""
         columns = ["model_id", "base_model_id", "split_digest", "dataset_fingerprint"]
-        with reading(self.catalog.uri):
-            drawn = self.catalog.samples().to_table(columns=columns)
-            drawn = drawn.group_by(columns).aggregate([]).to_pylist()
+        drawn = sql(self.catalog, f"SELECT DISTINCT {', '.join(columns)} FROM samples").to_pylist()
         found = {row["model_id"]: Model(**row) for row in drawn}
         found |= {
             row["model_id"]: Model(**{key: row[key] for key in [*columns, "name"]})
