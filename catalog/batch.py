@@ -149,14 +149,14 @@ def cast_rows(rows: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Return `table` as one Parquet row group: PNG bytes as they are, everything else zstd."""
+def parquet_bytes(table: pa.Table, *, row_group_rows: int | None = None) -> bytes:
+    """Return `table` as Parquet: PNG bytes as they are, everything else zstd; one row group."""
     leaves = [leaf for field in table.schema for leaf in _leaf_paths(field.name, field.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
-        row_group_size=len(table),
+        row_group_size=row_group_rows or len(table),
         compression={leaf: "NONE" if leaf in _PIXELS else "ZSTD" for leaf in leaves},
         use_dictionary=[leaf for leaf in leaves if leaf not in _PIXELS],
         write_statistics=[leaf for leaf in leaves if leaf not in _PIXELS],

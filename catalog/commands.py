@@ -83,7 +83,9 @@ def catalog() -> None:
 @format_options
 @click.option("--limit", type=click.IntRange(min=0), help="Print at most so many rows.")
 def sql_command(query: str, form: str | None, limit: int | None, **view: Any) -> None:
-    """Run one SELECT over samples, runs, models, evaluations, scores (read-only DuckDB).
+    """Run one SELECT over the tables of the catalog (read-only DuckDB).
+
+    samples, runs, models, evaluations, scores, releases, release_files, tombstones.
 
     \b
     Examples:
@@ -96,7 +98,7 @@ def sql_command(query: str, form: str | None, limit: int | None, **view: Any) ->
     """  # noqa: D301 -- \b is click's mark
     from catalog.query import sql
 
-    _print(sql(_open(**view), query, limit), form)
+    print_table(sql(_open(**view), query, limit), form)
 
 
 @catalog.command()
@@ -117,7 +119,7 @@ def history(form: str | None, limit: int | None, **view: Any) -> None:
     if not commits:
         click.echo(f"{catalog.named}: nothing was published yet", err=True)
     columns = ("version", "time", "operation", "run_id", "batches", "num_rows")
-    _print(pa.table({name: [c.get(name) for c in commits] for name in columns}), form)
+    print_table(pa.table({name: [c.get(name) for c in commits] for name in columns}), form)
 
 
 @catalog.command()
@@ -213,7 +215,7 @@ def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, 
     return Catalog(uri, parse_storage(storage), version=version, as_of=as_of)
 
 
-def _print(table: "pa.Table", form: str | None) -> None:
+def print_table(table: "pa.Table", form: str | None) -> None:
     """Print in the chosen form; a drawn table is as wide as the terminal, or 200 columns."""
     from rich.console import Console
 

@@ -38,8 +38,8 @@ def sql(
     """Run one reading statement and return its result.
 
     Args:
-        catalog: the view to read. Tables: `samples`, `runs` (latest event per run), `models`,
-            `evaluations`, `scores`.
+        catalog: the view to read. Tables: `samples`, `runs` and `releases` (latest event of each),
+            `models`, `evaluations`, `scores`, `release_files`, `tombstones`.
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
@@ -80,8 +80,11 @@ def _run(
     with duckdb.connect(":memory:", config=dict(_SEALED)) as connection:
         source = register(connection, "samples", catalog.files("samples"))
         connection.register("runs", catalog.runs_latest())
-        for name in ("models", "evaluations", "scores"):
+        connection.register("releases", catalog.releases_latest())
+        connection.register("release_files", catalog.release_files())
+        for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))
+        connection.execute("SET enable_progress_bar = false")  # it would stand among the results
         connection.execute("SET lock_configuration = true")
         try:
             with reading(catalog.uri), _interrupting(connection, timeout_seconds):

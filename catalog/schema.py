@@ -20,6 +20,8 @@ SCHEMA_VERSION_KEY = "factory.schemaVersion"
 ACCEPTED = "accepted"
 REJECTED = "rejected"
 STATUSES = ("started", "complete", "failed")
+CREATED = "created"
+RETRACTED = "retracted"
 
 _WHEN = pa.timestamp("us", tz="UTC")
 _TEXTS = pa.list_(pa.field("element", pa.string()))
@@ -172,11 +174,61 @@ SCORES = pa.schema(  # one row per training, part, metric and class
     ]
 )
 
+RELEASES = pa.schema(  # append-only: one row per event; SQL's `releases` shows the latest of each
+    [
+        pa.field("name", pa.string(), nullable=False),  # 'wbc@1.2.0': base_name@semver
+        pa.field("event", pa.int32(), nullable=False),  # 0 = created, 1 = retracted
+        pa.field("status", pa.string(), nullable=False),  # 'created' or 'retracted'
+        pa.field("base_name", pa.string(), nullable=False),  # 'wbc': what its versions share
+        pa.field("semver", pa.string(), nullable=False),  # '1.2.0', see catalog/difference.py
+        pa.field("previous", pa.string()),  # name of the release it was compared with
+        pa.field("catalog_version", pa.int64(), nullable=False),  # of `samples`: the pin
+        pa.field("condition", pa.string(), nullable=False),  # SQL on samples: which rows
+        pa.field("tombstone_version", pa.int64()),  # of `tombstones`: left out; null = none yet
+        pa.field("num_images", pa.int64(), nullable=False),  # rows, each image once
+        pa.field("num_files", pa.int64(), nullable=False),  # rows of `release_files`
+        pa.field("class_counts", pa.string(), nullable=False),  # JSON {class: images}
+        pa.field("rows_digest", pa.string(), nullable=False),  # SHA-256 of ids, pixels, classes
+        pa.field("manifest_digest", pa.string(), nullable=False),  # SHA-256 of rows and files
+        pa.field("model_ids", _TEXTS, nullable=False),  # generators that drew the rows
+        pa.field("split_digests", _TEXTS, nullable=False),  # splits they were trained under
+        pa.field("reason", pa.string()),  # why it was retracted
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("created_at", _WHEN, nullable=False),  # when it was created
+        pa.field("updated_at", _WHEN, nullable=False),  # when this event happened
+    ]
+)
+
+RELEASE_FILES = pa.schema(  # one row per release and Parquet file that holds rows of it
+    [
+        pa.field("name", pa.string(), nullable=False),  # leads to `releases`
+        pa.field("manifest_digest", pa.string(), nullable=False),  # of the release, see releases.py
+        pa.field("path", pa.string(), nullable=False),  # of the file, below `samples`
+        pa.field("size_bytes", pa.int64(), nullable=False),  # its size
+        pa.field("sha256", pa.string(), nullable=False),  # hex SHA-256 of its bytes
+    ]
+)
+
+TOMBSTONES = pa.schema(  # append-only: handed out no longer, since a real image was forgotten
+    [
+        pa.field("subject", pa.string(), nullable=False),  # digest of the real image's id
+        pa.field("event", pa.int32(), nullable=False),  # number of the request for this subject
+        pa.field("kind", pa.string(), nullable=False),  # 'image' or 'model'
+        pa.field("target_id", pa.string(), nullable=False),  # its image_id or model_id
+        pa.field("because", pa.string(), nullable=False),  # 'train', 'val', 'base', 'reference'
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("created_at", _WHEN, nullable=False),  # when it was asked for
+    ]
+)
+
 TABLES = {
     "samples": SAMPLES,
     "runs": RUNS,
     "models": MODELS,
     "evaluations": EVALUATIONS,
     "scores": SCORES,
+    "releases": RELEASES,
+    "release_files": RELEASE_FILES,
+    "tombstones": TOMBSTONES,
 }
 """Table name -> schema. The same names in the folder and in SQL."""

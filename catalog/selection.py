@@ -11,6 +11,7 @@ from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.store import reading
 from catalog.table import Catalog
+from catalog.tombstones import Forgotten, forgotten
 from factory.errors import CatalogError
 
 ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
@@ -23,13 +24,16 @@ _KEYS = ("image_id", "run_id")
 class Selection:
     """The samples of one view of a catalog that satisfy an SQL condition, each image once.
 
-    An image that two runs published counts for the earlier one. `name` is what a person calls the
-    selection: a release's name, or None.
+    An image that two runs published counts for the earlier one. Images that are marked in
+    `tombstones`, or whose generator is, are left out whatever version is read: as `marked` says,
+    which is by default all that is marked now. `name` is what a person calls the selection: a
+    release's name, or None.
     """
 
     catalog: Catalog
     where: str = ONLY_ACCEPTED
     name: str | None = None
+    marked: Forgotten | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -57,33 +61,59 @@ class Selection:
             listed=files.listed.take(order), schema=files.schema, filesystem=files.filesystem
         )
         chosen = held.dataset(held.may_be("run_id", runs))
-        match = pc.field("image_id").isin(self._keys["image_id"].combine_chunks())
         asked = list(dict.fromkeys([*names, *_KEYS]))
+        # a dictionary, no Arrow filter: that would be built again, of all ids, for every file
         owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))
         with reading(self.catalog.uri):
-            for batch in chosen.to_batches(columns=asked, filter=match, batch_size=batch_size):
+            for batch in chosen.to_batches(columns=asked, batch_size=batch_size):
                 ids, by = (batch.column(key).to_pylist() for key in _KEYS)
-                mine = [owners[i] == run_id for i, run_id in zip(ids, by, strict=True)]
+                mine = [owners.get(i) == run_id for i, run_id in zip(ids, by, strict=True)]
                 kept = pa.table(batch).filter(pa.array(mine, pa.bool_())).select(names)
                 if len(kept):
                     yield kept
 
     @cached_property
+    def num_forgotten(self) -> int:
+        """How many images satisfy the condition but are left out because of a tombstone."""
+        return len(self._every) - len(self.keys)
+
+    @cached_property
     def _keys(self) -> pa.Table:
-        """Return image_id and run_id of every image, each once.
+        """Return `keys`.
 
         Raises:
             CatalogError: a bad condition, or nothing satisfies it.
         """
-        found = sql(
-            self.catalog,
-            "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id "
-            f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
-        )
+        found = self.keys
         if len(found) == 0:
+            left_out = (
+                f"; {len(self._every)} are left out by tombstones" if len(self._every) else ""
+            )
             raise CatalogError(
-                f"no sample in {self.catalog.named} satisfies {self.where!r}",
+                f"no sample in {self.catalog.named} satisfies {self.where!r}{left_out}",
                 remedy='Look with `factory catalog sql "SELECT class_name, gate_status, count(*)'
                 ' FROM samples GROUP BY ALL"`',
             )
         return found
+
+    @cached_property
+    def keys(self) -> pa.Table:
+        """image_id, run_id and model_id of every image, ordered by image_id; maybe none.
+
+        Raises:
+            CatalogError: a bad condition.
+        """
+        marked = self.marked
+        if marked is None:
+            marked = forgotten(self.catalog.uri, self.catalog.storage_options)
+        return self._every.filter(pc.invert(marked.holds(self._every)))
+
+    @cached_property
+    def _every(self) -> pa.Table:
+        """Return image_id, run_id and model_id of all that satisfy the condition."""
+        return sql(
+            self.catalog,
+            "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id,"
+            " arg_min(model_id, (created_at, run_id)) AS model_id "
+            f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
+        )

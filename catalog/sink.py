@@ -243,7 +243,7 @@ def append_once(
             _check_recorded(snapshot, key, last)
             return None
         put(uri, name, path, data, storage_options=storage_options)
-        action = AddAction(path, len(data), {}, _now_ms(), True, stats)
+        action = AddAction(path, len(data), {}, now_ms(), True, stats)
         return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
 
     return commit_missing(uri, name, missing, storage_options=storage_options, retry=retry)
@@ -288,11 +288,12 @@ def typed_rows(rows: Sequence[Mapping[str, object]], name: str) -> pa.Table:
 
 def _add_action(file: BatchFile) -> AddAction:
     return AddAction(
-        file.path, file.size_bytes, {"run_id": file.run_id}, _now_ms(), True, file.stats
+        file.path, file.size_bytes, {"run_id": file.run_id}, now_ms(), True, file.stats
     )
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Return the time for Delta's own bookkeeping, milliseconds since 1970."""
     return int(time.time() * 1000)
 
 

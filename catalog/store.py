@@ -31,6 +31,9 @@ _STATISTICS = {
     "models": ("model_id",),
     "evaluations": ("evaluation_id",),
     "scores": ("evaluation_id",),
+    "releases": ("name", "event"),
+    "release_files": ("name", "manifest_digest"),
+    "tombstones": ("subject", "event"),
 }
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -23,7 +23,7 @@ from factory.errors import CatalogError
 
 
 class Catalog:
-    """The tables `samples`, `runs`, `models`, `evaluations` and `scores` at one moment.
+    """The tables of a catalog (catalog/schema.py) at one moment.
 
     A view does not move; open another `Catalog` to see what came later.
 
@@ -168,13 +168,23 @@ class Catalog:
 
     def runs_latest(self) -> pa.Table:
         """Return the latest event per run, in order of start. SQL calls this `runs`."""
-        with reading(self.uri):
-            events = self.dataset("runs").to_table()
-        events = events.sort_by([("run_id", "ascending"), ("event", "descending")])
-        ids = events["run_id"].to_pylist()
-        latest = [i for i, run_id in enumerate(ids) if i == 0 or ids[i - 1] != run_id]
-        runs = events.take(pa.array(latest, pa.int64()))
+        runs = self._latest("runs", "run_id")
         return runs.sort_by([("started_at", "ascending"), ("run_id", "ascending")])
+
+    def releases_latest(self) -> pa.Table:
+        """Return the latest event per release, in order of creation. SQL calls this `releases`."""
+        releases = self._latest("releases", "name")
+        return releases.sort_by([("created_at", "ascending"), ("name", "ascending")])
+
+    def release_files(self) -> pa.Table:
+        """Return the files of every release; what a killed creation left behind is not shown."""
+        with reading(self.uri):
+            files = self.dataset("release_files").to_table()
+            made = self.dataset("releases").to_table(columns=["name", "manifest_digest"])
+        columns = files.column_names
+        keys = ["name", "manifest_digest"]
+        known = files.join(made.group_by(keys).aggregate([]), keys=keys, join_type="left semi")
+        return known.select(columns).sort_by([("name", "ascending"), ("path", "ascending")])
 
     def models(self) -> pa.Table:
         """Return the registered models."""
@@ -238,6 +248,16 @@ class Catalog:
         ids = (i for batch in batches for i in batch.column(0).to_pylist())
         with reading(self.uri):
             return heapq.nsmallest(size, ids, key=lambda image_id: _draw(seed, image_id))
+
+    def _latest(self, name: str, key: str) -> pa.Table:
+        """Return the rows of table `name` that have the last event of their `key`."""
+        with reading(self.uri):
+            events = self.dataset(name).to_table()
+        events = events.sort_by([(key, "ascending"), ("event", "descending")])
+        ids = events[key].to_pylist()
+        return events.take(
+            pa.array([i for i in range(len(ids)) if i == 0 or ids[i - 1] != ids[i]], pa.int64())
+        )
 
     @cached_property
     def _snapshots(self) -> dict[str, DeltaTable | None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from catalog.place import StorageOptions
 from catalog.store import open_table, storage_errors
@@ -26,9 +26,12 @@ OnStep = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """What one snapshot lacks: files to add, and the application transaction to add them under."""
+    """What one snapshot lacks: files to add, and the application transaction to add them under.
 
-    actions: Sequence[AddAction]
+    Files that others replace are removed in the same commit.
+    """
+
+    actions: Sequence[AddAction | RemoveAction]
     app_id: str
     app_version: int
     note: Mapping[str, str | int]

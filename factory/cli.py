@@ -8,6 +8,9 @@ import click
 from catalog.commands import catalog
 from catalog.export.command import export, marks
 from catalog.gallery.command import gallery
+from catalog.lineage_commands import forget_command, lineage_command
+from catalog.release_commands import release
+from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
@@ -44,8 +47,11 @@ def cli(log_format: str) -> None:
 COMMANDS = (
     *(real, expert, finetune, memory, bridge),
     *(generate, catalog, gallery, export, marks, regenerate, evaluate, sweep),
+    *(release, lineage_command, forget_command),
     *(submit, runs),
 )
+for command in (optimize_command, vacuum_command):
+    catalog.add_command(command)
 for command in COMMANDS:
     cli.add_command(command)
 

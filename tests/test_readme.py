@@ -4,11 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from catalog.query import sql
+from catalog.releasing import create_release
 from catalog.table import Catalog
 from factory.models.generator import Generator
 from factory.sample.session import start_run
@@ -47,6 +49,7 @@ def home(
         catalog_uri=str(folder / "wbc-catalog"),
     )
     list(execute(run))
+    create_release(folder / "wbc-catalog", "wbc", now=datetime.now(UTC), code_version="test")
     rows = sql(Catalog(folder / "wbc-catalog"), "SELECT image_id FROM samples LIMIT 1")
     return folder, rows["image_id"][0].as_py()
 

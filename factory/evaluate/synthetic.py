@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
 from catalog import Catalog, sql
+from catalog.tombstones import forgotten
 from factory.config import Frozen
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn
@@ -66,7 +68,7 @@ EMPTY = Pool(version=None, images=(), origins={}, model_of={})
 
 
 def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[str]) -> Pool:
-    """Return the accepted rows of `catalog`'s version that `choice` names.
+    """Return the accepted rows of `catalog`'s version that `choice` names, without forgotten ones.
 
     Raises:
         CatalogError: the condition does not parse, or names unknown columns.
@@ -81,7 +83,9 @@ def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[s
         )
     condition = f" AND ({choice.where})" if choice.where else ""
     text = f"SELECT {_COLUMNS} FROM samples WHERE gate_status = 'accepted'{condition}"
-    rows = {row["image_id"]: row for row in sql(catalog, text).to_pylist()}
+    found = sql(catalog, text)
+    found = found.filter(pc.invert(forgotten(catalog.uri, catalog.storage_options).holds(found)))
+    rows = {row["image_id"]: row for row in found.to_pylist()}
     return Pool(
         version=catalog.version,
         images=tuple(_drawn(row, choice.classes, class_names) for row in rows.values()),

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from catalog.counts import run_counts
 from catalog.sink import record_model, record_run
 from catalog.table import Catalog
+from catalog.tombstones import forgotten
 from factory.code_version import code_version
 from factory.config import GenerateConfig
 from factory.errors import CatalogError
@@ -47,8 +48,12 @@ class RunRecord:
         """Record the model and the event 'started'; return what every row of the run shares.
 
         A resumed run keeps its first start, so that its rows stay equal byte for byte.
+
+        Raises:
+            CatalogError: the generator learnt from a real image that was forgotten since.
         """
         self._record_models()
+        self._refuse_forgotten()
         self._record_event("started", {})
         first = self._events()[0]
         return RunFacts(
@@ -70,6 +75,15 @@ class RunRecord:
         message = f"{type(error).__name__}: {error}"[:500]
         with suppress(CatalogError):
             self._record_event("failed", asdict(figures) | self._counts() | {"message": message})
+
+    def _refuse_forgotten(self) -> None:
+        marked = forgotten(self.catalog_uri, self.storage_options)
+        if self.generator.model_id in marked.models:
+            raise CatalogError(
+                f"generator {self.generator.name} ({self.generator.model_id}) learnt from a real"
+                " image that was forgotten since",
+                remedy="Train it again without that image, and draw with the new one",
+            )
 
     def _events(self) -> list[dict[str, Any]]:
         runs = self._catalog().dataset("runs")

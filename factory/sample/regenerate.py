@@ -1,6 +1,5 @@
 """Redraw published images from their rows alone, and say how the new pixels compare."""
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
@@ -18,7 +16,7 @@ from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import EMBEDDED, Generator, find_generator
 from factory.real.sources import open_dataset
 from factory.sample.fingerprint import differing
-from factory.sample.pixels import pixel_sha256, psnr_db
+from factory.sample.pixels import pixel_sha256, psnr_db, published_pixels
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.references import References
@@ -145,7 +143,7 @@ def compare(
     image_id = row["image_id"]
     if pixel_sha256(image, mask) == row["pixel_sha256"]:
         return Outcome(image_id=image_id, tier=0, psnr_db=float("inf"))
-    published, published_mask = _published(row)
+    published, published_mask = published_pixels(row)
     if pixel_sha256(published, published_mask) != row["pixel_sha256"]:
         because = "the published image was changed after it was drawn: its pixels break the hash"
         return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)
@@ -157,13 +155,6 @@ def compare(
         because += f"; {agreeing:.2%} of the mask agree"
     tier = 1 if psnr >= EQUAL_DB and agreeing >= EQUAL_MASK else 2
     return Outcome(image_id=image_id, tier=tier, psnr_db=psnr, because=because)
-
-
-def _published(row: Mapping[str, Any]) -> tuple[Pixels, Pixels | None]:
-    """Return the published image and mask."""
-    image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
-    stored = row.get("mask")
-    return image, None if stored is None else np.asarray(Image.open(io.BytesIO(stored["bytes"])))
 
 
 def _agreement(published: Pixels | None, mask: Pixels | None) -> float:

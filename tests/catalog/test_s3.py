@@ -1,16 +1,22 @@
 """The same promises on an object store (a fake one on loopback, see tests/fakes/s3.py)."""
 
 import threading
+from datetime import timedelta
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
 
 from catalog import Catalog, SampleSink, record_run, sql, write_batch
+from catalog.compact import optimize
 from catalog.query import files_scanned
+from catalog.releases import open_release
+from catalog.releasing import create_release
+from catalog.retention import vacuum
 from catalog.store import filesystem
+from catalog.verify import verify_release
 from factory.errors import CatalogError
-from tests.fakes.rows import batch_rows, run_row, sample_row
+from tests.fakes.rows import STARTED, batch_rows, run_row, sample_row
 from tests.fakes.s3 import s3_server
 
 pytestmark = pytest.mark.s3
@@ -93,6 +99,24 @@ def test_lost_object_is_noticed_before_anything_points_to_it(store):
     urlopen(Request(f"{options['AWS_ENDPOINT_URL']}/{key}", method="DELETE")).close()
     with pytest.raises(CatalogError, match="has None bytes"):
         SampleSink(URI, "run-1", options).commit([file])
+
+
+def test_a_release_lives_through_compaction_and_vacuum_and_a_lost_object_is_named(store):
+    options = store
+    SampleSink(URI, "run-1", options).commit(written(options, range(3)))
+    made = create_release(
+        URI, "wbc", where="batch_index < 2", now=STARTED, code_version="0", storage_options=options
+    )
+    assert optimize(URI, storage_options=options).files_after == 1
+    orphan = written(options, [8])[0]
+    found = vacuum(URI, retain=timedelta(0), dry_run=False, storage_options=options)
+    assert found.paths == [orphan.path]
+    assert len(open_release(URI, "wbc", options)) == made.num_images == 8
+    assert verify_release(URI, "wbc", options).problems == []
+    lost = Catalog(URI, options).release_files()["path"][0].as_py()
+    key = quote(f"bucket/some/catalog/samples/{lost}")
+    urlopen(Request(f"{options['AWS_ENDPOINT_URL']}/{key}", method="DELETE")).close()
+    assert verify_release(URI, "wbc", options).problems[0] == f"file {lost} is gone"
 
 
 def test_store_that_cannot_be_reached_is_an_error_without_the_secret(store):

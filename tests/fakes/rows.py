@@ -4,11 +4,13 @@ import io
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from catalog.schema import SAMPLES
-from factory.digest import canonical_json, digest, sha256_hex
+from factory.digest import canonical_json, digest
+from factory.sample.pixels import pixel_sha256
 
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 STARTED = datetime(2026, 11, 21, 5, 0, 0, 123456, tzinfo=UTC)
@@ -50,7 +52,7 @@ def sample_row(index: int, *, recipe: str = "recipe-a", **changes: object) -> di
         "height_px": 8,
         "width_px": 8,
         "channels": 3,
-        "pixel_sha256": sha256_hex(image),
+        "pixel_sha256": pixel_sha256(np.asarray(Image.open(io.BytesIO(image)))),
         "class_names": list(CLASSES),
         "soft_label": [float(i == class_id) for i in range(len(CLASSES))],
         "is_synthetic": True,

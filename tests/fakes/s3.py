@@ -5,6 +5,7 @@ authentication. Keeps what real stores promise: an object appears whole, and of 
 puts of one key exactly one succeeds.
 """
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 
 class _Store:
@@ -68,8 +69,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         key, query = self._asked()
-        self._body()
-        if "uploads" in query:
+        body = self._body()
+        if "delete" in query:
+            names = re.findall(r"<Key>.*?</Key>", body.decode())
+            for name in names:
+                path = unescape(name.removeprefix("<Key>").removesuffix("</Key>"))
+                self.store.objects.pop(f"{key.split('/')[0]}/{path}", None)
+            told = "".join(f"<Deleted>{name}</Deleted>" for name in names)
+            self._reply(200, f"<DeleteResult>{told}</DeleteResult>".encode())
+        elif "uploads" in query:
             upload = f"upload-{len(self.store.parts)}"
             self.store.parts[upload] = {}
             self._reply(
