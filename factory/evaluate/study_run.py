@@ -88,7 +88,8 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
         if config.mixed and not images:
             raise ConfigError(
                 f"no synthetic image may be used in fold {fold}: {'; '.join(refused) or 'none'}",
-                remedy="Train the generator under the study's split, or give --generator-split",
+                remedy="Train the generator under the study's split, or give --generator-split; of"
+                " another dataset give --seen, or synthetic.foreign if you know they share nothing",
             )
     units = plan_units(config, dataset, inputs.splits, drawn)
     return Planned(config=config, inputs=inputs, pool=pool, units=tuple(units), notes=tuple(notes))
