@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from catalog.counts import run_counts
@@ -87,9 +87,9 @@ def _state(
     counts = run_counts(catalog, row["run_id"])
     since = row["updated_at"]
     mine = sorted(
-        (_moment(commit["time"]), int(commit["num_rows"]))
+        (commit["time"], int(commit["num_rows"]))
         for commit in commits
-        if commit.get("run_id") == row["run_id"] and _moment(commit["time"]) >= since
+        if commit.get("run_id") == row["run_id"] and commit["time"] >= since
     )[-RATE_COMMITS:]
     rate = rate_of(mine)
     left = row["num_requested"] - counts.accepted - counts.rejected
@@ -102,9 +102,3 @@ def _state(
         eta_seconds=left / rate if rate else None,
         heard_at=max([since, *(time for time, _ in mine)]),
     )
-
-
-def _moment(time: Any) -> datetime:
-    """Return a commit's time, which the history tells as a datetime."""
-    moment = time if isinstance(time, datetime) else datetime.fromisoformat(str(time))
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

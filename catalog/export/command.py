@@ -111,8 +111,6 @@ def _selected(
             f"release {release!r} fixes version and condition already",
             remedy="Leave out --where, --version and --as-of, or --release",
         )
-    from catalog.releases import list_releases, open_release  # type: ignore[import-untyped, unused-ignore]
+    from catalog.releases import find_release, open_release
 
-    selection = open_release(uri, release, options)
-    semvers = {known.name: known.semver for known in list_releases(uri, options)}
-    return selection, semvers.get(release)
+    return open_release(uri, release, options), find_release(uri, release, options).semver

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 
 from catalog.counts import FILES_AT_A_TIME
 from catalog.files import Files
-from catalog.gallery.seams import forgotten
 from catalog.place import StorageOptions
 from catalog.schema import SAMPLES
 from catalog.store import reading
 from catalog.table import Catalog
+from catalog.tombstones import forgotten
 
 LIGHT = (
     *("run_id", "image_id", "class_name", "guidance_scale", "gate_status", "method", "model_id"),
@@ -232,15 +232,16 @@ class Index:
 
     def _hide(self) -> bool:
         """Learn which images are forgotten; return whether there are any."""
-        images, models = forgotten(self.uri, self.storage_options)
-        marked = pa.table({"id": pa.array(sorted(images | models), pa.string())})
+        marks = forgotten(self.uri, self.storage_options)
+        ids = sorted(marks.images | marks.models)
+        marked = pa.table({"id": pa.array(ids, pa.string())})
         self._db.register("fresh", marked)
         self._db.execute(
             "CREATE OR REPLACE TABLE hidden AS SELECT DISTINCT image_id FROM images"
             " WHERE image_id IN (FROM fresh) OR model_id IN (FROM fresh)"
         )
         self._db.unregister("fresh")
-        return bool(images or models)
+        return bool(ids)
 
     def _facets(self) -> dict[str, list[str]]:
         queries = {

@@ -7,8 +7,8 @@ import pyarrow as pa
 from catalog.gallery.faults import BadAddress
 from catalog.gallery.filters import Filters, condition_name, release_name
 from catalog.gallery.index import Index, View
-from catalog.gallery.seams import list_releases, open_release
 from catalog.query import sql
+from catalog.releases import Release, list_releases, open_release
 from catalog.schema import SAMPLES
 from factory.errors import CatalogError
 
@@ -16,9 +16,10 @@ CONDITION_SECONDS = 10.0
 """A condition in SQL may take so long."""
 
 
-def releases_of(index: Index) -> list[Any]:
+def releases_of(index: Index) -> list[Release]:
     """Return the releases of a catalog, the latest first."""
-    return list_releases(index.uri, index.storage_options)
+    found = list_releases(index.uri, index.storage_options)
+    return sorted(found, key=lambda release: (release.created_at, release.name), reverse=True)
 
 
 def view_of(index: Index, filters: Filters) -> View:
@@ -42,7 +43,7 @@ def view_of(index: Index, filters: Filters) -> View:
     return view
 
 
-def holding(index: Index, row: dict[str, Any]) -> list[Any]:
+def holding(index: Index, row: dict[str, Any]) -> list[Release]:
     """Return the releases that hold the image of an index's row."""
     return [release for release in releases_of(index) if _holds(index, release, row)]
 
@@ -60,13 +61,15 @@ def _pinned(index: Index, name: str) -> int:
         raise BadAddress(f"there is no release {name!r}", remedy="Choose one under Releases")
     key = release_name(name)
     if not index.remembers(key):
-        parts = open_release(index.uri, name, index.storage_options).batches(["image_id", "run_id"])
+        # a retracted one too: to look is not to use
+        held = open_release(index.uri, name, index.storage_options, allow_retracted=True)
+        parts = held.batches(["image_id", "run_id"])
         schema = pa.schema([SAMPLES.field("image_id"), SAMPLES.field("run_id")])
         index.remember(key, pa.concat_tables([schema.empty_table(), *parts]))
-    return int(found.version)
+    return found.version
 
 
-def _holds(index: Index, release: Any, row: dict[str, Any]) -> bool:
+def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
     """Whether a release holds an image: asked of the one file that may have it."""
     text = (
         f"SELECT count(*) AS n FROM samples WHERE run_id = '{row['run_id']}'"

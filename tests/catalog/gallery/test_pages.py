@@ -2,8 +2,6 @@
 
 import io
 import re
-import sys
-from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -13,9 +11,9 @@ from catalog.gallery.details import APART, GROUPS, nearest_real
 from catalog.gallery.filters import filters_of
 from catalog.gallery.index import Index
 from catalog.gallery.lineage import laid_out
+from catalog.releasing import create_release, retract_release
 from catalog.schema import SAMPLES
-from catalog.selection import Selection
-from catalog.table import Catalog
+from catalog.tombstones import Mark, record_tombstones
 from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from tests.fakes.gallery import CARD, catalog_at, client_of, publish
@@ -142,27 +140,16 @@ def test_a_drawing_of_a_lineage_joins_neighbouring_columns():
     assert all(box.x + 100 < drawn.width and box.y < drawn.height for box in drawn.boxes)
 
 
+MADE = {"now": STARTED, "code_version": "0.1.0"}
+
+
 @pytest.fixture
-def released(tmp_path, monkeypatch):
-    """A catalog with two releases, given by the seam that `catalog.releases` fills."""
+def released(tmp_path):
+    """A catalog with two releases, the later one retracted."""
     uri = catalog_at(tmp_path / "catalog")
-    common = {"reason": None, "created_at": STARTED, "manifest_digest": "manifest"}
-    common |= {"where": "class_name = 'monocyte'"}
-    kept = {
-        name: SimpleNamespace(name=name, version=version, status=status, num_images=n, **common)
-        for name, version, status, n in (
-            ("wbc@1.0.0", 5, "created", 4),
-            ("wbc@1.1.0", 10, "retracted", 8),
-        )
-    }
-    module = ModuleType("catalog.releases")
-    module.list_releases = lambda uri, storage_options=None: list(kept.values())
-    module.open_release = lambda uri, name, storage_options=None, *, allow_retracted=False: (
-        Selection(
-            catalog=Catalog(uri, version=kept[name].version), where=kept[name].where, name=name
-        )
-    )
-    monkeypatch.setitem(sys.modules, "catalog.releases", module)
+    for version in (5, 10):
+        create_release(uri, "wbc", where="class_name = 'monocyte'", version=version, **MADE)
+    retract_release(uri, "wbc@1.1.0", reason="too few", **MADE)
     return client_of(uri)
 
 
@@ -181,13 +168,9 @@ def test_releases_are_listed_filtered_by_and_compared(released):
     assert "/releases#wbc" not in released.get(f"/image/run-low/{FIRST}").text
 
 
-def test_what_is_forgotten_is_shown_nowhere(tmp_path, monkeypatch):
+def test_what_is_forgotten_is_shown_nowhere(tmp_path):
     uri = catalog_at(tmp_path / "catalog")
-    module = ModuleType("catalog.tombstones")
-    module.forgotten = lambda uri, storage_options=None: SimpleNamespace(
-        images=frozenset({FIRST}), models=frozenset()
-    )
-    monkeypatch.setitem(sys.modules, "catalog.tombstones", module)
+    record_tombstones(uri, "real/1", [Mark(kind="image", target_id=FIRST, because="shown")], **MADE)
     client = client_of(uri)
     assert "of 39" in client.get("/").text
     assert FIRST not in client.get("/compare?a.run=run-low&b.run=run-low").text
