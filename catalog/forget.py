@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from catalog.lineage import Lineage, Model, quoted, shown
-from catalog.query import sql
+from catalog.lineage import Lineage, Model, shown
+from catalog.query import quoted, sql
 from catalog.releases import Release
 from catalog.tombstones import Mark, record_tombstones
 from factory.errors import CatalogError

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from catalog.query import sql
+from catalog.query import quoted, sql
 from catalog.releases import Release, audited, list_releases
 from catalog.table import Catalog
 from factory.errors import CatalogError
@@ -264,11 +264,6 @@ _OF_IMAGE = (
     *("run_id", "model_id", "class_name", "gate_status", "recipe_digest"),
     *("reference_ids", "code_version"),
 )
-
-
-def quoted(text: str) -> str:
-    """Return `text` as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def shown(real_id: str) -> str:

@@ -55,6 +55,11 @@ def sql(
     return _run(catalog, text, limit, timeout_seconds)[0]
 
 
+def quoted(text: str) -> str:
+    """Return `text` as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def files_scanned(catalog: Catalog, text: str) -> tuple[int, int]:
     """Return how many files of `samples` a query opens, and how many there are.
 

@@ -16,10 +16,9 @@ from typing import Any
 from catalog.difference import FIRST, Version, difference, parse_semver, raised, semver_text
 from catalog.manifest import Manifest, manifest_digest, read_manifest, read_rows, rows_digest
 from catalog.place import StorageOptions
-from catalog.query import sql
 from catalog.releases import Release, audited, find_release, list_releases
 from catalog.schema import CREATED, RETRACTED
-from catalog.selection import ONLY_ACCEPTED, Selection
+from catalog.selection import Selection, accepted
 from catalog.sink import append_once, typed_rows
 from catalog.table import Catalog
 from catalog.tombstones import forgotten
@@ -150,11 +149,7 @@ def _selected(
     storage_options: StorageOptions | None,
 ) -> Selection:
     catalog = Catalog(uri, storage_options, version=version)
-    marked = forgotten(uri, storage_options)
-    if where is None:
-        return Selection(catalog=catalog, marked=marked)
-    sql(catalog, f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0")  # a whole one: no 'a) OR (b'
-    return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)", marked=marked)
+    return accepted(catalog, where, marked=forgotten(uri, storage_options))
 
 
 def _again(selection: Selection) -> Selection:

@@ -17,6 +17,7 @@ from factory.errors import CatalogError
 ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
 """The condition where none is given: what a gate rejected is never handed out by accident."""
 
+
 _KEYS = ("image_id", "run_id")
 
 
@@ -117,3 +118,17 @@ class Selection:
             " arg_min(model_id, (created_at, run_id)) AS model_id "
             f"FROM samples WHERE ({self.where}\n) GROUP BY image_id ORDER BY image_id",
         )
+
+
+def accepted(
+    catalog: Catalog, where: str | None = None, *, marked: Forgotten | None = None
+) -> Selection:
+    """Return the accepted samples that satisfy `where`, and no rejected one whatever it says.
+
+    Raises:
+        CatalogError: `where` is no condition by itself, such as 'a) OR (b'.
+    """
+    if where is None:
+        return Selection(catalog=catalog, marked=marked)
+    sql(catalog, f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0")
+    return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)", marked=marked)

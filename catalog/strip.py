@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from catalog.query import sql
+from catalog.query import quoted, sql
 from catalog.schema import ACCEPTED
 from catalog.sheet import CAPTION_PX, GAP_PX, INK, PAPER, REFUSED, decoded, font
 from catalog.table import Catalog
@@ -58,9 +58,8 @@ def progressions_of(catalog: Catalog, source_id: str) -> list[Progression]:
         CatalogError: no image was bridged from it.
     """
     bridged = "FROM samples WHERE bridge_depth IS NOT NULL"
-    quoted = source_id.replace("'", "''")
     ids = sql(
-        catalog, f"SELECT image_id {bridged} AND list_contains(reference_ids, '{quoted}')"
+        catalog, f"SELECT image_id {bridged} AND list_contains(reference_ids, {quoted(source_id)})"
     ).column("image_id")
     if not ids:
         known = sql(catalog, f"SELECT min(reference_ids[1]) AS id {bridged}").to_pylist()[0]["id"]

@@ -98,14 +98,13 @@ def _selected(
     where: str | None,
 ) -> tuple["Selection", str | None]:
     """Return what is to be exported and, of a release, its semantic version."""
-    from catalog.selection import ONLY_ACCEPTED, Selection
+    from catalog.selection import accepted
     from catalog.table import Catalog
 
     options = parse_storage(storage)
     if release is None:
         catalog = Catalog(uri, options, version=version, as_of=as_of)
-        wanted = ONLY_ACCEPTED if where is None else f"{ONLY_ACCEPTED} AND (\n{where}\n)"
-        return Selection(catalog=catalog, where=wanted), None
+        return accepted(catalog, where), None
     if not (where is None and version is None and as_of is None):
         raise CatalogError(
             f"release {release!r} fixes version and condition already",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.query import sql
+from catalog.query import quoted, sql
 from catalog.schema import ACCEPTED
 from catalog.sheet import decoded
 from catalog.table import Catalog
@@ -55,11 +55,10 @@ def read_progressions(catalog: Catalog, run_id: str) -> list[Progression]:
     Raises:
         CatalogError: the run published no bridged images.
     """
-    quoted = run_id.replace("'", "''")
     rows = sql(
         catalog,
-        f"SELECT {_COLUMNS} FROM samples WHERE run_id = '{quoted}' AND bridge_depth IS NOT NULL"
-        " ORDER BY recipe_digest, recipe_index",
+        f"SELECT {_COLUMNS} FROM samples WHERE run_id = {quoted(run_id)}"
+        " AND bridge_depth IS NOT NULL ORDER BY recipe_digest, recipe_index",
     ).to_pylist()
     if not rows:
         raise CatalogError(

@@ -78,7 +78,11 @@ def check(case: Case, head: Head, tiny: Generator, tmp_path: Path, *, actors: in
     finish = run_driver(uri, source, head)
     assert finish.wait(timeout=180) == 0, finish.stdout.read() if finish.stdout else ""
     assert killed
+    exactly_once(uri, source, tiny)
 
+
+def exactly_once(uri: str, source: Path, tiny: Generator) -> None:
+    """Every image that was asked for is there once, with the pixels that one process draws."""
     run = prepare(load_config(GenerateConfig, source), uri)
     expected = {
         request.image_id: pixel_sha256(image)

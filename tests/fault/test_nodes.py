@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.query import sql
-from catalog.table import Catalog
 from cluster.local import free_ports
-from factory.config import GenerateConfig, load_config
 from factory.models.generator import Generator
-from factory.sample.engine import Engine
-from factory.sample.pixels import pixel_sha256
-from factory.sample.run import prepare
 from tests.fault.driver import run_driver
 from tests.fault.nodes import running_nodes
-from tests.fault.test_kills import CONFIG, wait_for_lines
+from tests.fault.test_kills import CONFIG, exactly_once, wait_for_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
 NODES = 4
@@ -32,21 +26,6 @@ def job(tiny: Generator, tmp_path: Path, *, actors: int) -> tuple[str, Path]:
     return str(tmp_path / "catalog"), source
 
 
-def check(uri: str, source: Path, tiny: Generator) -> None:
-    """Every image that was asked for is there once, with the pixels that one process draws."""
-    run = prepare(load_config(GenerateConfig, source), uri)
-    expected = {
-        request.image_id: pixel_sha256(image)
-        for batch in run.plan.batches()
-        for request, image in zip(batch.requests, Engine(tiny).draw(batch).images, strict=True)
-    }
-    rows = sql(Catalog(uri), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
-    assert len(rows) == len(expected) == 45
-    assert {row["image_id"]: row["pixel_sha256"] for row in rows} == expected
-    states = sql(Catalog(uri), "SELECT status, num_accepted + num_rejected AS n FROM runs")
-    assert states.to_pylist() == [{"status": "complete", "n": 45}]
-
-
 def test_a_lost_node_loses_and_doubles_nothing(tiny: Generator, tmp_path: Path) -> None:
     uri, source = job(tiny, tmp_path, actors=NODES)
     with running_nodes(NODES) as nodes:
@@ -55,7 +34,7 @@ def test_a_lost_node_loses_and_doubles_nothing(tiny: Generator, tmp_path: Path) 
         assert nodes.say("kill node") == f"{NODES - 1} left"
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
-    check(uri, source, tiny)
+    exactly_once(uri, source, tiny)
 
 
 @pytest.fixture
@@ -96,4 +75,4 @@ def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
         assert nodes.say("restart gcs") == "restarted"
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
-    check(uri, source, tiny)
+    exactly_once(uri, source, tiny)
