@@ -26,7 +26,7 @@ from catalog.place import StorageOptions
 from catalog.schema import SAMPLES, STATISTICS
 from catalog.sink import now_ms
 from catalog.store import ensure_table, filesystem, open_table, put, reading
-from catalog.transaction import Addition, OnStep, Retry, commit_missing
+from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
 from factory.digest import digest_bytes
 
 TARGET_BYTES = 32 << 20
@@ -62,19 +62,13 @@ def optimize(
     snapshot = ensure_table(uri, "samples", storage_options=storage_options)
     listed = listed_files(snapshot)
     version = snapshot.version()
+    snapshots = Snapshots(uri, "samples", storage_options)
     for run_id in sorted(set(_runs(listed))):
 
         def joined(snapshot: DeltaTable, run_id: str = run_id) -> Addition | None:
             return _joined(snapshot, uri, run_id, target_bytes, storage_options)
 
-        version = commit_missing(
-            uri,
-            "samples",
-            joined,
-            storage_options=storage_options,
-            retry=retry,
-            on_step=on_step,
-        )
+        version = commit_missing(snapshots, joined, retry=retry, on_step=on_step)
     after = listed_files(open_table(uri, "samples", storage_options=storage_options))
     return Compaction(files_before=len(listed), files_after=len(after), version=version)
 

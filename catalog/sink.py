@@ -35,8 +35,8 @@ from catalog.batch import (
 )
 from catalog.place import StorageOptions
 from catalog.schema import STATUSES, TABLES
-from catalog.store import ensure_table, open_table, put, sizes
-from catalog.transaction import Addition, OnStep, Retry, commit_missing
+from catalog.store import ensure_table, put, sizes
+from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
 from factory.digest import digest_bytes
 from factory.errors import CatalogError
 
@@ -63,18 +63,20 @@ class SampleSink:
     storage_options: StorageOptions | None = field(default=None, repr=False)  # may hold secrets
     retry: Retry = field(default_factory=Retry, kw_only=True, repr=False)
     on_step: OnStep | None = field(default=None, kw_only=True, repr=False)
+    _known: "_Known" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_run_id(self.run_id)
         ensure_table(self.uri, "samples", storage_options=self.storage_options)
+        snapshots = Snapshots(self.uri, "samples", self.storage_options)
+        object.__setattr__(self, "_known", _Known(self.run_id, snapshots))
 
     def published(self) -> frozenset[int]:
         """Return the batch indices of this run in the newest version.
 
         Costs the list of the run's files, not its rows.
         """
-        snapshot = open_table(self.uri, "samples", storage_options=self.storage_options)
-        return published_batches(snapshot, self.run_id)
+        return self._known.batches(self._known.snapshots.newest())
 
     def commit(self, files: Sequence[BatchFile]) -> int:
         """Publish those of `files` whose batch is not published yet, in one Delta commit.
@@ -88,16 +90,21 @@ class SampleSink:
         """
         first = {file.batch_index: file for file in reversed(files)}
         self._check(list(first.values()))
+        made: tuple[int, frozenset[int]] | None = None
 
         def missing(snapshot: DeltaTable) -> Addition | None:
-            held = published_batches(snapshot, self.run_id)
+            nonlocal made
+            held = self._known.batches(snapshot)
             fresh = [first[index] for index in sorted(first.keys() - held)]
+            made = None
             if not fresh:
                 return None
+            app_version = (snapshot.transaction_version(self.run_id) or 0) + 1
+            made = app_version, held.union(file.batch_index for file in fresh)
             return Addition(
                 actions=[_add_action(file) for file in fresh],
                 app_id=self.run_id,
-                app_version=(snapshot.transaction_version(self.run_id) or 0) + 1,
+                app_version=app_version,
                 note={
                     "run_id": self.run_id,
                     "batches": _ranges([file.batch_index for file in fresh]),
@@ -105,14 +112,12 @@ class SampleSink:
                 },
             )
 
-        return commit_missing(
-            self.uri,
-            "samples",
-            missing,
-            storage_options=self.storage_options,
-            retry=self.retry,
-            on_step=self.on_step,
+        version = commit_missing(
+            self._known.snapshots, missing, retry=self.retry, on_step=self.on_step
         )
+        if made is not None:
+            self._known.last = made
+        return version
 
     def _check(self, files: Sequence[BatchFile]) -> None:
         """Refuse files that are not whole batches of this run, before anything points to them."""
@@ -130,6 +135,26 @@ class SampleSink:
                     f"{file.path} has {found[file.path]} bytes, {file.size_bytes} were written",
                     remedy="Write the batch again: `write_batch` with the same rows",
                 )
+
+
+class _Known:
+    """What a sink knows of its run, so that a commit need not list the run's files again.
+
+    Each commit of a run raises the run's transaction by one, and the table takes one commit for
+    each number. As long as the number is that of the sink's own last commit, nobody else has
+    published a batch of the run.
+    """
+
+    def __init__(self, run_id: str, snapshots: Snapshots) -> None:
+        self.run_id, self.snapshots = run_id, snapshots
+        self.last: tuple[int, frozenset[int]] | None = None
+        """Transaction and batches after the last commit that was confirmed."""
+
+    def batches(self, snapshot: DeltaTable) -> frozenset[int]:
+        """Return the batch indices of the run that `snapshot` holds."""
+        if self.last is not None and self.last[0] == snapshot.transaction_version(self.run_id):
+            return self.last[1]
+        return published_batches(snapshot, self.run_id)
 
 
 def published_batches(snapshot: DeltaTable, run_id: str) -> frozenset[int]:
@@ -246,7 +271,7 @@ def append_once(
         action = AddAction(path, len(data), {}, now_ms(), True, stats)
         return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
 
-    return commit_missing(uri, name, missing, storage_options=storage_options, retry=retry)
+    return commit_missing(Snapshots(uri, name, storage_options), missing, retry=retry)
 
 
 def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: int) -> None:

@@ -62,9 +62,14 @@ def main() -> None:
 
 
 def run(command: click.Command) -> None:
-    """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1."""
+    """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1.
+
+    What it writes is closed to other users of the machine, its group excepted: much of it shows
+    patients' images, or comes from them.
+    """
     from factory.monitor.log import FORMAT, set_up
 
+    os.umask(os.umask(0o077) | 0o007)
     os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
     try:
         set_up(os.environ.get(FORMAT, "text"))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,14 @@ def _path(value: Any) -> Any:
 
 Place = Annotated[Path, BeforeValidator(_path)]
 """A path as YAML writes it, which has only strings."""
-Prompts = Annotated[str | tuple[str, ...], Field(min_length=1)]
+MAX_BYTES = 2**20
+"""A longer configuration is none: the longest preset has two kilobytes."""
+MAX_DEPTH = 50
+"""Of sections within sections, likewise."""
+MAX_SHOWN = 200
+"""Characters of a wrong value that an error repeats."""
+Prompt = Annotated[str, Field(max_length=4096)]
+Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
 
 class Frozen(BaseModel):
@@ -55,7 +63,7 @@ class GenerateConfig(Frozen):
     classes: Mapping[str, Prompts] = Field(default_factory=dict)
     """Class -> prompt, or several prompts that share the class's images evenly. Empty: every class
     that the generator knows, each under its own prompt."""
-    negative_prompt: str = ""
+    negative_prompt: Prompt = ""
     guidance_scale: float = Field(2.0, ge=0)
     num_inference_steps: int = Field(20, ge=1, le=1000)
     scheduler: str = "dpmpp_2m"
@@ -172,11 +180,27 @@ def _exact(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: a key twice is an error, and 1e-3 is a number."""
+    """YAML without its traps: a key twice is an error, and 1e-3 is a number.
+
+    There are no aliases: a few lines of them unfold to billions of values.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(problem="aliases (*name) are not read")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(problem=f"more than {MAX_DEPTH} levels deep")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, times in keys.items() if times > 1]:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {twice[0]!r} is written twice", node.start_mark
             )
@@ -196,7 +220,13 @@ for _kind in (_Loader, _Dumper):
 
 
 def _load(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    """Raise `yaml.YAMLError` for whatever is no plain data of a moderate size."""
+    if len(text) > MAX_BYTES:
+        raise yaml.YAMLError(f"{len(text):,} characters, at most {MAX_BYTES:,} are read")
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    except (ValueError, LookupError, RecursionError) as error:  # no such day, a digit too many
+        raise yaml.YAMLError(str(error)) from error
 
 
 def _find(source: str | Path) -> Path:
@@ -255,10 +285,15 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
     if first["type"] == "extra_forbidden":
         known = ", ".join(_section(kind, parts[:-1]).model_fields)
         return ConfigError(f"{where}: unknown key {key!r}", remedy=f"Known keys: {known}")
-    value = "" if absent else f" is {first['input']!r}"
+    value = "" if absent else f" is {_shown(first['input'])}"
     return ConfigError(
         f"{where}: {key}{value}: {first['msg']}", remedy="Correct this value and run again"
     )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
 def _written(loc: Sequence[int | str], stored: Any) -> Iterator[int | str]:

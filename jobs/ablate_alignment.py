@@ -16,7 +16,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from factory.errors import FactoryError
+from factory.cli import run
 from factory.real.options import FILE, FOLDER, column_options, opened
 
 
@@ -53,20 +53,16 @@ def main(source: str, overrides: tuple[str, ...], data: str, **options: Any) -> 
         num_inference_steps=options.pop("num_inference_steps"),
     )
     own = {name: options.pop(name) for name in ("weights", "seeds", "per_class", "dtype", "base")}
-    try:
-        ablation = Ablation(
-            space=load_feature_space(features),
-            judge_space=load_squeezenet_space(judged),
-            drawing=drawing,
-            **own,
-        )
-        config = load_config(FinetuneConfig, source, overrides)
-        ablate(ablation, config, opened(data, options), load_split(split), output, tell=click.echo)
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    ablation = Ablation(
+        space=load_feature_space(features),
+        judge_space=load_squeezenet_space(judged),
+        drawing=drawing,
+        **own,
+    )
+    config = load_config(FinetuneConfig, source, overrides)
+    ablate(ablation, config, opened(data, options), load_split(split), output, tell=click.echo)
     click.echo((output / "report.md").read_text())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from factory.errors import FactoryError
+from factory.cli import run
 from factory.real.options import FILE
 
 
@@ -31,25 +31,21 @@ def main(
     from factory.real.sources import open_dataset
     from factory.real.splits import load_split
 
-    try:
-        space = load_feature_space(features)
-        clusters = make_clusters(
-            open_dataset(data),
-            load_split(split_file),
-            space.extract,
-            extractor=f"{space.name} {space.digest}",
-            k=k,
-            min_size=min_size,
-            seed=seed,
-        )
-        clusters.save(out)
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    space = load_feature_space(features)
+    clusters = make_clusters(
+        open_dataset(data),
+        load_split(split_file),
+        space.extract,
+        extractor=f"{space.name} {space.digest}",
+        k=k,
+        min_size=min_size,
+        seed=seed,
+    )
+    clusters.save(out)
     sizes = {number: len(ids) for number, ids in clusters.members.items()}
     click.echo(f"{out}  {len(sizes)} clusters of {len(clusters.ids)} pairs, {clusters.digest}")
     click.echo("sizes " + ", ".join(map(str, sizes.values())))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

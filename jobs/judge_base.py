@@ -15,7 +15,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from factory.errors import FactoryError
+from factory.cli import run
 from factory.real.options import FILE, FOLDER
 
 
@@ -64,15 +64,11 @@ def main(
     def tell(done: int, of: int) -> None:
         click.echo(f"drawn: batch {done} of {of}", err=True)
 
-    try:
-        generator, cache = find_generator(name), cache or out / "cache"
-        reference = open_reference(generator, data, split=split, weights=features, cache=cache)
-        judge_base(Engine(generator), reference, settings, counts, out=out, report=tell)
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    generator, cache = find_generator(name), cache or out / "cache"
+    reference = open_reference(generator, data, split=split, weights=features, cache=cache)
+    judge_base(Engine(generator), reference, settings, counts, out=out, report=tell)
     click.echo((out / "report.md").read_text())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

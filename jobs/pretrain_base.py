@@ -14,7 +14,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from factory.errors import FactoryError
+from factory.cli import run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,26 +44,22 @@ def main(
     from factory.finetune.pretrain import BaseConfig
     from factory.sample.session import ray_session
 
-    try:
-        config = load_config(BaseConfig, source, overrides)
-        prepare_base(config, data, output)
-        if without_ray:
-            train_here(config, output, perceptual_weights=perceptual_weights, report=click.echo)
-        else:
-            with ray_session(show_workers=True):
-                pretrain_on_ray(
-                    config,
-                    output,
-                    workers=workers,
-                    use_gpu=gpu,
-                    perceptual_weights=perceptual_weights,
-                )
-        generator = export_base(config, output, folder or output / "generator")
-        click.echo(f"{config.name} {generator.model_id} in {generator.folder}")
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    config = load_config(BaseConfig, source, overrides)
+    prepare_base(config, data, output)
+    if without_ray:
+        train_here(config, output, perceptual_weights=perceptual_weights, report=click.echo)
+    else:
+        with ray_session(show_workers=True):
+            pretrain_on_ray(
+                config,
+                output,
+                workers=workers,
+                use_gpu=gpu,
+                perceptual_weights=perceptual_weights,
+            )
+    generator = export_base(config, output, folder or output / "generator")
+    click.echo(f"{config.name} {generator.model_id} in {generator.folder}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

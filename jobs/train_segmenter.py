@@ -11,7 +11,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from factory.errors import FactoryError
+from factory.cli import run
 from factory.real.options import FILE
 
 
@@ -42,31 +42,27 @@ def main(data: str, split_file: Path, out: Path, half: str | None, **settings: A
     from factory.real.sources import open_dataset
     from factory.real.splits import check_dataset, load_split
 
-    try:
-        config = parse_config(SegmenterConfig, settings, where="the options")
-        dataset, split = open_dataset(data), load_split(split_file)
-        check_dataset(split, dataset.fingerprint)
-        values = found_values(dataset, split.train)
-        train = half_of_train(dataset, split, half, seed=0) if half else split.train
-        parts = {
-            part: (
-                dataset.array(config.size_px, ids),
-                class_index_array(dataset.mask_array(config.size_px, ids), values, names=ids),
-            )
-            for part, ids in (("train", train), ("val", split.val))
-            if ids
-        }
-        images, masks = map(torch.from_numpy, parts["train"])
-        made = train_segmenter(images, masks, config)
-        score = mean_dice(made, *parts["val"]) if split.val else None
-        facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
-        facts |= {"half": half, "images_trained": len(train)}
-        save_segmenter(out, made.network, {**made.facts, **facts})
-    except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    config = parse_config(SegmenterConfig, settings, where="the options")
+    dataset, split = open_dataset(data), load_split(split_file)
+    check_dataset(split, dataset.fingerprint)
+    values = found_values(dataset, split.train)
+    train = half_of_train(dataset, split, half, seed=0) if half else split.train
+    parts = {
+        part: (
+            dataset.array(config.size_px, ids),
+            class_index_array(dataset.mask_array(config.size_px, ids), values, names=ids),
+        )
+        for part, ids in (("train", train), ("val", split.val))
+        if ids
+    }
+    images, masks = map(torch.from_numpy, parts["train"])
+    made = train_segmenter(images, masks, config)
+    score = mean_dice(made, *parts["val"]) if split.val else None
+    facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
+    facts |= {"half": half, "images_trained": len(train)}
+    save_segmenter(out, made.network, {**made.facts, **facts})
     click.echo(f"{out}  Dice {score:.3f} on {len(split.val)} val images" if score else str(out))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,5 +1,6 @@
 """Where a picture's bytes lie, and how to fetch them later: small values that travel to workers."""
 
+import math
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,9 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from factory.errors import DataError
 from factory.real.images import encode_pnm
+
+MAX_EXPANSION = 200
+"""Times that an array of pictures may be larger than its compressed bytes ..."""
+SMALL_BYTES = 2**26
+"""... unless it is smaller than this: labels of one class are nearly nothing."""
 
 
 class Stored(Protocol):
@@ -116,16 +123,38 @@ def npz_array(path: Path, key: str) -> np.ndarray[Any, np.dtype[Any]]:
     """Return one array of an `.npz` file; the last four stay in memory.
 
     Raises:
-        DataError: no such file or array, broken, or pickled.
+        DataError: no such file or array, broken, or pickled; more than the file can hold.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            _check_expansion(arrays.zip, key, path)
             return np.asarray(arrays[key])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} gives no array {key!r} ({error})",
             remedy="Use an .npz of plain uint8 arrays in MedMNIST's layout",
         ) from error
+
+
+def _check_expansion(archive: zipfile.ZipFile, key: str, path: Path) -> None:
+    """Refuse an array that claims more bytes than are stored, or that swells beyond any picture.
+
+    numpy makes room for what an array's head claims before it reads a byte.
+    """
+    member = archive.getinfo(f"{key}.npy")
+    with archive.open(member) as file:
+        version = read_magic(file)
+        read_head = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
+        shape, _, kind = read_head(file)
+        claimed = file.tell() + math.prod(shape) * kind.itemsize
+    if claimed > member.file_size or member.file_size > max(
+        MAX_EXPANSION * member.compress_size, SMALL_BYTES
+    ):
+        raise DataError(
+            f"{path} array {key!r} claims {claimed:,} bytes, {member.file_size:,} unpacked from"
+            f" {member.compress_size:,}",
+            remedy=f"Images shrink less than {MAX_EXPANSION} times: get the file anew",
+        )
 
 
 @lru_cache(maxsize=8)

@@ -1,8 +1,11 @@
 """A recipe: everything that decides the pixels of its images; a request: one image of it."""
 
+import json
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError
@@ -35,6 +38,10 @@ PER_IMAGE = (
 """Fields in which the images of one batch may differ."""
 
 
+Prompt = Annotated[str, Field(max_length=4096)]
+Side = Annotated[int, Field(ge=1, le=8192)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is drawn and how. Equal recipes give equal ids everywhere, equal pixels on one engine.
@@ -46,16 +53,16 @@ class Recipe:
     model_id: str
     method: str = "text"
     class_name: str
-    class_id: int
-    prompt: str
-    negative_prompt: str = ""
-    guidance_scale: float
-    num_inference_steps: int
+    class_id: Annotated[int, Field(ge=0, lt=2**31)]
+    prompt: Prompt
+    negative_prompt: Prompt = ""
+    guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
     scheduler: str
-    height_px: int
-    width_px: int
-    seed: int
-    batch_size: int
+    height_px: Side
+    width_px: Side
+    seed: Annotated[int, Field(ge=0, lt=2**SEED_BITS)]
+    batch_size: Annotated[int, Field(ge=1, lt=2**15)]
     dtype: str = "float32"
     adapter_id: str | None = None
     """Digest of the LoRA folded into the base; None: the generator has none."""
@@ -94,25 +101,34 @@ class Recipe:
         return {k: v for k, v in asdict(self).items() if k not in OPTIONAL or v is not None}
 
 
-def recipe_from(stored: dict[str, Any]) -> Recipe:
-    """Return the recipe that `Recipe.to_dict` wrote.
+def recipe_from(text: str) -> Recipe:
+    """Return the recipe that a row stores: the canonical JSON of `Recipe.to_dict`.
+
+    A catalog may come from anywhere: values of other kinds or out of all bounds are refused, so
+    that no row makes an engine ask for the memory of a million pixels squared.
 
     Raises:
-        ConfigError: fields missing or unknown (written by another version).
+        ConfigError: no JSON object, fields missing, unknown or of another kind, numbers that no
+            configuration could ask for.
     """
-    known = {field.name for field in fields(Recipe)}
-    if unknown := sorted(set(stored) - known):
-        raise ConfigError(
-            f"recipe has unknown fields {unknown}",
-            remedy="Use the factory version that drew this image (column code_version)",
-        )
     try:
-        return Recipe(**stored)
-    except TypeError as error:
-        raise ConfigError(
-            f"recipe is incomplete ({error})",
-            remedy="Use the factory version that drew this image (column code_version)",
-        ) from error
+        stored = json.loads(text)
+        if not isinstance(stored, dict):
+            raise ConfigError("a recipe is no JSON object", remedy=_OTHER_VERSION)
+        unknown = sorted(set(stored) - {field.name for field in fields(Recipe)})
+        if unknown:
+            raise ConfigError(f"recipe has unknown fields {unknown}", remedy=_OTHER_VERSION)
+        _KIND.validate_json(text, strict=True)
+        return Recipe(**stored)  # as it stands: 2 and 2.0 have names of their own
+    except (ValueError, RecursionError) as error:  # pydantic's and json's are ValueErrors
+        told = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, told['loc']))}: {told['msg']}" if told else str(error)
+        raise ConfigError(f"recipe cannot be read ({reason})", remedy=_OTHER_VERSION) from error
+
+
+_KIND = TypeAdapter(Recipe)
+"""Checks kinds and bounds; what is made here itself needs no check."""
+_OTHER_VERSION = "Use the factory version that drew this image (column code_version)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ def regenerate_images(
             out.mkdir(parents=True, exist_ok=True)
     engines: dict[tuple[str, ...], Engine] = {}
     for group in _by_settings(rows):
-        first = recipe_from(json.loads(group[0]["recipe"]))
+        first = recipe_from(group[0]["recipe"])
         run = _recorded(catalog, group[0]["run_id"])
         shown = (data or run.get("data")) if first.reference_id else None
         key = (first.model_id, first.dtype, str(shown))
@@ -114,8 +114,7 @@ def _redraw(
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         requests = tuple(
-            Request(recipe=recipe_from(json.loads(row["recipe"])), index=row["recipe_index"])
-            for row in chunk
+            Request(recipe=recipe_from(row["recipe"]), index=row["recipe_index"]) for row in chunk
         )
         drawn = engine.draw(Batch(index=0, size=size, requests=requests))
         for number, row in enumerate(chunk):
@@ -168,7 +167,7 @@ def _by_settings(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Group rows that may share a batch."""
     groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[recipe_from(json.loads(row["recipe"])).settings].append(row)
+        groups[recipe_from(row["recipe"]).settings].append(row)
     return list(groups.values())
 
 

@@ -1,167 +1,78 @@
-"""A small S3 server on loopback, in memory: enough of the protocol for Delta tables.
+"""An S3 server on loopback, in memory: moto's, which also loses replies where it is told to.
 
-Objects, ranges, listing, deletion, conditional puts (If-None-Match) and multipart uploads; no
-authentication. Keeps what real stores promise: an object appears whole, and of two conditional
-puts of one key exactly one succeeds.
+    python -m tests.fakes.s3 [NUMBER ...]
+
+moto looks whether a key is there and then puts it, so that of two conditional puts at once both
+could win. Real stores promise that one does: here requests are served one at a time. The replies to
+the commits with these numbers (1 is the first that a Delta log takes) are lost after the commit was
+made: the connection ends, as when a network fails at the worst moment.
 """
 
-import re
+import logging
+import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
-from hashlib import md5
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape, unescape
+from threading import Lock
+from typing import Any
+from urllib.request import Request, urlopen
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class _Store:
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
-        self.lock = threading.Lock()
+class OneAtATime:
+    """A WSGI application that serves `app` serially and drops some replies."""
+
+    def __init__(self, app: Wsgi, lose: frozenset[int]) -> None:
+        self.app, self.lose = app, lose
+        self.commits = 0
+        self.lock = Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """Answer a request."""
+        status = ""
+
+        def noted(line: str, *rest: Any) -> Any:
+            nonlocal status
+            status = line
+            return start_response(line, *rest)
+
+        with self.lock:
+            body = list(self.app(environ, noted))
+            made = is_commit(environ) and status.startswith("200")
+            self.commits += made
+            lost = made and self.commits in self.lose
+        if lost:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return body
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    store: _Store
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        key, query = self._asked()
-        if "list-type" in query:
-            self._reply(200, self._listing(key.split("/")[0], query).encode())
-            return
-        data = self.store.objects.get(key)
-        if data is None:
-            self._reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
-            return
-        wanted = self.headers.get("Range")
-        if wanted is None:
-            self._reply(200, data, key=key)
-            return
-        first, last = wanted.removeprefix("bytes=").split("-")
-        start = int(first) if first else len(data) - int(last)
-        end = min(int(last), len(data) - 1) if first and last else len(data) - 1
-        part = {"Content-Range": f"bytes {start}-{end}/{len(data)}"}
-        self._reply(206, data[start : end + 1], key=key, headers=part)
-
-    do_HEAD = do_GET
-
-    def do_PUT(self) -> None:
-        key, query = self._asked()
-        body = self._body()
-        with self.store.lock:
-            if "partNumber" in query:
-                self.store.parts[query["uploadId"]][int(query["partNumber"])] = body
-            elif self.headers.get("If-None-Match") == "*" and key in self.store.objects:
-                self._reply(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-                return
-            else:
-                self.store.objects[key] = body
-        self._reply(200, b"", headers={"ETag": f'"{md5(body).hexdigest()}"'})
-
-    def do_POST(self) -> None:
-        key, query = self._asked()
-        body = self._body()
-        if "delete" in query:
-            names = re.findall(r"<Key>.*?</Key>", body.decode())
-            for name in names:
-                path = unescape(name.removeprefix("<Key>").removesuffix("</Key>"))
-                self.store.objects.pop(f"{key.split('/')[0]}/{path}", None)
-            told = "".join(f"<Deleted>{name}</Deleted>" for name in names)
-            self._reply(200, f"<DeleteResult>{told}</DeleteResult>".encode())
-        elif "uploads" in query:
-            upload = f"upload-{len(self.store.parts)}"
-            self.store.parts[upload] = {}
-            self._reply(
-                200,
-                "<InitiateMultipartUploadResult><Bucket>b</Bucket>"
-                f"<Key>{escape(key)}</Key><UploadId>{upload}</UploadId>"
-                "</InitiateMultipartUploadResult>".encode(),
-            )
-        elif "uploadId" in query:
-            parts = self.store.parts.pop(query["uploadId"])
-            data = b"".join(parts[number] for number in sorted(parts))
-            self.store.objects[key] = data
-            tag = f'"{md5(data).hexdigest()}"'
-            done = f"<CompleteMultipartUploadResult><ETag>{escape(tag)}</ETag>"
-            self._reply(200, f"{done}</CompleteMultipartUploadResult>".encode())
-        else:
-            self._reply(501, b"")
-
-    def do_DELETE(self) -> None:
-        self.store.objects.pop(self._asked()[0], None)
-        self._reply(204, b"")
-
-    def _asked(self) -> tuple[str, dict[str, str]]:
-        parts = urlsplit(self.path)
-        query = {k: v[0] for k, v in parse_qs(parts.query, keep_blank_values=True).items()}
-        return unquote(parts.path).lstrip("/"), query
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def _listing(self, bucket: str, query: dict[str, str]) -> str:
-        prefix, delimiter = query.get("prefix", ""), query.get("delimiter")
-        after = query.get("start-after", "")
-        contents, folders = [], set()
-        for full in sorted(self.store.objects):
-            name = full.removeprefix(f"{bucket}/")
-            if not name.startswith(prefix) or name <= after:
-                continue
-            rest = name[len(prefix) :]
-            if delimiter and delimiter in rest:
-                folders.add(prefix + rest.split(delimiter)[0] + delimiter)
-                continue
-            size = len(self.store.objects[full])
-            contents.append(
-                f"<Contents><Key>{escape(name)}</Key><Size>{size}</Size>"
-                "<LastModified>2026-11-21T00:00:00.000Z</LastModified><ETag>x</ETag></Contents>"
-            )
-        common = "".join(f"<CommonPrefixes><Prefix>{f}</Prefix></CommonPrefixes>" for f in folders)
-        return f"<ListBucketResult>{''.join(contents)}{common}</ListBucketResult>"
-
-    def _reply(
-        self,
-        status: int,
-        body: bytes,
-        *,
-        key: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        self.send_response(status)
-        if key is not None:
-            self.send_header("ETag", f'"{md5(self.store.objects[key]).hexdigest()}"')
-            self.send_header("Last-Modified", formatdate(1795200000, usegmt=True))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+def is_commit(environ: dict[str, Any]) -> bool:
+    """Whether a request is the conditional put of an entry of a Delta log."""
+    path = environ["PATH_INFO"]
+    conditional = environ.get("HTTP_IF_NONE_MATCH") == "*"
+    put = environ["REQUEST_METHOD"] == "PUT" and conditional
+    return put and "/_delta_log/" in path and path.endswith(".json")
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
-    """Yield storage options for delta-rs.
+def s3_server(lose: Iterable[int] = ()) -> Iterator[dict[str, str]]:
+    """Yield storage options for delta-rs; the bucket is named 'bucket'.
 
     The server is a process of its own: delta-rs holds the GIL while it uploads, and would wait for
     a thread that waits for it.
     """
-    command = [sys.executable, "-m", "tests.fakes.s3"]
+    command = [sys.executable, "-m", "tests.fakes.s3", *map(str, sorted(lose))]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as server:
         try:
             assert server.stdout is not None
+            url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            urlopen(Request(f"{url}/bucket", method="PUT")).close()
             yield {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{int(server.stdout.readline())}",
+                "AWS_ENDPOINT_URL": url,
                 "AWS_ALLOW_HTTP": "true",
                 "AWS_ACCESS_KEY_ID": "test",
                 "AWS_SECRET_ACCESS_KEY": "test",
@@ -173,11 +84,14 @@ def s3_server() -> Iterator[dict[str, str]]:
 
 def main() -> None:
     """Serve on a free port, print it, and run until terminated."""
-    handler = type("Handler", (_Handler,), {"store": _Store()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        print(server.server_port, flush=True)
-        server.serve_forever()
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+    app = OneAtATime(create_backend_app("s3"), frozenset(map(int, sys.argv[1:])))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    print(server.server_port, flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

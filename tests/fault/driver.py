@@ -3,8 +3,10 @@
     python -m tests.fault.driver CATALOG CONFIG.yaml ADDRESS [STEP NUMBER]
 
 With STEP ('before_commit' or 'after_commit') and NUMBER it kills itself there, the NUMBER-th time.
+Options of an object store come in the environment, as JSON.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -20,15 +22,24 @@ from factory.config import GenerateConfig, load_config
 from factory.sample.run import execute, prepare
 from factory.sample.session import ray_session
 
+STORAGE = "FAULT_STORAGE_OPTIONS"
 
-def run_driver(uri: str, source: Path, head: Head, *fault: str) -> subprocess.Popen[str]:
+
+def run_driver(
+    uri: str,
+    source: Path,
+    head: Head,
+    *fault: str,
+    storage_options: dict[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start this module as a process; its output is a pipe."""
+    storage = {STORAGE: json.dumps(storage_options)}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.fault.driver", uri, str(source), head.address, *fault],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **head.token, "PYTHONPATH": str(Path.cwd())},
+        env={**os.environ, **head.token, **storage, "PYTHONPATH": str(Path.cwd())},
     )
 
 
@@ -62,7 +73,9 @@ def with_steps(on_step: OnStep) -> Iterator[None]:
 def main() -> None:
     catalog, source, address, *fault = sys.argv[1:]
     faults = with_steps(dying_at(fault[0], int(fault[1]))) if fault else nullcontext()
-    run = prepare(load_config(GenerateConfig, Path(source)), catalog)
+    storage = json.loads(os.environ[STORAGE])
+    config = load_config(GenerateConfig, Path(source))
+    run = prepare(config, catalog, storage_options=storage)
     with faults, ray_session(address):
         for progress in execute(run):
             print(f"drawn {progress.drawn}", flush=True)

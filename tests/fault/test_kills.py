@@ -66,48 +66,78 @@ def test_many_killed_runs_resume_to_exactly_once(
     check(case, head, tiny, tmp_path, actors=2)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A catalog under attack."""
+
+    uri: str
+    source: Path
+    head: Head
+    storage_options: dict[str, str] | None = None
+
+    def start(self, *fault: str) -> subprocess.Popen[str]:
+        """Start a driver of the job."""
+        return run_driver(
+            self.uri, self.source, self.head, *fault, storage_options=self.storage_options
+        )
+
+    def view(self) -> Catalog:
+        """The newest view of the catalog."""
+        return Catalog(self.uri, self.storage_options)
+
+
 def check(case: Case, head: Head, tiny: Generator, tmp_path: Path, *, actors: int) -> None:
-    rng = random.Random(f"{case}")
+    source = written_job(case, tiny, tmp_path, actors=actors)
+    kill_and_resume(case, Place(str(tmp_path / "catalog"), source, head), tiny)
+
+
+def written_job(case: Case, tiny: Generator, tmp_path: Path, *, actors: int) -> Path:
     source = tmp_path / "job.yaml"
-    seed = rng.randrange(2**32)
+    seed = random.Random(f"{case}").randrange(2**32)
     source.write_text(CONFIG.format(model=tiny.folder, seed=seed, actors=actors))
-    uri = str(tmp_path / "catalog")
+    return source
 
-    killed = disturb(case, rng, uri, source, head)
-    versions_readable(uri)
-    finish = run_driver(uri, source, head)
-    assert finish.wait(timeout=180) == 0, finish.stdout.read() if finish.stdout else ""
+
+def kill_and_resume(case: Case, place: Place, tiny: Generator) -> None:
+    rng = random.Random(f"kill {case}")
+    killed = disturb(case, rng, place)
+    versions_readable(place.view())
+    finish = place.start()
+    output, _ = finish.communicate(timeout=240)
+    assert finish.returncode == 0, output
     assert killed
-    exactly_once(uri, source, tiny)
+    exactly_once(place, tiny)
 
 
-def exactly_once(uri: str, source: Path, tiny: Generator) -> None:
+def exactly_once(place: Place, tiny: Generator) -> None:
     """Every image that was asked for is there once, with the pixels that one process draws."""
-    run = prepare(load_config(GenerateConfig, source), uri)
+    config = load_config(GenerateConfig, place.source)
+    run = prepare(config, place.uri, storage_options=place.storage_options)
     expected = {
         request.image_id: pixel_sha256(image)
         for batch in run.plan.batches()
         for request, image in zip(batch.requests, Engine(tiny).draw(batch).images, strict=True)
     }
-    rows = sql(Catalog(uri), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
+    rows = sql(place.view(), "SELECT image_id, pixel_sha256 FROM samples").to_pylist()
     assert len(rows) == len(expected) == 45
     assert {row["image_id"]: row["pixel_sha256"] for row in rows} == expected
-    states = sql(Catalog(uri), "SELECT status, num_accepted + num_rejected AS n FROM runs")
+    states = sql(place.view(), "SELECT status, num_accepted + num_rejected AS n FROM runs")
     assert states.to_pylist() == [{"status": "complete", "n": 45}]
 
 
-def disturb(case: Case, rng: random.Random, uri: str, source: Path, head: Head) -> bool:
+def disturb(case: Case, rng: random.Random, place: Place) -> bool:
     """Start a driver, kill what the case says, wait until the driver has ended."""
     if case.kind in ("before_commit", "after_commit"):
-        driver = run_driver(uri, source, head, case.kind, str(rng.randint(1, 4)))
+        driver = place.start(case.kind, str(rng.randint(1, 4)))
         return driver.wait(timeout=180) == -signal.SIGKILL
-    driver = run_driver(uri, source, head)
+    driver = place.start()
     wait_for_lines(driver, rng.randint(1, 6))
     time.sleep(rng.random() * 0.2)
     if case.kind == "driver":
         driver.kill()
         return driver.wait(timeout=30) == -signal.SIGKILL
-    killed = kill_worker(head.pid, "SampleActor" if case.kind == "actor" else "write_drawn", rng)
+    name = "SampleActor" if case.kind == "actor" else "write_drawn"
+    killed = kill_worker(place.head.pid, name, rng)
     assert driver.wait(timeout=180) == 0  # Ray restarts what it runs
     return killed
 
@@ -137,9 +167,7 @@ def kill_worker(head_pid: int, name: str, rng: random.Random) -> bool:
     return False
 
 
-def versions_readable(uri: str) -> None:
-    """Whatever was killed, what is visible is whole: every row hashes to its column."""
-    if not (Path(uri) / "samples").exists():
-        return
-    rows = sql(Catalog(uri), "SELECT count(*) AS n, count(DISTINCT image_id) AS ids FROM samples")
+def versions_readable(catalog: Catalog) -> None:
+    """Whatever was killed, what is visible is whole: no image twice."""
+    rows = sql(catalog, "SELECT count(*) AS n, count(DISTINCT image_id) AS ids FROM samples")
     assert rows["n"] == rows["ids"]

@@ -9,32 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local import free_ports
+from cluster.local import Head, free_ports
 from factory.models.generator import Generator
-from tests.fault.driver import run_driver
 from tests.fault.nodes import running_nodes
-from tests.fault.test_kills import CONFIG, exactly_once, wait_for_lines
+from tests.fault.test_kills import CONFIG, Place, exactly_once, wait_for_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
 NODES = 4
 REDIS_PASSWORD = "of-this-test-alone"
 
 
-def job(tiny: Generator, tmp_path: Path, *, actors: int) -> tuple[str, Path]:
+def place(head: Head, tiny: Generator, tmp_path: Path, *, actors: int) -> Place:
     source = tmp_path / "job.yaml"
     source.write_text(CONFIG.format(model=tiny.folder, seed=7, actors=actors))
-    return str(tmp_path / "catalog"), source
+    return Place(str(tmp_path / "catalog"), source, head)
 
 
 def test_a_lost_node_loses_and_doubles_nothing(tiny: Generator, tmp_path: Path) -> None:
-    uri, source = job(tiny, tmp_path, actors=NODES)
     with running_nodes(NODES) as nodes:
-        driver = run_driver(uri, source, nodes.head)
+        here = place(nodes.head, tiny, tmp_path, actors=NODES)
+        driver = here.start()
         wait_for_lines(driver, 3)
         assert nodes.say("kill node") == f"{NODES - 1} left"
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
-    exactly_once(uri, source, tiny)
+    exactly_once(here, tiny)
 
 
 @pytest.fixture
@@ -67,12 +66,12 @@ def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
     redis: str, tiny: Generator, tmp_path: Path
 ) -> None:
     """The GCS is killed and started again: nodes, actors and driver find it, and go on."""
-    uri, source = job(tiny, tmp_path, actors=2)
     behind = {"RAY_REDIS_ADDRESS": redis, "FAULT_REDIS_PASSWORD": REDIS_PASSWORD}
     with running_nodes(2, **behind) as nodes:
-        driver = run_driver(uri, source, nodes.head)
+        here = place(nodes.head, tiny, tmp_path, actors=2)
+        driver = here.start()
         wait_for_lines(driver, 2)
         assert nodes.say("restart gcs") == "restarted"
         output, _ = driver.communicate(timeout=240)
         assert driver.returncode == 0, output
-    exactly_once(uri, source, tiny)
+    exactly_once(here, tiny)

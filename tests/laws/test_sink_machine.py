@@ -29,6 +29,7 @@ runs = st.sampled_from(RUNS)
 batches = st.integers(0, BATCHES - 1)
 engines = st.sampled_from(ENGINES)
 choices = st.lists(st.tuples(batches, engines), min_size=1, max_size=2 * BATCHES)
+drivers = st.sampled_from([None, 1, 2])
 fates = st.sampled_from(["lives", "lives", "dies before commit", "dies after commit"])
 
 
@@ -45,6 +46,7 @@ class SinkMachine(RuleBasedStateMachine):
         self.drawn = {}
         self.shown = {}
         self.versions = {}
+        self.sinks = {}
         SampleSink(self.uri, RUNS[0])
         for (run, batch), engine in product(REQUESTED, ENGINES):
             self.draw(run, batch, engine)
@@ -56,22 +58,22 @@ class SinkMachine(RuleBasedStateMachine):
         file = write_batch(self.uri, run_id=run, batch_index=batch, rows=rows)
         assert self.drawn.setdefault((run, batch, engine), file) == file
 
-    @rule(run=runs, chosen=choices, fate=fates)
-    def publish(self, run, chosen, fate):
+    @rule(run=runs, chosen=choices, fate=fates, driver=drivers)
+    def publish(self, run, chosen, fate, driver):
         """A driver commits what it knows: in any order, with repeats, and may die around it."""
-        self.commit(run, chosen, fate)
+        self.commit(run, chosen, fate, driver)
 
-    @rule(run=runs, chosen=choices, same=st.booleans(), theirs=choices, fate=fates)
-    def publish_on_a_stale_snapshot(self, run, chosen, same, theirs, fate):
+    @rule(run=runs, chosen=choices, same=st.booleans(), theirs=choices, fate=fates, driver=drivers)
+    def publish_on_a_stale_snapshot(self, run, chosen, same, theirs, fate, driver):
         """Another writer, of this run or the other, commits between our decision and our commit."""
         rival = run if same else next(name for name in RUNS if name != run)
-        self.commit(run, chosen, fate, between=lambda: self.commit(rival, theirs, "lives"))
+        self.commit(run, chosen, fate, driver, lambda: self.commit(rival, theirs, "lives", None))
 
     @rule(run=runs)
     def resume(self, run):
         """A new driver commits exactly what it finds missing."""
         missing = set(range(BATCHES)) - SampleSink(self.uri, run).published()
-        self.commit(run, [(batch, "cpu") for batch in sorted(missing)], "lives")
+        self.commit(run, [(batch, "cpu") for batch in sorted(missing)], "lives", None)
         assert SampleSink(self.uri, run).published() == set(range(BATCHES))
 
     @invariant()
@@ -109,7 +111,8 @@ class SinkMachine(RuleBasedStateMachine):
         assert set(self.shown) == set(REQUESTED)  # requested = published
         shutil.rmtree(self.uri)
 
-    def commit(self, run, chosen, fate, between=None):
+    def commit(self, run, chosen, fate, driver, between=None):
+        """Commit through the sink of a driver that lives on, or (None) of one made for this."""
         pending = [between] if between else []
 
         def on_step(step):
@@ -118,13 +121,21 @@ class SinkMachine(RuleBasedStateMachine):
             if fate == f"dies {step.replace('_', ' ')}":
                 raise Killed
 
-        retry = Retry(sleep=lambda _: None)
-        sink = SampleSink(self.uri, run, retry=retry, on_step=on_step)
+        sink, steps = self.sinks.get((run, driver)) or self.sink(run)
+        steps[:] = [on_step]
+        if driver is not None:
+            self.sinks[run, driver] = sink, steps
         try:
             sink.commit([self.drawn[run, batch, engine] for batch, engine in chosen])
         except Killed:
             return
         assert {batch for batch, _ in chosen} <= sink.published()
+
+    def sink(self, run):
+        """Return a sink and the list that its hook, the last of it, is looked up in."""
+        steps = []
+        retry = Retry(sleep=lambda _: None)
+        return SampleSink(self.uri, run, retry=retry, on_step=lambda s: steps[-1](s)), steps
 
 
 SinkMachine.TestCase.settings = settings(

@@ -1,4 +1,7 @@
+import io
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -53,6 +56,35 @@ def test_broken_and_foreign_files_are_named(tmp_path):
     np.savez(tmp_path / "y.npz", other=np.zeros(3))
     with pytest.raises(DataError, match=r"y\.npz has no array 'train_images'"):
         open_dataset(tmp_path / "y.npz")
+
+
+def npy(shape, data=b""):
+    """An array's head that claims `shape`, before `data`."""
+    buffer = io.BytesIO()
+    head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, head)
+    return buffer.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"),
+    [
+        ((10**6, 1000, 1000, 3), b""),  # 3 TB claimed, nothing there
+        ((1, 9000, 9000), bytes(81_000_000)),  # 81 MB of zeros in 80 kB
+    ],
+)
+def test_an_archive_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
+    tmp_path, shape, data
+):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images.npy", npy(shape, data))
+        archive.writestr("train_labels.npy", npy((shape[0], 1), bytes(min(shape[0], 9))))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.npz array 'train_images' claims"):
+        open_dataset(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 class FakePackage:

@@ -154,7 +154,7 @@ def test_a_recipe_read_back_from_its_row_draws_the_same(
 ):
     batch, found = drawn(engine, planned(bridge, references))[0]
     again = [
-        Request(recipe=recipe_from(json.loads(json.dumps(r.recipe.to_dict()))), index=r.index)
+        Request(recipe=recipe_from(json.dumps(r.recipe.to_dict())), index=r.index)
         for r in batch.requests
     ]
     assert [r.image_id for r in again] == [r.image_id for r in batch.requests]

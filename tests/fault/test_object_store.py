@@ -1,0 +1,63 @@
+"""Exactly once on an object store: the same seeded kills, and replies to commits that are lost.
+
+A lost reply is the worst of both: the commit is made, and its writer is told that it failed.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cluster.local import Head
+from factory.models.generator import Generator
+from tests.fakes.s3 import s3_server
+from tests.fault.test_kills import (
+    ALL,
+    CONFIG,
+    Case,
+    Place,
+    exactly_once,
+    kill_and_resume,
+    written_job,
+)
+
+pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
+URI = "s3://bucket/cells"
+EVERY = range(1, 1000)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_killed_runs_whose_replies_get_lost_resume_to_exactly_once(
+    case: Case, head: Head, tiny: Generator, tmp_path: Path
+) -> None:
+    """Of the first twelve commits (tables, models, runs, images) three lose their replies."""
+    lose = random.Random(f"replies {case}").sample(range(1, 13), 3)
+    source = written_job(case, tiny, tmp_path, actors=2)
+    with s3_server(lose) as options:
+        kill_and_resume(case, Place(URI, source, head, options), tiny)
+
+
+def test_a_run_none_of_whose_commits_is_ever_confirmed_completes(
+    head: Head, tiny: Generator, tmp_path: Path
+) -> None:
+    source = tmp_path / "job.yaml"
+    source.write_text(CONFIG.format(model=tiny.folder, seed=1, actors=2))
+    with s3_server(EVERY) as options:
+        here = Place(URI, source, head, options)
+        output, _ = (driver := here.start()).communicate(timeout=240)
+        assert driver.returncode == 0, output
+        exactly_once(here, tiny)
+
+
+def test_two_drivers_into_one_bucket_both_complete(
+    head: Head, tiny: Generator, tmp_path: Path
+) -> None:
+    source = tmp_path / "job.yaml"
+    source.write_text(CONFIG.format(model=tiny.folder, seed=2, actors=1))
+    with s3_server([4, 7, 9]) as options:
+        here = Place(URI, source, head, options)
+        drivers = [here.start(), here.start()]
+        for driver in drivers:
+            output, _ = driver.communicate(timeout=240)
+            assert driver.returncode == 0, output
+        exactly_once(here, tiny)
