@@ -8,12 +8,12 @@ IMAGES ?= 320
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: wbc test test-ray test-rest test-all lint bench clean
+.PHONY: wbc test test-ray test-rest test-all fuzz lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
 
-DEFAULT := not slow and not gpu and not s3
+DEFAULT := not slow and not gpu
 
 test: $(VENV)/installed ## the default tests: those on Ray, which often wait, beside the others
 	@$(MAKE) --no-print-directory -j 2 test-ray test-rest
@@ -22,7 +22,10 @@ test-ray test-rest: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m "$(DEFAULT) and $(if $(findstring ray,$@),ray,not ray)"
 
 test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
-	$(BIN)/python -m pytest -q -m "not gpu and not s3"
+	$(BIN)/python -m pytest -q -m "not gpu and not fuzz"
+
+fuzz: $(VENV)/installed ## hostile configurations, pictures, rows and SQL, a minute each
+	$(BIN)/python -m pytest -q -m fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

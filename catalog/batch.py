@@ -116,8 +116,8 @@ def as_samples(rows: pa.Table, *, run_id: str, batch_index: int) -> pa.Table:
         if name not in rows.column_names:
             kind = SAMPLES.field(name).type
             rows = rows.append_column(name, pa.repeat(pa.scalar(value, kind), len(rows)))
-        elif set(rows[name].to_pylist()) != {value}:
-            _refuse(where, f"column {name!r} holds {sorted(set(rows[name].to_pylist()))[:3]}")
+        elif other := [held for held in rows[name].to_pylist() if held != value]:
+            _refuse(where, f"column {name!r} holds {other[0]!r}")
     table = cast_rows(rows, SAMPLES, where=where)
     _check_values(table, where)
     return table

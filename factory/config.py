@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from factory.digest import digest
 from factory.errors import ConfigError
@@ -278,7 +279,7 @@ def _override(stored: dict[str, Any], text: str) -> None:
 
 
 def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: str) -> ConfigError:
-    first = error.errors()[0]
+    first = _deepest(error, stored)
     absent = first["type"] == "missing"
     parts = [*_written(first["loc"], stored), *(first["loc"][-1:] if absent else ())]
     key = ".".join(map(str, parts))
@@ -289,6 +290,14 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
     return ConfigError(
         f"{where}: {key}{value}: {first['msg']}", remedy="Correct this value and run again"
     )
+
+
+def _deepest(error: ValidationError, stored: Any) -> ErrorDetails:
+    """Return the first error, or of what fits none of several kinds the one nearest to a fit."""
+    errors = error.errors()
+    begun = [*_written(errors[0]["loc"], stored)]
+    same = [e for e in errors if [*_written(e["loc"], stored)][: len(begun)] == begun]
+    return max(same, key=lambda e: len([*_written(e["loc"], stored)]))
 
 
 def _shown(value: Any) -> str:

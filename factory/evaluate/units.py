@@ -19,8 +19,8 @@ VERSION = 2
 
 def _task_of(learner: Any) -> str:
     """Return 'classify' where a configuration names no task."""
-    named = learner.get("task", "classify") if isinstance(learner, dict) else learner.task
-    return str(named)
+    named = learner if isinstance(learner, dict) else {"task": getattr(learner, "task", "classify")}
+    return str(named.get("task", "classify"))
 
 
 Learner = Annotated[

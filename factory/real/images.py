@@ -214,7 +214,7 @@ def _mask_values(image: Image.Image, name: str) -> NDArray[np.uint8]:
                 remedy="Store one class index or grey value per pixel",
             )
         values = values[..., 0]
-    if values.min() < 0 or values.max() > 255 or (values != np.floor(values)).any():
+    if not (values.min() >= 0 and values.max() <= 255 and (values == np.floor(values)).all()):
         raise DataError(
             f"mask {name} has values in {values.min()}..{values.max()}, not whole in 0..255",
             remedy="Number the classes from 0 and store them with 8 bits",

@@ -61,6 +61,7 @@ def run_trials(
     check_space(config)
     _claim(ground)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints tables at any verbosity
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative places mean in trials what they mean here
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = ray.cluster_resources()
     drawer = (ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Drawer)).remote(

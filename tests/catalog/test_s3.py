@@ -1,4 +1,4 @@
-"""The same promises on an object store (a fake one on loopback, see tests/fakes/s3.py)."""
+"""The same promises on an object store (moto's on loopback, see tests/fakes/s3.py)."""
 
 import threading
 from datetime import timedelta
@@ -19,7 +19,6 @@ from factory.errors import CatalogError
 from tests.fakes.rows import STARTED, batch_rows, run_row, sample_row
 from tests.fakes.s3 import s3_server
 
-pytestmark = pytest.mark.s3
 URI = "s3://bucket/some/catalog"
 
 
