@@ -77,7 +77,7 @@ def test_polars(table):
 
 
 def test_daft(table):
-    daft = pytest.importorskip("daft", reason="daft is not installed (extra dev)")
+    daft = pytest.importorskip("daft", reason="daft is not installed (0.7 wants pyarrow below 26)")
     frame = daft.read_deltalake(str(table / "samples")).select(*WANTED)
     check(frame.to_pylist(), table)
 

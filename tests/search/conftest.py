@@ -1,6 +1,7 @@
 """A small search: cells of a drawn smear as real ones, and a random generator of their split."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def ground(stored: dict[str, Any], cells: RealDataset, split: Split, tmp_path: P
         config=parse_config(SweepConfig, stored, where="test"),
         dataset=cells,
         splits=(split,),
-        catalog_uri=str(tmp_path / "catalog"),
+        catalog_uri=os.path.relpath(tmp_path / "catalog"),  # trials read it as the driver does
         storage=None,
         output=tmp_path / "out",
     )
