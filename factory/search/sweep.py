@@ -32,7 +32,8 @@ class Teller(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tell a trial that ended well; Ray calls it."""
-        self._finished = sum(each.status == "TERMINATED" for each in trials)
+        others = (each for each in trials if each is not trial)
+        self._finished = 1 + sum(each.status == "TERMINATED" for each in others)
         found = trial.last_result
         point = ", ".join(f"{key} {short(value)}" for key, value in found["point"].items())
         self._tell(

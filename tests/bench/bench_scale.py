@@ -44,6 +44,7 @@ class Look:
     images: int
     seconds: float
     mib: float
+    cpu_seconds: float
 
 
 def job(folder: Path, num_images: int, batch_size: int) -> Prepared:
@@ -62,18 +63,19 @@ def job(folder: Path, num_images: int, batch_size: int) -> Prepared:
 
 
 def watch(run: Prepared) -> list[Look]:
-    """Run it; return looks at the driver, the first when the first image is there."""
+    """Run it; return looks at the driver, from the first batch to the last, before the end's work."""
     process, looks = psutil.Process(), []
     every = max(1, run.plan.num_images // LOOKS)
     for progress in execute(run):
-        if not looks or progress.drawn - looks[-1].images >= every or progress.complete:
-            mib = process.memory_info().rss / 2**20
-            looks.append(Look(progress.drawn, time.perf_counter(), mib))
+        last = progress.drawn == run.plan.num_images and not progress.complete
+        if not looks or progress.drawn - looks[-1].images >= every or last:
+            mib, cpu = process.memory_info().rss / 2**20, sum(process.cpu_times()[:2])
+            looks.append(Look(progress.drawn, time.perf_counter(), mib, cpu))
             print(f"  {progress.drawn} {mib:.0f} MiB", file=sys.stderr, flush=True)
     return looks
 
 
-def tell(looks: list[Look]) -> None:
+def tell(looks: list[Look], batches: int) -> None:
     """Print the tenths, the slopes and the ratio of the ends."""
     total = looks[-1].images
     at = {k: min(looks, key=lambda look: abs(look.images - total * k / 10)) for k in range(11)}
@@ -87,6 +89,8 @@ def tell(looks: list[Look]) -> None:
         print(f"memory slope, {name}: {slope:.3f} MiB per 10,000 images (bar 1)")
     print(f"last tenth / first: {rates[-1] / rates[0]:.3f} (bar 0.95)")
     print(f"mean of the last three / the first three: {sum(rates[-3:]) / sum(rates[:3]):.3f}")
+    cpu = (looks[-1].cpu_seconds - looks[0].cpu_seconds) / batches * 1000
+    print(f"the driver's own CPU: {cpu:.1f} ms a batch")
     print(f"{total / (looks[-1].seconds - looks[0].seconds):.0f} images/s over the whole run")
 
 
@@ -132,7 +136,7 @@ def main(num_images: int, batch_size: int, nodes: int, folder: Path | None) -> N
     try:
         with cluster as started, ray_session(started.head and started.head.address):
             looks = watch(run)
-        tell(looks)
+        tell(looks, run.plan.num_batches)
         tell_catalog(run)
     finally:
         if folder is None:

@@ -1,16 +1,19 @@
 """`factory export` and `factory marks` as a user types them."""
 
+import json
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
 
 from catalog.export.command import export, marks
+from catalog.releasing import create_release
 from factory.errors import CatalogError
 from tests.catalog.export.conftest import encoded, published, row_of
 from tests.catalog.export.test_marks import KEY, smooth
-from tests.fakes.rows import rejected
+from tests.fakes.rows import STARTED, rejected
 
 
 def run(command, *arguments):
@@ -43,6 +46,26 @@ def test_what_a_gate_rejected_is_not_exported_whatever_the_condition(tmp_path):
         export, "csv", "--catalog", tmp_path / "c", "--out", tmp_path / "out", "--where", condition
     )
     assert "1 images" in done.output
+
+
+def test_a_condition_that_closes_our_bracket_is_refused(tmp_path):
+    published(tmp_path / "c", [row_of(0), rejected(row_of(1), "blur: 0.1 < 0.2")])
+    places = ("--catalog", tmp_path / "c", "--out", tmp_path / "out")
+    with pytest.raises(CatalogError, match="syntax error"):
+        run(export, "csv", *places, "--where", "true) OR (true")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_name_exports_the_highest_release_and_its_version_is_told(tmp_path):
+    uri, out = tmp_path / "c", tmp_path / "out"
+    for number, run_id in enumerate(("run-1", "run-2")):
+        published(uri, [row_of(0, recipe=run_id)], run_id)
+        when = STARTED + timedelta(days=number)
+        create_release(uri, "cells", now=when, code_version="0")
+    done = run(export, "huggingface", "--catalog", uri, "--out", out, "--release", "cells")
+    assert "2 images" in done.output
+    assert json.loads((out / "croissant.json").read_text())["version"] == "1.1.0"
+    assert "1.1.0" in (out / "README.md").read_text()
 
 
 def test_marks_are_made_and_found_again(tmp_path):
