@@ -63,7 +63,7 @@ def job(folder: Path, num_images: int, batch_size: int) -> Prepared:
 
 
 def watch(run: Prepared) -> list[Look]:
-    """Run it; return looks at the driver, from the first batch to the last, before the end's work."""
+    """Run it; return looks at the driver, from the first batch to the last."""
     process, looks = psutil.Process(), []
     every = max(1, run.plan.num_images // LOOKS)
     for progress in execute(run):
