@@ -1,8 +1,10 @@
 """A named feature space: images to vectors of a pretrained network that judges, never draws."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ TURNS = 8
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +40,29 @@ class FeatureSpace:
         """Return pooled features (N, 1280) of RGB images (N, H, W, 3), N >= 1.
 
         Batches of 8 are the fastest on one core (measured: 55 images/s, 36 in batches of 16 with
-        channels first).
+        channels first). The next batch is brought to size (13 % of the work on a CPU) while the
+        network reads the present one.
         """
         device = next(self.network.parameters()).device
+        chunks = torch.split(torch.from_numpy(images), batch_size)
         rows = [
-            self.network(network_input(chunk.to(device))).float().cpu()
-            for chunk in torch.split(torch.from_numpy(images), batch_size)
+            self.network(made).float().cpu()
+            for made in one_ahead(chunks, lambda chunk: network_input(chunk.to(device)))
         ]
         return torch.cat(rows).numpy()
+
+
+def one_ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
+    """Yield `make(item)` of each, made in another thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Made] | None = None
+        for item in items:
+            following = pool.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
 
 
 def network_input(images: Tensor) -> Tensor:

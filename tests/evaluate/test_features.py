@@ -13,6 +13,7 @@ from factory.evaluate.features import (
     FeatureSpace,
     load_feature_space,
     network_input,
+    one_ahead,
     turned,
 )
 
@@ -102,3 +103,19 @@ def test_the_published_weights_load_and_tell_cells_apart(
     within = np.linalg.norm(first[:3] - first[3:], axis=1).mean()
     across = np.linalg.norm(first - second, axis=1).mean()
     assert across > 1.2 * within
+
+
+def test_one_ahead_keeps_the_order_makes_one_at_most_and_passes_errors_on() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return 10 // (3 - number)
+
+    found = one_ahead(range(5), make)
+    for number, value in enumerate((3, 5, 10)):
+        assert next(found) == value
+        assert len(made) <= number + 2
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+    assert list(one_ahead([], make)) == []
