@@ -2,7 +2,8 @@
 
     python -m tests.fault.driver CATALOG CONFIG.yaml ADDRESS [STEP NUMBER]
 
-With STEP ('before_commit' or 'after_commit') and NUMBER it kills itself there, the NUMBER-th time.
+ADDRESS 'here' draws in the process itself, without Ray: the same rows. With STEP ('before_commit'
+or 'after_commit') and NUMBER it kills itself there, the NUMBER-th time.
 Options of an object store come in the environment, as JSON.
 """
 
@@ -21,8 +22,10 @@ from cluster.local import Head
 from factory.config import GenerateConfig, load_config
 from factory.sample.run import execute, prepare
 from factory.sample.session import ray_session
+from factory.sample.stream import draw_here, stream_batches
 
 STORAGE = "FAULT_STORAGE_OPTIONS"
+HERE = "here"
 
 
 def run_driver(
@@ -76,8 +79,9 @@ def main() -> None:
     storage = json.loads(os.environ[STORAGE])
     config = load_config(GenerateConfig, Path(source))
     run = prepare(config, catalog, storage_options=storage)
-    with faults, ray_session(address):
-        for progress in execute(run):
+    here = address == HERE
+    with faults, nullcontext() if here else ray_session(address):
+        for progress in execute(run, stream=draw_here if here else stream_batches):
             print(f"drawn {progress.drawn}", flush=True)
 
 

@@ -11,9 +11,10 @@ import pytest
 from cluster.local import Head
 from factory.models.generator import Generator
 from tests.fakes.s3 import s3_server
+from tests.fault.driver import HERE
 from tests.fault.test_kills import (
-    ALL,
     CONFIG,
+    KINDS,
     Case,
     Place,
     exactly_once,
@@ -24,13 +25,23 @@ from tests.fault.test_kills import (
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
 URI = "s3://bucket/cells"
 EVERY = range(1, 1000)
+DRIVERS = [Case(k, n) for n in range(10) for k in ("driver", "before_commit", "after_commit")]
 
 
-@pytest.mark.parametrize("case", ALL, ids=str)
+@pytest.mark.parametrize("case", DRIVERS, ids=str)
 def test_killed_runs_whose_replies_get_lost_resume_to_exactly_once(
-    case: Case, head: Head, tiny: Generator, tmp_path: Path
+    case: Case, tiny: Generator, tmp_path: Path
 ) -> None:
     """Of the first twelve commits (tables, models, runs, images) three lose their replies."""
+    check(case, Head(dashboard="", address=HERE, pid=0, token={}), tiny, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_do_runs_on_ray(kind: str, head: Head, tiny: Generator, tmp_path: Path) -> None:
+    check(Case(kind, 0), head, tiny, tmp_path)
+
+
+def check(case: Case, head: Head, tiny: Generator, tmp_path: Path) -> None:
     lose = random.Random(f"replies {case}").sample(range(1, 13), 3)
     source = written_job(case, tiny, tmp_path, actors=2)
     with s3_server(lose) as options:
