@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from catalog.gallery.compare import comparison
@@ -75,6 +76,12 @@ class Gallery:
             gates=gates_of(row, config_of(run)), nearest=nearest_real(row), data=self.data,
             lineage=lineage_of(self.index, view.catalog, row), box=(BOX_WIDTH, BOX_HEIGHT),
         )  # fmt: skip
+
+    def any_run(self, request: Request) -> Response:
+        """Lead from an image's id alone to the earliest run that drew it."""
+        found = located(self.index, request.path_params["image"])
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"/image/{quote(key_of(found))}{query}", status_code=302)
 
     def picture(self, request: Request) -> Response:
         """An image, its mask in colours, or its outlines, as PNG."""
@@ -202,6 +209,7 @@ def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | No
     """Return the guarded application of a gallery, see `application`."""
     pages: dict[str, Callable[[Request], Response]] = {
         "/": gallery.images,
+        "/image/{image}": gallery.any_run,
         "/image/{run}/{image}": gallery.image,
         "/picture/{run}/{image}/{kind}.png": gallery.picture,
         "/runs": gallery.runs,

@@ -42,6 +42,12 @@ def test_an_image_page_tells_everything(client):
     assert "/mask.png" in client.get(f"/image/run-low/{FIRST}").text
 
 
+def test_an_id_alone_leads_to_its_image(client):
+    found = client.get(f"/image/{LATER}?zoom=2", follow_redirects=False)
+    assert found.headers["location"] == f"/image/run-low/{LATER}?zoom=2"
+    assert client.get("/image/nobody").status_code == 404
+
+
 def test_neighbours_keep_the_filters(client):
     text = client.get(f"/image/run-low/{LATER}?status=rejected&sort=blur&run=run-low").text
     after = sample_row(19)["image_id"]
