@@ -117,7 +117,7 @@ def as_samples(rows: pa.Table, *, run_id: str, batch_index: int) -> pa.Table:
             kind = SAMPLES.field(name).type
             rows = rows.append_column(name, pa.repeat(pa.scalar(value, kind), len(rows)))
         elif other := [held for held in rows[name].to_pylist() if held != value]:
-            _refuse(where, f"column {name!r} holds {other[:3]}")
+            _refuse(where, f"column {name!r} holds {other[:1]}")
     table = cast_rows(rows, SAMPLES, where=where)
     _check_values(table, where)
     return table
