@@ -25,7 +25,7 @@ from catalog.files import Files, listed_files
 from catalog.place import StorageOptions
 from catalog.schema import SAMPLES, STATISTICS
 from catalog.sink import now_ms
-from catalog.store import ensure_table, filesystem, open_table, put, reading
+from catalog.store import filesystem, open_table, put, reading
 from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
 from factory.digest import digest_bytes
 
@@ -59,17 +59,16 @@ def optimize(
         CatalogError: no catalog there, a file is gone, or not writable.
     """
     open_table(uri, "samples", storage_options=storage_options)  # never made here
-    snapshot = ensure_table(uri, "samples", storage_options=storage_options)
-    listed = listed_files(snapshot)
-    version = snapshot.version()
     snapshots = Snapshots(uri, "samples", storage_options)
+    snapshot = snapshots.newest()
+    listed, version = listed_files(snapshot), snapshot.version()
     for run_id in sorted(set(_runs(listed))):
 
         def joined(snapshot: DeltaTable, run_id: str = run_id) -> Addition | None:
             return _joined(snapshot, uri, run_id, target_bytes, storage_options)
 
         version = commit_missing(snapshots, joined, retry=retry, on_step=on_step)
-    after = listed_files(open_table(uri, "samples", storage_options=storage_options))
+    after = listed_files(snapshots.newest())
     return Compaction(files_before=len(listed), files_after=len(after), version=version)
 
 

@@ -35,7 +35,7 @@ from catalog.batch import (
 )
 from catalog.place import StorageOptions
 from catalog.schema import STATUSES, TABLES
-from catalog.store import ensure_table, put, sizes
+from catalog.store import put, sizes
 from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
 from factory.digest import digest_bytes
 from factory.errors import CatalogError
@@ -67,7 +67,6 @@ class SampleSink:
 
     def __post_init__(self) -> None:
         check_run_id(self.run_id)
-        ensure_table(self.uri, "samples", storage_options=self.storage_options)
         snapshots = Snapshots(self.uri, "samples", self.storage_options)
         object.__setattr__(self, "_known", _Known(self.run_id, snapshots))
 
@@ -254,7 +253,7 @@ def append_once(
     Raises:
         CatalogError: not writable, or the place of the rows is passed.
     """
-    ensure_table(uri, name, storage_options=storage_options)
+    snapshots = Snapshots(uri, name, storage_options)
     data = parquet_bytes(table)
     stem = "-".join(
         f"{value:06d}" if isinstance(value, int) else str(value) for value in key.values()
@@ -271,7 +270,7 @@ def append_once(
         action = AddAction(path, len(data), {}, now_ms(), True, stats)
         return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
 
-    return commit_missing(Snapshots(uri, name, storage_options), missing, retry=retry)
+    return commit_missing(snapshots, missing, retry=retry)
 
 
 def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: int) -> None:

@@ -17,7 +17,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from catalog.place import StorageOptions
-from catalog.store import check_version, open_table, storage_errors
+from catalog.store import check_version, ensure_table, storage_errors
 from factory.errors import CatalogError
 
 OnStep = Callable[[str], None]
@@ -53,7 +53,7 @@ class Retry:
 
 
 class Snapshots:
-    """Fresh snapshots of one table: the first is read whole, later ones add the log's new entries.
+    """Fresh snapshots of one table: it is read whole once, and then the log's new entries are.
 
     In a table of 30,000 files an opening costs 0.16 s and a step 0.01 s (measured).
     """
@@ -61,19 +61,20 @@ class Snapshots:
     def __init__(
         self, uri: str | Path, name: str, storage_options: StorageOptions | None = None
     ) -> None:
-        """Remember which table; nothing is read yet."""
-        self.uri, self.name, self._options = uri, name, storage_options
-        self._table: DeltaTable | None = None
+        """Open the table, made where there is none.
+
+        Raises:
+            CatalogError: see `ensure_table`.
+        """
+        self.uri, self.name = uri, name
+        self._table = ensure_table(uri, name, storage_options=storage_options)
 
     def newest(self) -> DeltaTable:
         """Return the table as it is now: the same object every time, moved on.
 
         Raises:
-            CatalogError: see `open_table`.
+            CatalogError: not readable, or of a newer factory by now.
         """
-        if self._table is None:
-            self._table = open_table(self.uri, self.name, storage_options=self._options)
-            return self._table
         with storage_errors(self.uri):
             self._table.update_incremental()
         check_version(self._table, self.uri)

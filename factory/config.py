@@ -26,13 +26,15 @@ def _path(value: Any) -> Any:
 
 Place = Annotated[Path, BeforeValidator(_path)]
 """A path as YAML writes it, which has only strings."""
-MAX_BYTES = 2**20
+MAX_CHARACTERS = 2**20
 """A longer configuration is none: the longest preset has two kilobytes."""
 MAX_DEPTH = 50
 """Of sections within sections, likewise."""
 MAX_SHOWN = 200
 """Characters of a wrong value that an error repeats."""
 Prompt = Annotated[str, Field(max_length=4096)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(ge=1, le=2**15 - 1)]
 Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
 
@@ -66,11 +68,11 @@ class GenerateConfig(Frozen):
     that the generator knows, each under its own prompt."""
     negative_prompt: Prompt = ""
     guidance_scale: float = Field(2.0, ge=0)
-    num_inference_steps: int = Field(20, ge=1, le=1000)
+    num_inference_steps: Steps = 20
     scheduler: str = "dpmpp_2m"
     size_px: int | None = Field(None, ge=8, le=8192, multiple_of=8)
     """Side of the images; null: what the generator was trained on."""
-    batch_size: int = Field(32, ge=1, le=2**15 - 1)
+    batch_size: BatchSize = 32
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int | None = Field(None, ge=0, lt=2**63)
     """null: a fresh one for every run, recorded in it."""
@@ -222,8 +224,8 @@ for _kind in (_Loader, _Dumper):
 
 def _load(text: str) -> Any:
     """Raise `yaml.YAMLError` for whatever is no plain data of a moderate size."""
-    if len(text) > MAX_BYTES:
-        raise yaml.YAMLError(f"{len(text):,} characters, at most {MAX_BYTES:,} are read")
+    if len(text) > MAX_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text):,} characters, at most {MAX_CHARACTERS:,} are read")
     try:
         return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
     except (ValueError, LookupError, RecursionError) as error:  # no such day, a digit too many

@@ -19,8 +19,9 @@ VERSION = 2
 
 def _task_of(learner: Any) -> str:
     """Return 'classify' where a configuration names no task."""
-    named = learner if isinstance(learner, dict) else {"task": getattr(learner, "task", "classify")}
-    return str(named.get("task", "classify"))
+    if isinstance(learner, dict):
+        return str(learner.get("task", "classify"))
+    return str(getattr(learner, "task", "classify"))
 
 
 Learner = Annotated[

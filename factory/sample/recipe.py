@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from factory.config import BatchSize, Prompt, Steps
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError
 
@@ -38,7 +39,6 @@ PER_IMAGE = (
 """Fields in which the images of one batch may differ."""
 
 
-Prompt = Annotated[str, Field(max_length=4096)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
 
@@ -57,12 +57,12 @@ class Recipe:
     prompt: Prompt
     negative_prompt: Prompt = ""
     guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)]
+    num_inference_steps: Steps
     scheduler: str
     height_px: Side
     width_px: Side
     seed: Annotated[int, Field(ge=0, lt=2**SEED_BITS)]
-    batch_size: Annotated[int, Field(ge=1, lt=2**15)]
+    batch_size: BatchSize
     dtype: str = "float32"
     adapter_id: str | None = None
     """Digest of the LoRA folded into the base; None: the generator has none."""

@@ -28,16 +28,16 @@ class Teller(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, tell: Tell, asked: int) -> None:
         """`asked`: trials of the whole search."""
-        self._tell, self._asked, self._finished = tell, asked, 0
+        self._tell, self._asked = tell, asked
 
     def on_trial_complete(self, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tell a trial that ended well; Ray calls it."""
         others = (each for each in trials if each is not trial)
-        self._finished = 1 + sum(each.status == "TERMINATED" for each in others)
+        finished = 1 + sum(each.status == "TERMINATED" for each in others)
         found = trial.last_result
         point = ", ".join(f"{key} {short(value)}" for key, value in found["point"].items())
         self._tell(
-            f"trial {self._finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
+            f"trial {finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
             f" trainings, {found[SIZE]} drawn images ({point})"
         )
 

@@ -1,6 +1,6 @@
 """A million tiny images through the whole line, drawn by a sampler that costs nothing.
 
-    python -m tests.bench.bench_scale [--num-images 1000000] [--nodes 4]
+    python -m tests.bench.bench_scale [--num-images 1000000]
 
 Plan, Ray Data, actors, gates, PNG, Parquet, commits and the end of the run are the real ones; only
 the network is not there: an actor returns noise of each image's own. What grows with the number of
@@ -12,11 +12,8 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import click
 import numpy as np
@@ -31,7 +28,6 @@ from factory.sample.run import Prepared, execute, prepare
 from factory.sample.session import ray_session
 from tests.fakes.free import SIZE_PX, FreeActor
 from tests.fakes.tiny import CLASSES, tiny_generator
-from tests.fault.nodes import running_nodes
 
 LOOKS = 200
 """How often time and memory are written down."""
@@ -112,19 +108,17 @@ def tell_catalog(run: Prepared) -> None:
     print(f"submitted again: {again}, {time.perf_counter() - begun:.1f} s")
     state = run_states(Catalog(run.catalog_uri))[0]
     files = [p for p in Path(run.catalog_uri).rglob("*") if p.is_file()]
-    size = {kind: sum(p.stat().st_size for p in files if p.suffix in kind) for kind in KINDS}
-    print(f"{state.status} {state.published}; commits {catalog.version}; {size} bytes")
-
-
-KINDS: tuple[Any, ...] = (".parquet", (".json", ".checkpoint"))
+    size = sum(p.stat().st_size for p in files)
+    log = sum(p.stat().st_size for p in files if p.parent.name == "_delta_log")
+    print(f"{state.status} {state.published}; commits {catalog.version}")
+    print(f"{len(files)} files of {size} bytes, {log} of them in logs")
 
 
 @click.command()
 @click.option("--num-images", default=1_000_000, show_default=True)
 @click.option("--batch-size", default=256, show_default=True)
-@click.option("--nodes", default=0, help="Of a cluster on this machine; 0: a local Ray.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Kept; else one that is removed.")
-def main(num_images: int, batch_size: int, nodes: int, folder: Path | None) -> None:
+def main(num_images: int, batch_size: int, folder: Path | None) -> None:
     """Run once and print."""
     stream.SampleActor = FreeActor  # type: ignore[misc]
     place = folder or Path(tempfile.mkdtemp())
@@ -132,9 +126,8 @@ def main(num_images: int, batch_size: int, nodes: int, folder: Path | None) -> N
     if not (place / "tiny").exists():
         tiny_generator(place / "tiny", size_px=SIZE_PX)
     run = job(place, num_images, batch_size)
-    cluster = running_nodes(nodes) if nodes else nullcontext(SimpleNamespace(head=None))
     try:
-        with cluster as started, ray_session(started.head and started.head.address):
+        with ray_session():
             looks = watch(run)
         tell(looks, run.plan.num_batches)
         tell_catalog(run)

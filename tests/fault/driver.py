@@ -20,12 +20,22 @@ from catalog.sink import SampleSink
 from catalog.transaction import OnStep
 from cluster.local import Head
 from factory.config import GenerateConfig, load_config
+from factory.models.generator import Generator
 from factory.sample.run import execute, prepare
 from factory.sample.session import ray_session
 from factory.sample.stream import draw_here, stream_batches
 
 STORAGE = "FAULT_STORAGE_OPTIONS"
 HERE = "here"
+CONFIG = """\
+model: {model}
+num_images: 45
+classes: {{lymphocyte: a lymphocyte, monocyte: a monocyte, neutrophil: a neutrophil}}
+num_inference_steps: 12
+batch_size: 4
+seed: {seed}
+stream: {{commit_batches: 2, commit_seconds: 60, actors: {actors}}}
+"""
 
 
 def run_driver(
@@ -44,6 +54,19 @@ def run_driver(
         text=True,
         env={**os.environ, **head.token, **storage, "PYTHONPATH": str(Path.cwd())},
     )
+
+
+def written_job(tiny: Generator, folder: Path, *, seed: int, actors: int) -> Path:
+    """Write the configuration of 45 images into `folder`."""
+    source = folder / f"job-{seed}.yaml"
+    source.write_text(CONFIG.format(model=tiny.folder, seed=seed, actors=actors))
+    return source
+
+
+def finished(driver: subprocess.Popen[str]) -> None:
+    """Wait for `driver`, which must succeed."""
+    output, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, output
 
 
 def dying_at(step: str, number: int) -> OnStep:

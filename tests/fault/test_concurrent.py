@@ -8,8 +8,7 @@ from catalog.query import sql
 from catalog.table import Catalog
 from cluster.local import Head
 from factory.models.generator import Generator
-from tests.fault.driver import run_driver
-from tests.fault.test_kills import CONFIG
+from tests.fault.driver import finished, run_driver, written_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
 
@@ -27,13 +26,11 @@ def test_two_drivers_into_one_table_both_complete(
     """Two runs, or twice the same run: every image once, and both drivers succeed."""
     uri = str(tmp_path / "catalog")
     drivers = []
-    for number, seed in enumerate(seeds):
-        source = tmp_path / f"job-{number}.yaml"
-        source.write_text(CONFIG.format(model=tiny.folder, seed=seed, actors=1))
+    for seed in seeds:
+        source = written_job(tiny, tmp_path, seed=seed, actors=1)
         drivers.append(run_driver(uri, source, head))
     for driver in drivers:
-        output, _ = driver.communicate(timeout=240)
-        assert driver.returncode == 0, output
+        finished(driver)
     counts = sql(Catalog(uri), "SELECT count(*) AS n, count(DISTINCT image_id) AS ids FROM samples")
     assert counts.to_pylist() == [{"n": images, "ids": images}]
     runs = sql(Catalog(uri), "SELECT status FROM runs").to_pylist()

@@ -21,19 +21,10 @@ from factory.models.generator import Generator
 from factory.sample.engine import Engine
 from factory.sample.pixels import pixel_sha256
 from factory.sample.run import prepare
-from tests.fault.driver import run_driver
+from tests.fault.driver import finished, run_driver, written_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
 
-CONFIG = """\
-model: {model}
-num_images: 45
-classes: {{lymphocyte: a lymphocyte, monocyte: a monocyte, neutrophil: a neutrophil}}
-num_inference_steps: 12
-batch_size: 4
-seed: {seed}
-stream: {{commit_batches: 2, commit_seconds: 60, actors: {actors}}}
-"""
 KINDS = ("actor", "encoder", "driver", "before_commit", "after_commit")
 
 
@@ -44,6 +35,10 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.seed}"
+
+    @property
+    def seed_of_run(self) -> int:
+        return random.Random(f"{self}").randrange(2**32)
 
 
 ALL = [Case(kind, seed) for seed in range(6) for kind in KINDS]
@@ -87,24 +82,15 @@ class Place:
 
 
 def check(case: Case, head: Head, tiny: Generator, tmp_path: Path, *, actors: int) -> None:
-    source = written_job(case, tiny, tmp_path, actors=actors)
+    source = written_job(tiny, tmp_path, seed=case.seed_of_run, actors=actors)
     kill_and_resume(case, Place(str(tmp_path / "catalog"), source, head), tiny)
-
-
-def written_job(case: Case, tiny: Generator, tmp_path: Path, *, actors: int) -> Path:
-    source = tmp_path / "job.yaml"
-    seed = random.Random(f"{case}").randrange(2**32)
-    source.write_text(CONFIG.format(model=tiny.folder, seed=seed, actors=actors))
-    return source
 
 
 def kill_and_resume(case: Case, place: Place, tiny: Generator) -> None:
     rng = random.Random(f"kill {case}")
     killed = disturb(case, rng, place)
     versions_readable(place.view())
-    finish = place.start()
-    output, _ = finish.communicate(timeout=240)
-    assert finish.returncode == 0, output
+    finished(place.start())
     assert killed
     exactly_once(place, tiny)
 

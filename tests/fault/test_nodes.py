@@ -11,8 +11,9 @@ import pytest
 
 from cluster.local import Head, free_ports
 from factory.models.generator import Generator
+from tests.fault.driver import finished, written_job
 from tests.fault.nodes import running_nodes
-from tests.fault.test_kills import CONFIG, Place, exactly_once, wait_for_lines
+from tests.fault.test_kills import Place, exactly_once, wait_for_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
 NODES = 4
@@ -20,8 +21,7 @@ REDIS_PASSWORD = "of-this-test-alone"
 
 
 def place(head: Head, tiny: Generator, tmp_path: Path, *, actors: int) -> Place:
-    source = tmp_path / "job.yaml"
-    source.write_text(CONFIG.format(model=tiny.folder, seed=7, actors=actors))
+    source = written_job(tiny, tmp_path, seed=7, actors=actors)
     return Place(str(tmp_path / "catalog"), source, head)
 
 
@@ -31,8 +31,7 @@ def test_a_lost_node_loses_and_doubles_nothing(tiny: Generator, tmp_path: Path) 
         driver = here.start()
         wait_for_lines(driver, 3)
         assert nodes.say("kill node") == f"{NODES - 1} left"
-        output, _ = driver.communicate(timeout=240)
-        assert driver.returncode == 0, output
+        finished(driver)
     exactly_once(here, tiny)
 
 
@@ -72,6 +71,5 @@ def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
         driver = here.start()
         wait_for_lines(driver, 2)
         assert nodes.say("restart gcs") == "restarted"
-        output, _ = driver.communicate(timeout=240)
-        assert driver.returncode == 0, output
+        finished(driver)
     exactly_once(here, tiny)

@@ -11,15 +11,13 @@ import pytest
 from cluster.local import Head
 from factory.models.generator import Generator
 from tests.fakes.s3 import s3_server
-from tests.fault.driver import HERE
+from tests.fault.driver import HERE, finished, written_job
 from tests.fault.test_kills import (
-    CONFIG,
     KINDS,
     Case,
     Place,
     exactly_once,
     kill_and_resume,
-    written_job,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
@@ -43,7 +41,7 @@ def test_so_do_runs_on_ray(kind: str, head: Head, tiny: Generator, tmp_path: Pat
 
 def check(case: Case, head: Head, tiny: Generator, tmp_path: Path) -> None:
     lose = random.Random(f"replies {case}").sample(range(1, 13), 3)
-    source = written_job(case, tiny, tmp_path, actors=2)
+    source = written_job(tiny, tmp_path, seed=case.seed_of_run, actors=2)
     with s3_server(lose) as options:
         kill_and_resume(case, Place(URI, source, head, options), tiny)
 
@@ -51,24 +49,20 @@ def check(case: Case, head: Head, tiny: Generator, tmp_path: Path) -> None:
 def test_a_run_none_of_whose_commits_is_ever_confirmed_completes(
     head: Head, tiny: Generator, tmp_path: Path
 ) -> None:
-    source = tmp_path / "job.yaml"
-    source.write_text(CONFIG.format(model=tiny.folder, seed=1, actors=2))
+    source = written_job(tiny, tmp_path, seed=1, actors=2)
     with s3_server(EVERY) as options:
         here = Place(URI, source, head, options)
-        output, _ = (driver := here.start()).communicate(timeout=240)
-        assert driver.returncode == 0, output
+        finished(here.start())
         exactly_once(here, tiny)
 
 
 def test_two_drivers_into_one_bucket_both_complete(
     head: Head, tiny: Generator, tmp_path: Path
 ) -> None:
-    source = tmp_path / "job.yaml"
-    source.write_text(CONFIG.format(model=tiny.folder, seed=2, actors=1))
+    source = written_job(tiny, tmp_path, seed=2, actors=1)
     with s3_server([4, 7, 9]) as options:
         here = Place(URI, source, head, options)
         drivers = [here.start(), here.start()]
         for driver in drivers:
-            output, _ = driver.communicate(timeout=240)
-            assert driver.returncode == 0, output
+            finished(driver)
         exactly_once(here, tiny)
