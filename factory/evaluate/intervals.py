@@ -1,6 +1,8 @@
 """95 % intervals: a figure without one says little about a few hundred images."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959964
@@ -56,3 +58,16 @@ def mean_of_proportions(parts: list[Estimate]) -> Estimate:
         high=min(1.0, value + half),
         n=sum(part.n for part in parts),
     )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation of trainings as text, nothing of no values."""
+    if not values:
+        return ""
+    around = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{around}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return e.g. '1 fold' or '3 folds'."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

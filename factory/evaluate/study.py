@@ -30,6 +30,9 @@ class StudyConfig(Frozen):
     baseline: str | None = None
     """The control that verdicts are about; null: the one with the best val score."""
     synthetic: SyntheticChoice = SyntheticChoice()
+    subgroups: str | None = None
+    """An attribute of the real images, such as their hospital: test images of each value are also
+    scored apart."""
 
     @model_validator(mode="after")
     def _complete(self) -> "StudyConfig":

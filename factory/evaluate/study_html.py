@@ -6,9 +6,10 @@ from html import escape
 
 import numpy as np
 
-from factory.evaluate.intervals import Estimate
+from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
-from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, spread
+from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown
+from factory.evaluate.subgroups import subgroup_table
 from factory.evaluate.tasks import TASKS
 
 STYLE = """
@@ -43,13 +44,14 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[s
         f"<h1>{escape(report.name)}</h1>",
         *(_verdict(report, arm) for arm in report.comparisons),
         *(f"<p class=soft>Note: {escape(note)}</p>" for note in report.notes),
-        f"<p>Tested on {report.num_test} real images, {report.num_folds} folds and"
-        f" {report.num_seeds} seeds; every arm took equally many steps. Differences are in pairs"
+        f"<p>Tested on {report.num_test} real images, {counted(report.num_folds, 'fold')} and"
+        f" {counted(report.num_seeds, 'seed')}; every arm took equally many steps. Differences are in pairs"
         f" (same fold, seed and test images) against <b>{escape(report.baseline)}</b>, the control"
         " with the best validation score.</p>",
         *_differences(report),
         *_arms(report),
         *(_classes(report) if report.floor else ()),
+        *(_subgroups(report) if report.subgroups else ()),
         *(_drawn(report.drawn) if report.drawn else ()),
         *more,
         *(_sheet(sheet) if sheet else ()),
@@ -115,6 +117,12 @@ def _arms(report: StudyReport) -> Iterable[str]:
         "<p class=soft>Mean and standard deviation over trainings. Cost: all trainings took"
         f" {minutes:.0f} minutes of a core or GPU.</p>"
     )
+
+
+def _subgroups(report: StudyReport) -> Iterable[str]:
+    yield "<h2>Subgroups of the test part</h2>"
+    title = next(iter(TASKS[report.task].shown.values()))
+    yield table(*subgroup_table(report.subgroups, title, report.baseline))
 
 
 def _classes(report: StudyReport) -> Iterable[str]:

@@ -1,11 +1,12 @@
 """What a study found: verdicts, floor and controls, differences in pairs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
+from factory.evaluate.intervals import counted, spread
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study import StudyConfig
 from factory.evaluate.study_drawn import (
@@ -14,6 +15,7 @@ from factory.evaluate.study_drawn import (
     measure_drawn,
     privacy_lines,
 )
+from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgroup_lines
 from factory.evaluate.tasks import TASKS, tally_of
 from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
@@ -58,6 +60,7 @@ class StudyReport:
     notes: tuple[str, ...] = ()
     drawn: DrawnFigures | None = None
     """None: no arm has both real and drawn images."""
+    subgroups: Mapping[str, SubgroupFigures] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -84,8 +87,9 @@ def make_report(
     material: Material,
     *,
     notes: Sequence[str] = (),
+    values: Mapping[str, str] | None = None,
 ) -> StudyReport:
-    """Return the figures of a finished study.
+    """Return the figures of a finished study; `values` names the subgroup of test images.
 
     The baseline is chosen by val scores, never by test ones.
 
@@ -122,6 +126,9 @@ def make_report(
         adjusted_p=dict(zip(told, holm(list(told.values())), strict=True)),
         notes=tuple(notes),
         drawn=measure_drawn(units, material),
+        subgroups=measure_subgroups(
+            units, results, material, values=values or {}, mixed=config.mixed, baseline=baseline
+        ),
     )
 
 
@@ -135,8 +142,8 @@ def to_markdown(report: StudyReport) -> str:
         *(f"- {verdict}" for verdict in report.verdicts.values()),
         *(f"- note: {note}" for note in report.notes),
         "",
-        f"Tested on {report.num_test} real images: {report.num_folds} folds x {report.num_seeds}"
-        f" seeds; mean and standard deviation over trainings. Baseline: {report.baseline}.",
+        f"Tested on {report.num_test} real images: {counted(report.num_folds, 'fold')} x"
+        f" {counted(report.num_seeds, 'seed')}; mean and standard deviation over trainings. Baseline: {report.baseline}.",
         "",
         f"| arm | real rows | synthetic | val {titles[0]} | {' | '.join(titles)} |",
         f"|---|---|---|---|{'---|' * len(titles)}",
@@ -164,6 +171,7 @@ def to_markdown(report: StudyReport) -> str:
         p = report.adjusted_p.get(name)
         cells = " | ".join(str(found[control].difference) for control in controls)
         lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
+    lines += subgroup_lines(report.subgroups, titles[0], report.baseline)
     return "\n".join([*lines, *_drawn_lines(report.drawn)]) + "\n"
 
 
@@ -237,11 +245,3 @@ def _floor(unit: Unit, material: Material) -> MajorityRate:
     train = [row.id for row in unit.manifest.rows if not row.synthetic] or list(unit.val)
     labels = material.class_indices(sorted(set(train)))
     return majority_rate(material.class_names, labels, material.class_indices(unit.test))
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation of trainings as text, nothing of no values."""
-    if not values:
-        return ""
-    around = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{around}"

@@ -20,6 +20,7 @@ from factory.evaluate.study import StudyConfig, plan_units
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at
+from factory.evaluate.subgroups import subgroup_values
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
@@ -62,7 +63,8 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
     """Refuse leaks and plan all trainings; nothing is trained or tested yet.
 
     Raises:
-        ConfigError: arms with synthetic images and no catalog, or see `plan_units`.
+        ConfigError: arms with synthetic images and no catalog, an attribute of subgroups that no
+            image has, or see `plan_units`.
         DataError: a leak, a split of another dataset, too few images.
         CatalogError: see `read_pool`.
     """
@@ -72,6 +74,7 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
             remedy="Give --catalog, or leave out arms with synthetic images",
         )
     dataset, catalog = inputs.dataset, inputs.catalog
+    subgroup_values(dataset, config.subgroups)
     pool = read_pool(catalog, config.synthetic, dataset.class_names) if catalog else EMPTY
     fingerprints = {use.dataset.fingerprint for use in inputs.seen}
     known = Known(
@@ -123,7 +126,14 @@ def run_study(
             f" val {metric} {result.val[metric]:.3f} ({len(results)}/{len(named)},"
             f" {result.seconds:.0f} s)"
         )
-    report = make_report(planned.config, planned.units, results, material, notes=planned.notes)
+    report = make_report(
+        planned.config,
+        planned.units,
+        results,
+        material,
+        notes=planned.notes,
+        values=subgroup_values(inputs.dataset, planned.config.subgroups),
+    )
     for unit in planned.units:
         path = output / "manifests" / f"{unit.manifest.digest}.json"
         if not path.exists():

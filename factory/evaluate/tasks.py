@@ -73,10 +73,17 @@ def run_unit(unit: Unit, material: Material) -> Result:
     )
 
 
-def tally_of(unit: Unit, result: Result, material: Material) -> Tally:
-    """Return the counts of a test part by group of images: what intervals are made of."""
+def tally_of(
+    unit: Unit, result: Result, material: Material, *, only: NDArray[np.bool_] | None = None
+) -> Tally:
+    """Return the counts of a test part by group of images: what intervals are made of.
+
+    `only`: which of the test images (N,) are counted.
+    """
     rows = TASKS[unit.learner.task].rows(unit, result, material)
-    return tally([material.groups[i] for i in unit.test], rows)
+    groups = np.array([material.groups[i] for i in unit.test])
+    wanted = slice(None) if only is None else only
+    return tally(groups[wanted].tolist(), rows[wanted])
 
 
 def training_rows(manifest: Manifest, material: Material) -> TrainingRows:
