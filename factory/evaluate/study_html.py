@@ -45,9 +45,9 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[s
         *(_verdict(report, arm) for arm in report.comparisons),
         *(f"<p class=soft>Note: {escape(note)}</p>" for note in report.notes),
         f"<p>Tested on {report.num_test} real images, {counted(report.num_folds, 'fold')} and"
-        f" {counted(report.num_seeds, 'seed')}; every arm took equally many steps. Differences are in pairs"
-        f" (same fold, seed and test images) against <b>{escape(report.baseline)}</b>, the control"
-        " with the best validation score.</p>",
+        f" {counted(report.num_seeds, 'seed')}; every arm took equally many steps."
+        " Differences are in pairs (same fold, seed and test images) against"
+        f" <b>{escape(report.baseline)}</b>, the control with the best validation score.</p>",
         *_differences(report),
         *_arms(report),
         *(_classes(report) if report.floor else ()),

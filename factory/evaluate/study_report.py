@@ -143,7 +143,8 @@ def to_markdown(report: StudyReport) -> str:
         *(f"- note: {note}" for note in report.notes),
         "",
         f"Tested on {report.num_test} real images: {counted(report.num_folds, 'fold')} x"
-        f" {counted(report.num_seeds, 'seed')}; mean and standard deviation over trainings. Baseline: {report.baseline}.",
+        f" {counted(report.num_seeds, 'seed')}; mean and standard deviation over trainings."
+        f" Baseline: {report.baseline}.",
         "",
         f"| arm | real rows | synthetic | val {titles[0]} | {' | '.join(titles)} |",
         f"|---|---|---|---|{'---|' * len(titles)}",
