@@ -79,6 +79,8 @@ def make_bank(
 ) -> CopyBank:
     """Write the bank of a split's train part, calibrated on its val and test part, and return it.
 
+    Of these unseen images 1 % lie below a threshold, in one space or another.
+
     Args:
         folder: new.
         dataset: the real images.
@@ -87,7 +89,8 @@ def make_bank(
         weights: see `load_feature_space`; None: pixels alone, which a recoloured copy escapes.
 
     Raises:
-        DataError: a split of other images, or fewer than 20 held-out ones.
+        DataError: a split of other images, fewer than 20 held-out ones, or held-out images that
+            equal training ones.
         ModelError: see `load_feature_space`.
     """
     check_dataset(split, dataset.fingerprint)
@@ -110,8 +113,7 @@ def make_bank(
         split_digest=split.digest,
         network=network,
     )
-    unseen = bare.distances(dataset.array(size_px, list(held_out)))
-    thresholds = {s: float(np.percentile(n.distance, PERCENTILE)) for s, n in unseen.items()}
+    thresholds = _calibrated(bare.distances(dataset.array(size_px, list(held_out))))
     facts = {"thresholds": thresholds, "ids": list(split.train), "split_digest": split.digest}
     with new_folder(folder) as work:
         tensors = {name: torch.from_numpy(vectors) for name, vectors in stored.items()}
@@ -119,6 +121,26 @@ def make_bank(
         if weights is not None:
             shutil.copyfile(weights, work / f"{BACKBONE}.safetensors")
     return load_bank(folder)
+
+
+def _calibrated(unseen: Mapping[str, Nearest]) -> dict[str, float]:
+    """Return a threshold per space, below one of which 1 % of unseen images lie.
+
+    Each space alone is given its own 1 %; two of them refuse up to 2 % together, so all thresholds
+    then shrink by the factor that leaves 1 %.
+
+    Raises:
+        DataError: so many unseen images equal training ones that nothing tells them apart.
+    """
+    alone = {s: float(np.percentile(near.distance, PERCENTILE)) for s, near in unseen.items()}
+    if not all(alone.values()):
+        raise DataError(
+            f"{PERCENTILE:g} % or more of the held-out images equal training images",
+            remedy="Split again with `factory real split`, which keeps duplicates together",
+        )
+    nearest_of_all = np.min([near.distance / alone[s] for s, near in unseen.items()], axis=0)
+    shared = float(np.percentile(nearest_of_all, PERCENTILE))
+    return {space: shared * threshold for space, threshold in alone.items()}
 
 
 def check_bank(folder: str | Path, split_digest: str | None) -> None:

@@ -9,8 +9,9 @@ import pytest
 from catalog import Catalog, sql
 from factory.config import GenerateConfig, parse_config
 from factory.errors import ConfigError, DataError, ModelError
-from factory.evaluate.copy_bank import CopyBank, check_bank, load_bank, make_bank
-from factory.evaluate.features import turned
+from factory.evaluate.copies import Nearest
+from factory.evaluate.copy_bank import CopyBank, _calibrated, check_bank, load_bank, make_bank
+from factory.evaluate.features import BACKBONE, turned
 from factory.gate.copies import CopyGate
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset, build_dataset
@@ -141,3 +142,22 @@ def test_a_bank_of_another_split_is_refused(cells: RealDataset, split: Split, fo
     check_bank(folder, None)
     with pytest.raises(ConfigError, match="the generator learnt from split other"):
         check_bank(folder, "other")
+
+
+def test_both_spaces_together_refuse_one_unseen_image_in_a_hundred() -> None:
+    rng = np.random.default_rng(0)
+    unseen = {
+        name: Nearest(distance=scale * rng.random(5000), position=np.zeros(5000, np.int64))
+        for name, scale in (("pixels", 0.1), (BACKBONE, 7.0))
+    }
+    thresholds = _calibrated(unseen)
+    low = [near.distance < thresholds[name] for name, near in unseen.items()]
+    assert np.mean(np.any(low, axis=0)) == pytest.approx(0.01, abs=2e-4)
+    assert [np.mean(each) for each in low] == pytest.approx([0.005, 0.005], abs=2e-3)
+    assert _calibrated({"pixels": unseen["pixels"]}) == pytest.approx({"pixels": 0.001}, rel=0.1)
+
+
+def test_held_out_images_that_equal_training_ones_make_no_bank() -> None:
+    same = Nearest(distance=np.zeros(50), position=np.zeros(50, np.int64))
+    with pytest.raises(DataError, match="equal training images"):
+        _calibrated({"pixels": same})
