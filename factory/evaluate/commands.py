@@ -1,12 +1,16 @@
 """`factory evaluate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalog.commands import parse_storage, storage_option
 from factory.real.options import FILE, FOLDER, column_options, opened
+
+if TYPE_CHECKING:
+    from catalog import Catalog
+    from factory.evaluate.study import StudyConfig
 
 
 @click.command()
@@ -18,6 +22,7 @@ from factory.real.options import FILE, FOLDER, column_options, opened
 @click.option("--catalog", "uri", metavar="URI", help="Synthetic images; the results go there.")
 @storage_option
 @click.option("--version", type=click.IntRange(min=0), help="Of the catalog's samples.")
+@click.option("--release", metavar="NAME", help="Take synthetic images of this release alone.")
 @click.option(
     "--generator-split", "others", type=FILE, multiple=True,
     help="Split of --data that a generator was trained under, if another one.",
@@ -35,6 +40,7 @@ def evaluate(
     data: str,
     uri: str | None,
     version: int | None,
+    release: str | None,
     output: Path,
     address: str | None,
     without_ray: bool,
@@ -67,12 +73,15 @@ def evaluate(
     splits, others = options.pop("splits"), options.pop("others")
     seen = {place: open_dataset(place) for place in options.pop("seen")}
     config = load_config(StudyConfig, source, overrides)
+    catalog = None if uri is None else Catalog(uri, storage, version=version)
+    if release is not None:
+        config, catalog = _released(config, uri, release, version, storage)
     planned = studies.plan_study(
         config,
         studies.Inputs(
             dataset=opened(data, options),
             splits=tuple(load_split(path) for path in splits),
-            catalog=None if uri is None else Catalog(uri, storage, version=version),
+            catalog=catalog,
             generator_splits=tuple(load_split(path) for path in others),
             seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
         ),
@@ -88,3 +97,27 @@ def evaluate(
         )
         click.echo(f"evaluation {planned.id} in {uri}")
     click.echo(to_markdown(report))
+
+
+def _released(
+    config: "StudyConfig",
+    uri: str | None,
+    name: str,
+    version: int | None,
+    storage: dict[str, str] | None,
+) -> "tuple[StudyConfig, Catalog]":
+    """Return the study of a release's rows alone, and the catalog at the version that it pins.
+
+    Raises:
+        ConfigError: a version beside the release, or no catalog that has one.
+        CatalogError: see `open_release`.
+    """
+    from catalog.releases import open_release
+    from factory.errors import ConfigError
+
+    if uri is None or version is not None:
+        what = "--release without --catalog" if uri is None else "--release beside --version"
+        raise ConfigError(what, remedy="Give --catalog and --release: it pins its own version")
+    found = open_release(uri, name, storage)
+    synthetic = config.synthetic.within(found.where)
+    return config.model_copy(update={"synthetic": synthetic}), found.catalog

@@ -40,6 +40,11 @@ class SyntheticChoice(Frozen):
     """Fingerprints of other real datasets that generators were trained on, which share no image
     with this one: your word for it. Without it their images are refused."""
 
+    def within(self, condition: str) -> "SyntheticChoice":
+        """Return the choice among rows that also satisfy `condition`."""
+        where = condition if self.where is None else f"({condition}) AND ({self.where})"
+        return self.model_copy(update={"where": where})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:

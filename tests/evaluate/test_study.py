@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from catalog import Catalog, SampleSink, sql, write_batch
-from factory.config import parse_config, to_yaml
+from catalog.releasing import create_release
+from factory.config import load_config, parse_config, to_yaml
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
@@ -25,6 +26,7 @@ from factory.evaluate.study_run import (
     record_study,
     run_study,
 )
+from factory.evaluate.synthetic import read_pool
 from factory.evaluate.units import Material
 from factory.real.dataset import RealDataset, build_dataset
 from factory.real.images import encode_png
@@ -306,6 +308,29 @@ def test_the_command_trains_tests_and_reports(cells, split, tmp_path):
     assert "| majority class |" in done.output
     again = CliRunner().invoke(evaluate, [*arguments, *places, "--set", "learner.steps=2"])
     assert "4 trainings, 4 of them finished before" in again.output
+
+
+def test_a_release_is_studied_as_it_was_released(cells, others, split, tmp_path):
+    uri = tmp_path / "catalog"
+    publish(uri, others, split_digest=split.digest, dataset_fingerprint=split.dataset)
+    where = "recipe_index >= 20"
+    create_release(uri, "late", where=where, now=NOW, code_version="0.1.0")
+    split.save(tmp_path / "split.json")
+    (tmp_path / "study.yaml").write_text(to_yaml(config(synthetic={"where": "recipe_index < 90"})))
+    arguments = ["--config", str(tmp_path / "study.yaml"), "--without-ray"]
+    arguments += ["--data", f"smear:100?seed=4&size={SIZE_PX}", "--catalog", str(uri)]
+    arguments += ["--split", str(tmp_path / "split.json"), "--output", str(tmp_path / "out")]
+    arguments += ["--release", "late", "--set", "learner.steps=2"]
+    done = CliRunner().invoke(evaluate, arguments)
+    assert done.exit_code == 0, done.output
+    chosen = load_config(StudyConfig, tmp_path / "out" / "study.yaml").synthetic
+    pool = read_pool(Catalog(uri), chosen, cells.class_names)
+    assert len(pool.images) == 70
+    assert sql(Catalog(uri), "SELECT catalog_version FROM evaluations").to_pylist() == [
+        {"catalog_version": 1}
+    ]
+    refused = CliRunner().invoke(evaluate, [*arguments, "--version", "1"])
+    assert "--release beside --version" in str(refused.exception)
 
 
 @pytest.mark.ray
