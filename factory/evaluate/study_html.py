@@ -9,7 +9,7 @@ import numpy as np
 from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
 from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown
-from factory.evaluate.subgroups import subgroup_table
+from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
 
 STYLE = """
@@ -28,6 +28,8 @@ th:first-child, td:first-child { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; }
 img { max-width: 100%; image-rendering: pixelated; } svg { max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: 2rem; }
+@media (max-width: 32rem) { body { padding: .8rem; }
+  th, td { padding: .3rem .35rem; font-size: .85rem; } }
 """
 WIDTH, ROW, LEFT, RIGHT = 760, 30, 200, 40
 
@@ -122,7 +124,9 @@ def _arms(report: StudyReport) -> Iterable[str]:
 def _subgroups(report: StudyReport) -> Iterable[str]:
     yield "<h2>Subgroups of the test part</h2>"
     title = next(iter(TASKS[report.task].shown.values()))
-    yield table(*subgroup_table(report.subgroups, title, report.baseline))
+    for caption, heads, rows in subgroup_tables(report.subgroups, title, report.baseline, _points):
+        yield f"<p><b>{escape(caption)}</b></p>"
+        yield table(heads, rows)
 
 
 def _classes(report: StudyReport) -> Iterable[str]:
@@ -215,7 +219,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _points(found: Estimate) -> str:
-    return f"{100 * found.value:+.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    value, low, high = (round(100 * v, 1) + 0.0 for v in (found.value, found.low, found.high))
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 
 def picture(png: bytes, alt: str) -> str:

@@ -4,14 +4,14 @@ A subgroup has fewer images than the test part and several are looked at: read i
 hint (the whole test part is what a study's verdict is about).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from factory.errors import ConfigError, DataError
 from factory.evaluate.compare import Comparison, Place, Tally, compare
-from factory.evaluate.intervals import spread
+from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.tasks import TASKS, tally_of
 from factory.evaluate.units import Material, Result, Unit
 from factory.real.dataset import RealDataset
@@ -98,31 +98,31 @@ def _measure(
     )
 
 
-def subgroup_table(
-    found: Mapping[str, SubgroupFigures], title: str, baseline: str
-) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and rows of a table: subgroup, images, arm, score, minus the baseline.
+def subgroup_tables(
+    found: Mapping[str, SubgroupFigures],
+    title: str,
+    baseline: str,
+    told: Callable[[Estimate], str] = str,
+) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield caption, heads and rows of a table per subgroup: arm, score, minus the baseline.
 
-    `title`: of the score.
+    Args:
+        found: the figures.
+        title: of the score.
+        baseline: name of the control.
+        told: how a difference is written.
     """
-    rows = [
-        [
-            value,
-            str(own.num_test),
-            arm,
-            spread(scores),
-            str(own.differences[arm].difference) if arm in own.differences else "",
-        ]
-        for value, own in found.items()
-        for arm, scores in own.scores.items()
-    ]
-    return ["subgroup", "test images", "arm", title, f"minus {baseline}"], rows
+    for value, own in found.items():
+        shown = {arm: told(each.difference) for arm, each in own.differences.items()}
+        rows = [[arm, spread(scores), shown.get(arm, "")] for arm, scores in own.scores.items()]
+        heads = ["arm", title, f"minus {baseline}"]
+        yield f"{value}, {counted(own.num_test, 'test image')}", heads, rows
 
 
 def subgroup_lines(found: Mapping[str, SubgroupFigures], title: str, baseline: str) -> list[str]:
-    """Return the table as Markdown, after an empty line; nothing without subgroups."""
-    if not found:
-        return []
-    heads, rows = subgroup_table(found, title, baseline)
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines]
+    """Return the tables as Markdown; nothing without subgroups."""
+    lines: list[str] = []
+    for caption, heads, rows in subgroup_tables(found, title, baseline):
+        lines += ["", f"{caption}:", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    return lines

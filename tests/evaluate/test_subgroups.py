@@ -91,10 +91,9 @@ def test_each_hospital_has_its_own_scores_and_differences(report: StudyReport) -
 
 def test_they_are_told_in_words_and_on_the_page(report: StudyReport) -> None:
     text = to_markdown(report)
-    assert "| subgroup | test images | arm | macro-F1 | minus real |" in text
-    assert (
-        f"| there | {report.subgroups['there'].num_test} | mixed | 1.000 ± 0.000 | 1.000 [" in text
-    )
+    num_test = report.subgroups["there"].num_test
+    assert f"there, {num_test} test images:\n\n| arm | macro-F1 | minus real |" in text
+    assert "| mixed | 1.000 ± 0.000 | 1.000 [" in text
     assert "Subgroups of the test part" in to_html(report)
 
 
