@@ -1,7 +1,7 @@
 """Runs a study: leaks refused, images loaded once, trainings here or on Ray, results recorded."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from factory.code_version import code_version
 from factory.config import to_yaml
 from factory.digest import digest
 from factory.errors import ConfigError, OutputError
+from factory.evaluate.intervals import counted
 from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import Known
 from factory.evaluate.material import study_material
@@ -82,20 +83,23 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
         models=known_models(catalog) if catalog else {},
         foreign=frozenset([*config.synthetic.foreign, *fingerprints]) - {dataset.fingerprint},
     )
-    drawn, notes = [], []
+    drawn, refusals = [], []
     for fold, split in enumerate(inputs.splits):
         held = _checked(inputs, split)
         images, refused = pool.usable(held, split, known)
         drawn.append(images)
-        notes += [f"fold {fold}: images were left out, since {reason}" for reason in refused]
+        refusals.append(refused)
         if config.mixed and not images:
             raise ConfigError(
-                f"no synthetic image may be used in fold {fold}: {'; '.join(refused) or 'none'}",
+                f"no synthetic image may be used in fold {fold}:"
+                f" {'; '.join(refused.values()) or 'none'}",
                 remedy="Train the generator under the study's split, or give --generator-split; of"
                 " another dataset give --seen, or synthetic.foreign if you know they share nothing",
             )
     units = plan_units(config, dataset, inputs.splits, drawn)
-    return Planned(config=config, inputs=inputs, pool=pool, units=tuple(units), notes=tuple(notes))
+    return Planned(
+        config=config, inputs=inputs, pool=pool, units=tuple(units), notes=_left_out(refusals)
+    )
 
 
 def run_study(
@@ -250,6 +254,19 @@ def _score_rows(evaluation_id: str, unit: Unit, result: Result) -> Iterator[dict
                 "split_digest": unit.split_digest,
                 "best_step": result.best_step,
             }
+
+
+def _left_out(refusals: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return notes on models that may not be used, by fold: reasons where none may use them."""
+    reasons = {model: reason for refused in refusals for model, reason in refused.items()}
+    nowhere = [m for m in reasons if all(m in refused for refused in refusals)]
+    notes = [f"images were left out, since {reasons[model]}" for model in nowhere]
+    if some := len(reasons) - len(nowhere):
+        notes.append(
+            f"images of {counted(some, 'generator')} serve some folds alone: those under whose"
+            " split they were trained"
+        )
+    return tuple(notes)
 
 
 def _checked(inputs: Inputs, split: Split) -> Held:

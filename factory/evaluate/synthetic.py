@@ -57,8 +57,8 @@ class Pool:
     model_of: Mapping[str, str]
     """Model by image."""
 
-    def usable(self, held: Held, split: Split, known: Known) -> tuple[list[Drawn], list[str]]:
-        """Return the images that a study under `split` may use, and why others are left out.
+    def usable(self, held: Held, split: Split, known: Known) -> tuple[list[Drawn], dict[str, str]]:
+        """Return the images that a study under `split` may use; by model why others may not.
 
         Raises:
             DataError: a generator or a reference saw held-out images, which are named.
@@ -66,7 +66,7 @@ class Pool:
         verdicts = {m: may_be_used(o, held, split, known) for m, o in self.origins.items()}
         images = [i for i in self.images if verdicts[self.model_of[i.id]] is None]
         check_references([r for i in images for r in i.reference_ids], held)
-        return images, [reason for reason in verdicts.values() if reason is not None]
+        return images, {m: reason for m, reason in verdicts.items() if reason is not None}
 
 
 EMPTY = Pool(version=None, images=(), origins={}, model_of={})

@@ -37,4 +37,4 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value + 0.0:.1f}"
+    return f"{round(100 * value, 1) + 0.0:.1f}"

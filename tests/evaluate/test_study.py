@@ -159,17 +159,17 @@ def uri(others: RealDataset, split: Split, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def publish(uri: Path, others: RealDataset, **lineage: object) -> None:
+def publish(uri: Path, others: RealDataset, *, run_id: str = "run-1", **lineage: object) -> None:
     rows = []
     for number, name in enumerate(others.labels):
         status = "rejected" if number < 5 else "accepted"
         changes = {"class_name": name, "class_id": number % 5, "gate_status": status}
         changes["gate_reasons"] = ["blank"] if status == "rejected" else []
-        row = sample_row(number, **changes, **lineage)
+        row = sample_row(number, recipe=run_id, **changes, **lineage)
         image = encode_png(others.image(number))
         rows.append(row | {"image": {"bytes": image, "path": f"{row['image_id']}.png"}})
-    batch = write_batch(uri, run_id="run-1", batch_index=0, rows=rows_table(rows))
-    SampleSink(uri, "run-1").commit([batch])
+    batch = write_batch(uri, run_id=run_id, batch_index=0, rows=rows_table(rows))
+    SampleSink(uri, run_id).commit([batch])
 
 
 def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, uri, tmp_path):
@@ -262,6 +262,28 @@ def test_a_generator_of_another_split_is_refused(cells, others, split, uri, tmp_
     leaked = sorted({*other.train, *other.val} & {*split.val, *split.test})
     with pytest.raises(DataError, match=f"training of model model-a saw {leaked[0]}"):
         plan_study(config(), dataclasses.replace(inputs, generator_splits=(other,)))
+
+
+def test_generators_of_single_folds_are_told_of_in_one_line(cells, others, tmp_path):
+    splits, uri = folds(cells, 3)[:2], tmp_path / "c"
+    for number, split in enumerate(splits):
+        publish(
+            uri,
+            others,
+            run_id=f"run-{number}",
+            model_id=f"model-{number}",
+            split_digest=split.digest,
+            dataset_fingerprint=split.dataset,
+        )
+    inputs = Inputs(dataset=cells, splits=tuple(splits), catalog=Catalog(uri))
+    planned = plan_study(config(), inputs)
+    assert planned.notes == (
+        "images of 2 generators serve some folds alone: those under whose split they were trained",
+    )
+    publish(uri, others, run_id="run-2", model_id="lost", split_digest="?", dataset_fingerprint="?")
+    planned = plan_study(config(), dataclasses.replace(inputs, catalog=Catalog(uri)))
+    assert len(planned.notes) == 2
+    assert "lost" in planned.notes[0]
 
 
 def test_an_image_drawn_from_a_test_image_is_refused(cells, others, split, tmp_path):
