@@ -1,4 +1,4 @@
-"""Make the bank of the copy gate: a split's train part, calibrated on what was held out.
+"""Make the bank of the copy gate: a split's train part, calibrated on its val part.
 
 python jobs/make_copy_bank.py --data DATA --split split.json --size-px 64 --out bank
 factory generate --set copies.bank=bank

@@ -77,9 +77,10 @@ class CopyBank:
 def make_bank(
     folder: Path, dataset: RealDataset, split: Split, *, size_px: int, weights: Path | None
 ) -> CopyBank:
-    """Write the bank of a split's train part, calibrated on its val and test part, and return it.
+    """Write the bank of a split's train part, calibrated on its val part, and return it.
 
-    Of these unseen images 1 % lie below a threshold, in one space or another.
+    Of these unseen images 1 % lie below a threshold, in one space or another. The test part stays
+    unseen: what the gate lets through may be studied on it.
 
     Args:
         folder: new.
@@ -89,16 +90,15 @@ def make_bank(
         weights: see `load_feature_space`; None: pixels alone, which a recoloured copy escapes.
 
     Raises:
-        DataError: a split of other images, fewer than 20 held-out ones, or held-out images that
-            equal training ones.
+        DataError: a split of other images, fewer than 20 val ones, or val images that equal
+            training ones.
         ModelError: see `load_feature_space`.
     """
     check_dataset(split, dataset.fingerprint)
-    held_out = (*split.val, *split.test)
-    if len(held_out) < LEAST_HELD_OUT:
+    if len(split.val) < LEAST_HELD_OUT:
         raise DataError(
-            f"{len(held_out)} held-out images do not tell how near unseen ones come",
-            remedy=f"Split so that val and test hold {LEAST_HELD_OUT} images or more",
+            f"{len(split.val)} val images do not tell how near unseen ones come",
+            remedy=f"Split so that val holds {LEAST_HELD_OUT} images, better a hundred or more",
         )
     train = dataset.array(size_px, list(split.train))
     network = None if weights is None else load_feature_space(weights)
@@ -113,7 +113,7 @@ def make_bank(
         split_digest=split.digest,
         network=network,
     )
-    thresholds = _calibrated(bare.distances(dataset.array(size_px, list(held_out))))
+    thresholds = _calibrated(bare.distances(dataset.array(size_px, list(split.val))))
     facts = {"thresholds": thresholds, "ids": list(split.train), "split_digest": split.digest}
     with new_folder(folder) as work:
         tensors = {name: torch.from_numpy(vectors) for name, vectors in stored.items()}
@@ -135,7 +135,7 @@ def _calibrated(unseen: Mapping[str, Nearest]) -> dict[str, float]:
     alone = {s: float(np.percentile(near.distance, PERCENTILE)) for s, near in unseen.items()}
     if not all(alone.values()):
         raise DataError(
-            f"{PERCENTILE:g} % or more of the held-out images equal training images",
+            f"{PERCENTILE:g} % or more of the val images equal training images",
             remedy="Split again with `factory real split`, which keeps duplicates together",
         )
     nearest_of_all = np.min([near.distance / alone[s] for s, near in unseen.items()], axis=0)

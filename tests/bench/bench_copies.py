@@ -10,7 +10,6 @@ JPEG; the last were seen by nothing. The gate looks at pixels and features.
 import io
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -90,7 +89,7 @@ def main(data: str, features: Path, size_px: int, planted: int, seeds: int) -> N
             bank = make_bank(
                 Path(folder) / "bank",
                 dataset,
-                replace(split, test=()),
+                split,
                 size_px=size_px,
                 weights=features,
             )
