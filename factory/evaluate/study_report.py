@@ -156,8 +156,9 @@ def to_markdown(report: StudyReport) -> str:
         lines.append(
             f"| {name} | {arm.num_real} | {arm.num_synthetic} | {spread(arm.val)} | {told} |"
         )
+    apart = subgroup_lines(report.subgroups, titles[0], report.baseline)
     if not report.comparisons:
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *apart]) + "\n"
     controls = list(next(iter(report.comparisons.values())))
     lines += [
         "",
@@ -172,8 +173,7 @@ def to_markdown(report: StudyReport) -> str:
         p = report.adjusted_p.get(name)
         cells = " | ".join(str(found[control].difference) for control in controls)
         lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
-    lines += subgroup_lines(report.subgroups, titles[0], report.baseline)
-    return "\n".join([*lines, *_drawn_lines(report.drawn)]) + "\n"
+    return "\n".join([*lines, *apart, *_drawn_lines(report.drawn)]) + "\n"
 
 
 def _drawn_lines(drawn: DrawnFigures | None) -> list[str]:
