@@ -73,8 +73,9 @@ def evaluate(
     splits, others = options.pop("splits"), options.pop("others")
     seen = {place: open_dataset(place) for place in options.pop("seen")}
     config = load_config(StudyConfig, source, overrides)
-    catalog = None if uri is None else Catalog(uri, storage, version=version)
-    if release is not None:
+    if release is None:
+        catalog = None if uri is None else Catalog(uri, storage, version=version)
+    else:
         config, catalog = _released(config, uri, release, version, storage)
     planned = studies.plan_study(
         config,

@@ -11,6 +11,7 @@ from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_l
 from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown
 from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
+from factory.evaluate.verdict import points
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2733; --soft: #5b6b7b; --line: #d9e0e7; --blue: #2b6cb0; }
@@ -219,7 +220,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _points(found: Estimate) -> str:
-    value, low, high = (round(100 * v, 1) + 0.0 for v in (found.value, found.low, found.high))
+    value, low, high = map(points, (found.value, found.low, found.high))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
 
 

@@ -16,7 +16,7 @@ from factory.evaluate.study_drawn import (
     privacy_lines,
 )
 from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgroup_lines
-from factory.evaluate.tasks import TASKS, tally_of
+from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
 
@@ -97,10 +97,7 @@ def make_report(
         DataError: a single training per arm.
     """
     task = TASKS[config.learner.task]
-    tallies: dict[str, dict[Place, Tally]] = {name: {} for name in config.arms}
-    for unit in units:
-        found = tally_of(unit, results[unit.id], material)
-        tallies[unit.manifest.arm][unit.place] = found
+    tallies = tallies_by_arm(((unit, results[unit.id]) for unit in units), material)
     arms = {name: _scores(name, units, results, tallies[name], material) for name in config.arms}
     best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
     baseline = config.baseline or best

@@ -53,6 +53,8 @@ class Planned:
     pool: Pool
     units: tuple[Unit, ...]
     notes: tuple[str, ...]
+    subgroup_of: Mapping[str, str]
+    """Of real images, where the study asks for subgroups."""
 
     @property
     def id(self) -> str:
@@ -75,7 +77,7 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
             remedy="Give --catalog, or leave out arms with synthetic images",
         )
     dataset, catalog = inputs.dataset, inputs.catalog
-    subgroup_values(dataset, config.subgroups)
+    subgroup_of = subgroup_values(dataset, config.subgroups)
     pool = read_pool(catalog, config.synthetic, dataset.class_names) if catalog else EMPTY
     fingerprints = {use.dataset.fingerprint for use in inputs.seen}
     known = Known(
@@ -98,7 +100,12 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
             )
     units = plan_units(config, dataset, inputs.splits, drawn)
     return Planned(
-        config=config, inputs=inputs, pool=pool, units=tuple(units), notes=_left_out(refusals)
+        config=config,
+        inputs=inputs,
+        pool=pool,
+        units=tuple(units),
+        notes=_left_out(refusals),
+        subgroup_of=subgroup_of,
     )
 
 
@@ -136,7 +143,7 @@ def run_study(
         results,
         material,
         notes=planned.notes,
-        values=subgroup_values(inputs.dataset, planned.config.subgroups),
+        values=planned.subgroup_of,
     )
     for unit in planned.units:
         path = output / "manifests" / f"{unit.manifest.digest}.json"

@@ -5,14 +5,12 @@ hint (the whole test part is what a study's verdict is about).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from factory.errors import ConfigError, DataError
-from factory.evaluate.compare import Comparison, Place, Tally, compare
+from factory.errors import ConfigError
+from factory.evaluate.compare import Comparison, Place, Score, Tally, compare
 from factory.evaluate.intervals import Estimate, counted, spread
-from factory.evaluate.tasks import TASKS, tally_of
+from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
 from factory.real.dataset import RealDataset
 
@@ -58,44 +56,40 @@ def measure_subgroups(
 ) -> dict[str, SubgroupFigures]:
     """Return the figures by subgroup; folds without an image of one are left out of it."""
     tested = {values[i] for unit in units for i in unit.test if i in values}
-    return {
-        value: _measure(units, results, material, values, value, (mixed, baseline))
-        for value in sorted(tested)
-    }
-
-
-def _measure(
-    units: Sequence[Unit],
-    results: Mapping[str, Result],
-    material: Material,
-    values: Mapping[str, str],
-    value: str,
-    compared: tuple[Sequence[str], str],
-) -> SubgroupFigures:
     score = TASKS[units[0].learner.task].score
-    tallies: dict[str, dict[Place, Tally]] = {}
-    counted: dict[int, int] = {}
-    for unit in units:
-        own = np.array([values.get(i) == value for i in unit.test])
-        if own.any():
-            tally = tally_of(unit, results[unit.id], material, only=own)
-            tallies.setdefault(unit.manifest.arm, {})[unit.place] = tally
-            counted[unit.fold] = int(own.sum())
-    mixed, baseline = compared
-    differences = {}
-    for arm in mixed:
-        try:
-            differences[arm] = compare(tallies[arm], tallies[baseline], score)
-        except DataError:  # a single training has no spread
-            continue
-    return SubgroupFigures(
-        num_test=sum(counted.values()),
-        scores={
-            arm: tuple(tally.score(score) for _, tally in sorted(found.items()))
-            for arm, found in tallies.items()
-        },
-        differences=differences,
+    found = {}
+    for value in sorted(tested):
+        cut = [_cut(unit, results[unit.id], values, value) for unit in units]
+        left = [(unit, result) for unit, result in cut if unit.test]
+        tallies = tallies_by_arm(left, material)
+        found[value] = SubgroupFigures(
+            num_test=sum({unit.fold: len(unit.test) for unit, _ in left}.values()),
+            scores={
+                arm: tuple(tally.score(score) for _, tally in sorted(own.items()))
+                for arm, own in tallies.items()
+            },
+            differences=_differences(tallies, score, mixed, baseline),
+        )
+    return found
+
+
+def _cut(unit: Unit, result: Result, values: Mapping[str, str], value: str) -> tuple[Unit, Result]:
+    """Return a training as if only images of one subgroup had been tested."""
+    told = zip(unit.test, result.said, strict=True)
+    own = [(i, said) for i, said in told if values.get(i) == value]
+    return (
+        replace(unit, test=tuple(i for i, _ in own)),
+        replace(result, said=tuple(said for _, said in own)),
     )
+
+
+def _differences(
+    tallies: Mapping[str, Mapping[Place, Tally]], score: Score, mixed: Sequence[str], baseline: str
+) -> dict[str, Comparison]:
+    """Return each mixed arm minus the baseline; none where one training has no spread."""
+    if len(tallies[baseline]) < 2:
+        return {}
+    return {arm: compare(tallies[arm], tallies[baseline], score) for arm in mixed}
 
 
 def subgroup_tables(

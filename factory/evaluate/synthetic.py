@@ -42,7 +42,7 @@ class SyntheticChoice(Frozen):
 
     def within(self, condition: str) -> "SyntheticChoice":
         """Return the choice among rows that also satisfy `condition`."""
-        where = condition if self.where is None else f"({condition}) AND ({self.where})"
+        where = condition if self.where is None else f"({condition}\n) AND ({self.where})"
         return self.model_copy(update={"where": where})
 
 

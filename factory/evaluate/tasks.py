@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from factory.evaluate.classifier import (
     predict,
     train_classifier,
 )
-from factory.evaluate.compare import Floats, Score, Tally
+from factory.evaluate.compare import Floats, Place, Score, Tally
 from factory.evaluate.learner import Fitted
 from factory.evaluate.scores import (
     accuracy,
@@ -73,17 +73,21 @@ def run_unit(unit: Unit, material: Material) -> Result:
     )
 
 
-def tally_of(
-    unit: Unit, result: Result, material: Material, *, only: NDArray[np.bool_] | None = None
-) -> Tally:
-    """Return the counts of a test part by group of images: what intervals are made of.
-
-    `only`: which of the test images (N,) are counted.
-    """
+def tally_of(unit: Unit, result: Result, material: Material) -> Tally:
+    """Return the counts of a test part by group of images: what intervals are made of."""
     rows = TASKS[unit.learner.task].rows(unit, result, material)
-    groups = np.array([material.groups[i] for i in unit.test])
-    wanted = slice(None) if only is None else only
-    return tally(groups[wanted].tolist(), rows[wanted])
+    return tally([material.groups[i] for i in unit.test], rows)
+
+
+def tallies_by_arm(
+    trained: Iterable[tuple[Unit, Result]], material: Material
+) -> dict[str, dict[Place, Tally]]:
+    """Return the tally of every training by arm and place."""
+    found: dict[str, dict[Place, Tally]] = {}
+    for unit, result in trained:
+        of_arm = found.setdefault(unit.manifest.arm, {})
+        of_arm[unit.place] = tally_of(unit, result, material)
+    return found
 
 
 def training_rows(manifest: Manifest, material: Material) -> TrainingRows:

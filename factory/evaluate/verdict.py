@@ -33,8 +33,9 @@ def sentence(arm: str, other: str, difference: Estimate) -> str:
 
 
 def _told(value: float, low: float, high: float) -> str:
-    return f"{_points(value)} points [{_points(low)}, {_points(high)}]"
+    return f"{points(value):.1f} points [{points(low):.1f}, {points(high):.1f}]"
 
 
-def _points(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}"
+def points(value: float) -> float:
+    """Return a share as points of a hundred, to a tenth; never -0.0."""
+    return round(100 * value, 1) + 0.0

@@ -20,9 +20,8 @@ from factory.evaluate.copy_bank import CopyBank, make_bank
 from factory.evaluate.features import TURNS, Images, turned
 from factory.evaluate.intervals import proportion
 from factory.gate.copies import CopyGate
-from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split, make_split
+from tests.fakes.splits import split_of
 
 GATE = CopyGate(bank="in memory")
 BLUR_SHARE, JPEG_QUALITY = 0.01, 85
@@ -62,17 +61,6 @@ def refused(images: Images, bank: CopyBank) -> list[bool]:
     return [not verdict.passed for verdict in GATE.judge(images, bank)]
 
 
-def split_of(dataset: RealDataset, seed: int) -> Split:
-    return make_split(
-        dataset=dataset.fingerprint,
-        ids=dataset.ids,
-        labels=dataset.labels,
-        groups=dataset.groups,
-        fractions={"train": 0.6, "val": 0.2, "test": 0.2},
-        seed=seed,
-    )
-
-
 @click.command()
 @click.option("--data", required=True, help="Real images, see `factory real`.")
 @click.option("--features", required=True, type=click.Path(path_type=Path, exists=True))
@@ -84,7 +72,7 @@ def main(data: str, features: Path, size_px: int, planted: int, seeds: int) -> N
     dataset = open_dataset(data)
     found: dict[str, list[bool]] = {}
     for seed in range(seeds):
-        split = split_of(dataset, seed)
+        split = split_of(dataset, seed=seed, train=0.6, val=0.2, test=0.2)
         with tempfile.TemporaryDirectory() as folder:
             bank = make_bank(
                 Path(folder) / "bank",
