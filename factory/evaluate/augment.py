@@ -7,10 +7,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from factory.config import Frozen
+from factory.evaluate.learner_config import Augmentation
 from factory.finetune.latents import TURNS, turn
 
 RGB_OF_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -20,53 +19,44 @@ _DARKEST = 1e-6
 _BRIGHTNESS = (0.05, 0.95)
 
 
-class Augmentation(Frozen):
-    """How far training images vary; all 0 and false leaves them as they are."""
+def augmented(
+    settings: Augmentation, images: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (B, 3, S, S) in [-1, 1] varied in every way, their turns and grids."""
+    turns, grids = geometry(settings, len(images), generator)
+    turned = (apply_geometry(images, turns, grids) + 1) / 2
+    return colours(settings, turned.clamp(0, 1), generator) * 2 - 1, turns, grids
 
-    turns: bool = True
-    """All eight flips and quarter turns: cells have no up."""
-    min_crop: float = Field(0.8, gt=0, le=1)
-    """Smallest share of the side that a random square crop keeps."""
-    brightness: float = Field(0.15, ge=0, le=1)
-    contrast: float = Field(0.15, ge=0, le=1)
-    saturation: float = Field(0.2, ge=0, le=1)
-    hed: float = Field(0.03, ge=0, le=1)
-    """Each stain's amount is scaled and shifted by up to this much."""
-    blur: float = Field(0.1, ge=0, le=1)
-    """Chance of a slight Gaussian blur (sigma 0.7 px)."""
 
-    def geometry(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return turns (B,) and sampling grids (B, 2, 3) for `apply_geometry`."""
-        turns = torch.randint(0, TURNS if self.turns else 1, (batch,), generator=generator)
-        share = self.min_crop + (1 - self.min_crop) * torch.rand(batch, generator=generator)
-        shift = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - share)[:, None]
-        grids = torch.zeros(batch, 2, 3)
-        grids[:, 0, 0] = grids[:, 1, 1] = share
-        grids[:, :, 2] = shift
-        return turns, grids
+def geometry(
+    settings: Augmentation, batch: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return turns (B,) and sampling grids (B, 2, 3) for `apply_geometry`."""
+    turns = torch.randint(0, TURNS if settings.turns else 1, (batch,), generator=generator)
+    share = settings.min_crop + (1 - settings.min_crop) * torch.rand(batch, generator=generator)
+    shift = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - share)[:, None]
+    grids = torch.zeros(batch, 2, 3)
+    grids[:, 0, 0] = grids[:, 1, 1] = share
+    grids[:, :, 2] = shift
+    return turns, grids
 
-    def applied(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (B, 3, S, S) in [-1, 1] varied in every way, their turns and grids."""
-        turns, grids = self.geometry(len(images), generator)
-        turned = (apply_geometry(images, turns, grids) + 1) / 2
-        return self.colours(turned.clamp(0, 1), generator) * 2 - 1, turns, grids
 
-    def colours(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return images (B, 3, H, W) in [0, 1] with other light, colour, stain and sharpness."""
-        count = len(images)
+def colours(settings: Augmentation, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (B, 3, H, W) in [0, 1] with other light, colour, stain and sharpness."""
+    count = len(images)
 
-        def gain(most: float) -> Tensor:
-            return 1 + most * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+    def gain(most: float) -> Tensor:
+        return 1 + most * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
 
-        images = images * gain(self.brightness)
-        middle = images.mean((1, 2, 3), keepdim=True)
-        images = middle + (images - middle) * gain(self.contrast)
-        grey = images.mean(1, keepdim=True)
-        images = (grey + (images - grey) * gain(self.saturation)).clamp(0, 1)
-        if self.hed:
-            images = jitter_stains(images, self.hed, generator)
-        blurred = torch.rand(count, generator=generator) < self.blur
-        return torch.where(blurred[:, None, None, None], _blur(images), images)
+    images = images * gain(settings.brightness)
+    middle = images.mean((1, 2, 3), keepdim=True)
+    images = middle + (images - middle) * gain(settings.contrast)
+    grey = images.mean(1, keepdim=True)
+    images = (grey + (images - grey) * gain(settings.saturation)).clamp(0, 1)
+    if settings.hed:
+        images = jitter_stains(images, settings.hed, generator)
+    blurred = torch.rand(count, generator=generator) < settings.blur
+    return torch.where(blurred[:, None, None, None], _blur(images), images)
 
 
 def apply_geometry(

@@ -1,40 +1,23 @@
 """A downstream classifier: any timm backbone, trained on one arm, tested on real images only."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Place
-from factory.evaluate.clip import ClipLora, build_clip
+from factory.evaluate.augment import augmented
+from factory.evaluate.clip import build_clip
 from factory.evaluate.compare import Floats
-from factory.evaluate.learner import Fitted, Learning, fit
-from factory.evaluate.pooled import Mixing, batch_loss, mixed, soft_cross_entropy
+from factory.evaluate.learner import Fitted, fit
+from factory.evaluate.learner_config import Classifier
+from factory.evaluate.pooled import batch_loss, mixed, soft_cross_entropy
 from factory.evaluate.scores import confusion_rows, macro_f1
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
-from factory.models.experts import ExpertSpec, build_expert, seeded
-
-
-class Classifier(Learning):
-    """What is trained on every arm, and how."""
-
-    task: Literal["classify"] = "classify"
-    backbone: str = "resnet18"
-    """A name of timm."""
-    clip: ClipLora | None = None
-    """CLIP with a LoRA instead; `backbone`, `weights` and `head_only` are then not used."""
-    size_px: int = Field(64, ge=8, le=1024)
-    weights: Place | None = None
-    """Of the backbone, as safetensors; null: random ones."""
-    head_only: bool = False
-    """Train the classifying layer alone."""
-    mixing: Mixing = Mixing()
-    """Of arms with `augment`."""
+from factory.models.config import ExpertSpec
+from factory.models.experts import build_expert, seeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +102,7 @@ def classifier_loss(
     synthetic = train.synthetic[rows]
     if train.augment:
         generator = step_generator(step, seed=seed)
-        images, _turns, _grids = settings.augmentation.applied(images, generator)
+        images, _turns, _grids = augmented(settings.augmentation, images, generator)
         within = settings.pooled is not None
         images, targets = mixed(
             images, targets, synthetic, settings.mixing, generator, within_sides=within

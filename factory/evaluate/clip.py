@@ -5,37 +5,22 @@ only the LoRA trains. A. Radford et al., Learning Transferable Visual Models Fro
 Supervision, 2021.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.errors import ConfigError, ModelError
+from factory.evaluate.learner_config import ClipLora
 from factory.models.conditioning import tokenize
 from factory.models.experts import seeded
 from factory.models.folder import check_folder
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels that CLIP was trained on."""
-
-
-class ClipLora(Frozen):
-    """A CLIP model and the LoRA that is trained in it; the numbers are CytoDiff's."""
-
-    folder: str
-    """Of the model, as transformers saves it, with its tokenizer; safetensors."""
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    targets: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1)
-    """Linear layers of both towers, by the end of their name."""
-    prompts: Mapping[str, str] = Field(default_factory=dict)
-    """Class -> text; a class without one: 'a photo of a <class>'."""
 
 
 class ClipClassifier(nn.Module):

@@ -5,40 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.errors import ModelError
-from factory.evaluate.augment import Augmentation
-from factory.evaluate.pooled import PooledLoss
+from factory.evaluate.learner_config import Fitting
 from factory.finetune.schedule import warmup_hold_decay
 
 LossOf = Callable[[nn.Module, int], Tensor]
 """(network, step) -> loss; draws its own rows."""
 Validate = Callable[[nn.Module], tuple[float, ...]]
 """Scores of the present weights; the first counts, the next break ties; more is better."""
-
-
-class Fitting(Frozen):
-    """Lengths and rates; the same for every arm of a study."""
-
-    steps: int = Field(400, ge=1)
-    """Optimiser steps, whatever the size of the training set."""
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_steps: int = Field(20, ge=0)
-    validate_every: int = Field(50, ge=1)
-
-
-class Learning(Fitting):
-    """What classifiers and segmenters share."""
-
-    augmentation: Augmentation = Augmentation()
-    """Of arms with `augment`."""
-    pooled: PooledLoss | None = None
-    """null: one mean over all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

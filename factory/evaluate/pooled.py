@@ -4,32 +4,11 @@ Source: CytoDiff's pooled loss, after DataDream's (which has no batch-share fact
 (H. Zhang et al., 2018) and CutMix (S. Yun et al., 2019).
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from factory.config import Frozen
-
-
-class PooledLoss(Frozen):
-    """Weigh real against synthetic rows of a batch."""
-
-    real_weight: float = Field(0.8, ge=0, le=1)
-    """Lambda: of the real rows' mean loss; the synthetic rows' has 1 - lambda."""
-    batch_shares: bool = False
-    """Also multiply each mean by the share of the batch that it is of (CytoDiff)."""
-
-
-class Mixing(Frozen):
-    """MixUp or CutMix on some of the batches."""
-
-    probability: float = Field(0.2, ge=0, le=1)
-    kind: Literal["mixup", "cutmix", "either"] = "either"
-    alpha: float = Field(1.0, gt=0)
-    """Of the Beta distribution that the proportion is drawn from."""
+from factory.evaluate.learner_config import Mixing, PooledLoss
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,31 +1,22 @@
 """A downstream segmenter: a small U-Net, or a timm encoder under a standard decoder."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.evaluate.augment import apply_geometry
-from factory.evaluate.learner import Fitted, Learning, fit
+from factory.evaluate.augment import apply_geometry, augmented
+from factory.evaluate.learner import Fitted, fit
+from factory.evaluate.learner_config import SegmenterLearner
 from factory.evaluate.pooled import batch_loss
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed
 from factory.finetune.order import step_generator, step_indices
 from factory.models.experts import seeded
-from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
-
-
-class SegmenterLearner(Learning, SegmenterSpec):
-    """What is trained on every arm, and how."""
-
-    task: Literal["segment"] = "segment"
-    size_px: int = Field(64, ge=32, le=1024, multiple_of=32)
-    mask_values: tuple[int, ...] = ()
-    """Stored value of every class in real masks, background first; empty: those that are found."""
+from factory.models.segmenter_networks import build_segmenter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +77,7 @@ def pair_loss(
     images, masks = to_signed(train.images[rows]), train.masks[rows][:, None].float()
     if train.augment:
         generator = step_generator(step, seed=seed)
-        images, turns, grids = settings.augmentation.applied(images, generator)
+        images, turns, grids = augmented(settings.augmentation, images, generator)
         masks = apply_geometry(masks, turns, grids, mode="nearest")
     losses = image_losses(module(images), masks[:, 0].long())
     return batch_loss(losses, train.synthetic[rows], train.weights[rows], settings.pooled)

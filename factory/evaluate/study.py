@@ -8,10 +8,10 @@ from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.arms import Drawn, Stock
-from factory.evaluate.classifier import Classifier
 from factory.evaluate.designs import CONTROLS, Design, make_arms
+from factory.evaluate.learner_config import Classifier, Learner
 from factory.evaluate.synthetic import SyntheticChoice
-from factory.evaluate.units import Learner, Unit
+from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot
 

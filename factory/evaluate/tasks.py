@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from factory.evaluate.arms import Manifest
 from factory.evaluate.classifier import (
-    Classifier,
     RealPart,
     TrainingRows,
     predict,
@@ -19,6 +18,7 @@ from factory.evaluate.classifier import (
 )
 from factory.evaluate.compare import Floats, Place, Score, Tally
 from factory.evaluate.learner import Fitted
+from factory.evaluate.learner_config import Classifier, SegmenterLearner
 from factory.evaluate.scores import (
     accuracy,
     balanced_accuracy,
@@ -33,7 +33,7 @@ from factory.evaluate.scores import (
     recalls,
     tally,
 )
-from factory.evaluate.segment import SegmenterLearner, TrainingPairs, segment, train_segmenter_on
+from factory.evaluate.segment import TrainingPairs, segment, train_segmenter_on
 from factory.evaluate.units import Material, Result, Unit
 
 Said = tuple[tuple[float, ...], ...]

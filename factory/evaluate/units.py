@@ -2,32 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Tag
 
 from factory.digest import digest
 from factory.evaluate.arms import Manifest
-from factory.evaluate.classifier import Classifier
-from factory.evaluate.segment import SegmenterLearner
+from factory.evaluate.learner_config import Learner
 
 VERSION = 2
 """Raised when equal settings give other results: finished trainings are not mixed with new ones."""
-
-
-def _task_of(learner: Any) -> str:
-    """Return 'classify' where a configuration names no task."""
-    if isinstance(learner, dict):
-        return str(learner.get("task", "classify"))
-    return str(getattr(learner, "task", "classify"))
-
-
-Learner = Annotated[
-    Annotated[Classifier, Tag("classify")] | Annotated[SegmenterLearner, Tag("segment")],
-    Discriminator(_task_of),
-]
 
 
 @dataclass(frozen=True, kw_only=True)

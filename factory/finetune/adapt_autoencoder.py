@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from factory.digest import digest, digest_bytes
+from factory.finetune.class_config import FirstStageConfig
 from factory.finetune.config import AutoencoderAdaptation, FinetuneConfig
-from factory.finetune.first_stage import FirstStageConfig, Lesson, train_first_stage
+from factory.finetune.first_stage import Lesson, train_first_stage
 from factory.finetune.losses import feature_distance
 from factory.finetune.material import choose_images
 from factory.finetune.train import follow_here

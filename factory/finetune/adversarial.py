@@ -1,27 +1,13 @@
 """The adversarial term of an autoencoder's loss: a patch discriminator that learns beside it."""
 
-from typing import Annotated
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from factory.finetune.class_config import AdversarialConfig
+
 MAX_WEIGHT = 1e4
-
-
-class AdversarialConfig(BaseModel):
-    """The discriminator and how much it counts; the defaults are BlastDiffusion's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    channels: tuple[Annotated[int, Field(gt=0, multiple_of=8)], ...] = (64, 128, 256)
-    start_step: int = Field(15_000, ge=0)
-    """Until then the autoencoder learns alone, and the term costs nothing."""
-    weight: float = Field(0.5, ge=0)
-    adaptive: bool = False
-    """Multiply `weight` by `gradient_ratio`, so that it means the same at any loss scale."""
 
 
 class PatchDiscriminator(nn.Sequential):

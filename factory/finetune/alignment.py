@@ -14,34 +14,17 @@ to please the expert with patterns that nobody sees. So it reaches the denoiser 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.errors import ConfigError
+from factory.finetune.config import AlignmentSettings
 from factory.finetune.losses import Noised, predicted_clean
 from factory.models.experts import Expert, seeded
 from factory.models.layers import default_layer, layer_width, pooled, tap
-
-
-class AlignmentSettings(Frozen):
-    """What is aligned with what, and how strongly."""
-
-    weight: float = Field(1.0, ge=0)
-    """w; 0 switches alignment off: no expert, no W, no hook."""
-    layer: str | None = None
-    """Name of a module of the denoiser; null: see `default_layer`."""
-    pooling: Literal["mean", "max"] = "mean"
-    """Over places or tokens, of the denoiser's layer and of `expert_layer`."""
-    expert_input: Literal["noisy", "clean", "predicted"] = "clean"
-    """x_t, as the original; x_0; or the x_0 that the prediction amounts to in one step."""
-    expert_layer: str | None = None
-    """Name of a module of the expert's network; null: what its classifying layer sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import click
 import torch
 
 from factory.errors import ModelError
+from factory.finetune.cluster import ClusterConfig
 from factory.finetune.losses import feature_distance
 from factory.finetune.meter import Progress, describe
 from factory.finetune.pretrain import (
@@ -20,7 +21,7 @@ from factory.finetune.pretrain import (
     train_autoencoder,
     training_scheduler,
 )
-from factory.finetune.train import REPORT_STEPS, ClusterConfig, follow, this_worker, train_on_ray
+from factory.finetune.train import REPORT_STEPS, follow, this_worker, train_on_ray
 from factory.models.card import base_card
 from factory.models.export import write_generator
 from factory.models.generator import Generator

@@ -1,14 +1,57 @@
 """Configuration of a class-conditional generator that is trained from scratch."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from factory.config import Frozen
+from factory.config import Frozen, Place
+from factory.finetune.cluster import ClusterConfig
 from factory.finetune.config import TrainingConfig, ValidationConfig
-from factory.finetune.first_stage import FirstStageConfig
-from factory.finetune.train import ClusterConfig
+
+
+class AdversarialConfig(BaseModel):
+    """The discriminator and how much it counts; the defaults are BlastDiffusion's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: tuple[Annotated[int, Field(gt=0, multiple_of=8)], ...] = (64, 128, 256)
+    start_step: int = Field(15_000, ge=0)
+    """Until then the autoencoder learns alone, and the term costs nothing."""
+    weight: float = Field(0.5, ge=0)
+    adaptive: bool = False
+    """Multiply `weight` by `gradient_ratio`, so that it means the same at any loss scale."""
+
+
+class FirstStageConfig(Frozen):
+    """Where the autoencoder comes from, and how it is trained."""
+
+    base: str | None = None
+    """Generator (name, folder, hub id) whose autoencoder is the start; null: random weights."""
+    revision: str | None = None
+    steps: int = Field(ge=0)
+    """0: the base's, as it is."""
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(200, ge=0)
+    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: Place | None = None
+    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
+    perceptual_weight: float = Field(0.5, ge=0)
+    adversarial: AdversarialConfig | None = None
+    """null leaves the term out."""
+    channels: tuple[int, ...] = (32, 64, 96)
+    """Of its levels; each but the first halves the sides of the latents."""
+    layers_per_block: int = Field(1, ge=1)
+    latent_channels: int = Field(4, ge=1)
+    scaling_factor: float | None = Field(None, gt=0)
+    """null: measured on the training images, so that latents have unit variance."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "FirstStageConfig":
+        if self.steps == 0 and self.base is None:
+            raise ValueError("steps 0 without a base leaves random weights")
+        return self
 
 
 class ClassUNetConfig(Frozen):

@@ -31,6 +31,7 @@ from factory.finetune.class_conditional import (
 from factory.finetune.class_material import ClassMaterial, class_material, encode
 from factory.finetune.class_plan import ClassPlan
 from factory.finetune.class_samples import class_samples
+from factory.finetune.cluster import ClusterConfig
 from factory.finetune.config import ValidationConfig
 from factory.finetune.finish import WEIGHTS
 from factory.finetune.first_stage import Follow, Lesson, load_first_stage, train_first_stage
@@ -39,7 +40,7 @@ from factory.finetune.loop import Loop
 from factory.finetune.losses import feature_distance
 from factory.finetune.material import Material, load_material, save_material, spread
 from factory.finetune.pixels import Pixels, load_pixels
-from factory.finetune.train import ClusterConfig, follow, follow_here, this_worker, train_on_ray
+from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
 from factory.finetune.validation import FEWEST, Distance, Validation
 from factory.finetune.workers import Workers, inner
 from factory.models.card import class_card

@@ -1,15 +1,15 @@
 """Where and on how many workers a training runs, and whether it can."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from factory.config import Frozen
 from factory.errors import ConfigError
-from factory.finetune.workers import Sharding
 
 Count = Annotated[int, Field(ge=1)]
+Sharding = Literal["none", "ddp", "fsdp"]
+"""How a model lies on several workers: not at all, a copy each, a shard each."""
 
 
 class ClusterConfig(Frozen):
@@ -63,6 +63,8 @@ def check_gpus(cluster: ClusterConfig) -> None:
     if ray.is_initialized():
         where, found = "this Ray cluster", ray.cluster_resources().get("GPU", 0)
     else:
+        import torch
+
         where, found = "this machine", torch.cuda.device_count()
     if not found:
         raise ConfigError(

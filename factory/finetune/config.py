@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from factory.config import Frozen, Place
-from factory.finetune.alignment import AlignmentSettings
-from factory.finetune.train import ClusterConfig
-from factory.models.lora import LoraSettings
+from factory.finetune.cluster import ClusterConfig
+from factory.models.config import LoraSettings
 
 
 class TrainingConfig(Frozen):
@@ -71,6 +70,21 @@ class AutoencoderAdaptation(Frozen):
     perceptual_weight: float = Field(0.5, ge=0)
 
 
+class AlignmentSettings(Frozen):
+    """What is aligned with what, and how strongly."""
+
+    weight: float = Field(1.0, ge=0)
+    """w; 0 switches alignment off: no expert, no W, no hook."""
+    layer: str | None = None
+    """Name of a module of the denoiser; null: see `default_layer`."""
+    pooling: Literal["mean", "max"] = "mean"
+    """Over places or tokens, of the denoiser's layer and of `expert_layer`."""
+    expert_input: Literal["noisy", "clean", "predicted"] = "clean"
+    """x_t, as the original; x_0; or the x_0 that the prediction amounts to in one step."""
+    expert_layer: str | None = None
+    """Name of a module of the expert's network; null: what its classifying layer sees."""
+
+
 class FinetuneConfig(Frozen):
     """One fine-tuning of a base; with `separate`, one for every class."""
 
@@ -126,3 +140,28 @@ class FinetuneConfig(Frozen):
         """Return the prompt under which images of a class are trained and drawn."""
         words = class_name.replace("_", " ")
         return self.classes.get(class_name, self.prompt.format(class_name=words))
+
+
+class ExpertTraining(Frozen):
+    """How an expert is fitted."""
+
+    steps: int = Field(300, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    head_only: bool = False
+    """Train the classifying layer alone; the backbone stays to the byte."""
+    augment: bool = True
+    """Show every image under a random flip and quarter turn."""
+    seed: int = Field(0, ge=0)
+
+
+class ExpertConfig(Frozen):
+    """What an expert is and how it is fitted."""
+
+    backbone: str = Field("tf_efficientnet_lite0", min_length=1)
+    """A name of timm."""
+    size_px: int = Field(64, ge=8, le=1024)
+    """Side of the images that it is trained on and sees later."""
+    grey: bool = False
+    training: ExpertTraining = ExpertTraining()

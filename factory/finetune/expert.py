@@ -13,29 +13,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.errors import DataError, ModelError
+from factory.finetune.config import ExpertTraining
 from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.order import step_generator
 from factory.finetune.schedule import warmup_hold_decay
-from factory.models.experts import Expert, ExpertSpec, build_expert, seeded
-
-
-class ExpertTraining(Frozen):
-    """How an expert is fitted."""
-
-    steps: int = Field(300, ge=1)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    head_only: bool = False
-    """Train the classifying layer alone; the backbone stays to the byte."""
-    augment: bool = True
-    """Show every image under a random flip and quarter turn."""
-    seed: int = Field(0, ge=0)
+from factory.models.config import ExpertSpec
+from factory.models.experts import Expert, build_expert, seeded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

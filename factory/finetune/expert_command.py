@@ -36,7 +36,8 @@ def expert(
     factory finetune --config feature_aligned --set expert=expert --data tiles ...
     """  # noqa: D301 -- \b is click's mark
     from factory.config import load_config
-    from factory.finetune.expert_run import ExpertConfig, make_expert
+    from factory.finetune.config import ExpertConfig
+    from factory.finetune.expert_run import make_expert
     from factory.real.splits import load_split
 
     def tell(step: int, loss: float) -> None:

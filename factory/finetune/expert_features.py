@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from factory.digest import digest
-from factory.finetune.alignment import AlignmentSettings, expert_features
+from factory.finetune.alignment import expert_features
+from factory.finetune.config import AlignmentSettings
 from factory.finetune.latents import to_signed, turn
 from factory.models.experts import Expert, state_digest
 

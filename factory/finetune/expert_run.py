@@ -4,26 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
 from factory.atomic import writing
-from factory.config import Frozen
-from factory.finetune.expert import ExpertTraining, LabelledImages, train_expert
+from factory.finetune.config import ExpertConfig
+from factory.finetune.expert import LabelledImages, train_expert
+from factory.models.config import ExpertSpec
 from factory.models.expert_file import ExpertNotes, save_expert
-from factory.models.experts import ExpertSpec
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
-
-
-class ExpertConfig(Frozen):
-    """What an expert is and how it is fitted."""
-
-    backbone: str = Field("tf_efficientnet_lite0", min_length=1)
-    """A name of timm."""
-    size_px: int = Field(64, ge=8, le=1024)
-    """Side of the images that it is trained on and sees later."""
-    grey: bool = False
-    training: ExpertTraining = ExpertTraining()
 
 
 def make_expert(

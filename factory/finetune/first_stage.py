@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from factory.atomic import new_folder
-from factory.config import Frozen, Place
 from factory.errors import ModelError
-from factory.finetune.adversarial import AdversarialConfig, AdversarialTerm
+from factory.finetune.adversarial import AdversarialTerm
+from factory.finetune.class_config import FirstStageConfig
 from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import FeatureDistance, autoencoder_loss
@@ -26,37 +25,6 @@ Follow = Callable[..., None]
 """Runs a loop to its end: `follow_here` or `follow`, with where to report bound to it."""
 SCALE_IMAGES = 512
 """Images by which the spread of the latents is measured."""
-
-
-class FirstStageConfig(Frozen):
-    """Where the autoencoder comes from, and how it is trained."""
-
-    base: str | None = None
-    """Generator (name, folder, hub id) whose autoencoder is the start; null: random weights."""
-    revision: str | None = None
-    steps: int = Field(ge=0)
-    """0: the base's, as it is."""
-    batch_size: int = Field(16, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(200, ge=0)
-    kl_weight: float = Field(1e-3, ge=0)
-    perceptual: Place | None = None
-    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
-    perceptual_weight: float = Field(0.5, ge=0)
-    adversarial: AdversarialConfig | None = None
-    """null leaves the term out."""
-    channels: tuple[int, ...] = (32, 64, 96)
-    """Of its levels; each but the first halves the sides of the latents."""
-    layers_per_block: int = Field(1, ge=1)
-    latent_channels: int = Field(4, ge=1)
-    scaling_factor: float | None = Field(None, gt=0)
-    """null: measured on the training images, so that latents have unit variance."""
-
-    @model_validator(mode="after")
-    def _has_weights(self) -> "FirstStageConfig":
-        if self.steps == 0 and self.base is None:
-            raise ValueError("steps 0 without a base leaves random weights")
-        return self
 
 
 class FirstStage(nn.Module):

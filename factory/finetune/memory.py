@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from factory.finetune.cluster import Sharding
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.ema import trainable
 from factory.finetune.plan import Plan
 from factory.finetune.pretrain import TextConditioned
-from factory.finetune.workers import Sharding, shard_groups
+from factory.finetune.workers import shard_groups
 from factory.models.folder import read_json
 from factory.models.generator import Generator, find_generator
 from factory.models.lora import attach_lora

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.config import Frozen
-from factory.finetune.train import ClusterConfig
-from factory.models.lora import LoraSettings
+from factory.finetune.cluster import ClusterConfig
+from factory.models.config import LoraSettings
 
 
 class PairNetwork(Frozen):

@@ -23,7 +23,8 @@ from transformers import CLIPTokenizer
 
 from factory.atomic import new_folder, write_text
 from factory.errors import ModelError
-from factory.finetune.first_stage import FirstStageConfig, Lesson, train_first_stage
+from factory.finetune.class_config import FirstStageConfig
+from factory.finetune.first_stage import Lesson, train_first_stage
 from factory.finetune.latents import encode_turned, pick_turns
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import (

@@ -13,8 +13,9 @@ from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.gate.masks import dice
+from factory.models.config import SegmenterSpec
 from factory.models.segmenter import Segmenter
-from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
+from factory.models.segmenter_networks import build_segmenter
 
 
 class SegmenterConfig(SegmenterSpec):

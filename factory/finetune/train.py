@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from factory.errors import ClusterError, FactoryError
-from factory.finetune.cluster import ClusterConfig as ClusterConfig
-from factory.finetune.cluster import check_gpus
+from factory.finetune.cluster import ClusterConfig, Sharding, check_gpus
 from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress, describe
-from factory.finetune.workers import Sharding, Workers
+from factory.finetune.workers import Workers
 
 REPORT_STEPS = 50
 NOTICE_SECONDS = 5.0

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -12,8 +11,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from factory.errors import ConfigError
+from factory.finetune.cluster import Sharding
 
-Sharding = Literal["none", "ddp", "fsdp"]
 MIN_SHARD_PARAMETERS = 100_000
 """Smaller modules travel with the module around them: a message each would cost more."""
 

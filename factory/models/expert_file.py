@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from factory.atomic import new_folder
 from factory.config import Frozen
 from factory.errors import ConfigError, ModelError
-from factory.models.experts import Expert, ExpertSpec, build_expert
+from factory.models.config import ExpertSpec
+from factory.models.experts import Expert, build_expert
 
 WEIGHTS, NOTES = "expert.safetensors", "expert.json"
 

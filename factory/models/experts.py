@@ -13,27 +13,14 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
+from factory.models.config import ExpertSpec
 from factory.models.tensors import read_tensors
 
 _LUMA = (0.299, 0.587, 0.114)
-
-
-class ExpertSpec(Frozen):
-    """What an expert looks at and what it tells apart."""
-
-    backbone: str
-    """A name of timm."""
-    class_names: tuple[str, ...] = Field(min_length=2)
-    """In the order of the logits."""
-    size_px: int = Field(64, ge=8)
-    """Images of another size are resized to it."""
-    grey: bool = False
 
 
 class Expert(nn.Module):

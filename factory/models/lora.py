@@ -10,37 +10,14 @@ import logging
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.models.config import LoraSettings
 from factory.models.shards import whole
 
 _log = logging.getLogger(__name__)
-
-
-class LoraSettings(Frozen):
-    """Size and place of a LoRA; the defaults are CytoDiff's and DataDream's."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float | None = Field(None, gt=0)
-    """null: equal to the rank, so that the change of a weight is B A itself."""
-    unet_targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
-    """Linear layers or convolutions of the U-Net, by the end of their name."""
-    train_text_encoder: bool = True
-    text_targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "out_proj"), min_length=1)
-
-    @property
-    def scaling(self) -> float:
-        """The factor alpha / rank on B A."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
-
-    def peft_config(self, targets: tuple[str, ...]) -> dict[str, Any]:
-        """Return the arguments of peft's `LoraConfig` for a network."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return {"r": self.rank, "lora_alpha": alpha, "target_modules": list(targets)}
 
 
 def attach_lora(

@@ -16,8 +16,9 @@ from factory.atomic import write_bytes
 from factory.config import Frozen
 from factory.digest import canonical_json
 from factory.errors import ModelError
+from factory.models.config import LoraSettings
 from factory.models.generator import LORA_FILE
-from factory.models.lora import LoraSettings, lora_product, lora_weight
+from factory.models.lora import lora_product, lora_weight
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 

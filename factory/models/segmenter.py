@@ -16,8 +16,9 @@ from torch import nn
 
 from factory.atomic import new_folder
 from factory.errors import ModelError
+from factory.models.config import SegmenterSpec
 from factory.models.folder import check_folder, read_json
-from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
+from factory.models.segmenter_networks import build_segmenter
 
 FACTS = "segmenter.json"
 WEIGHTS = "model.safetensors"

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from pydantic import Field
 from torch import Tensor, nn
 
-from factory.config import Frozen, Place
 from factory.errors import ConfigError, ModelError
+from factory.models.config import SegmenterSpec
 from factory.models.experts import seeded
 from factory.models.tensors import read_tensors
 
@@ -21,21 +20,6 @@ DECODERS = {
     "deeplabv3+": "DeepLabV3Plus",
 }
 """Our names of segmentation-models-pytorch's, the extra `segmenters`."""
-
-
-class SegmenterSpec(Frozen):
-    """Which network segments."""
-
-    decoder: Literal["small_unet", "unet", "unet++", "fpn", "deeplabv3+"] = "small_unet"
-    """'small_unet' is the factory's own; the others need the extra `segmenters`."""
-    encoder: str = "resnet18"
-    """A name of timm that gives feature maps; 'small_unet' has its own."""
-    encoder_weights: Place | None = None
-    """Of the encoder, as safetensors with timm's names; null: random ones."""
-    channels: tuple[int, ...] = (32, 64, 128)
-    """Of the small U-Net's levels."""
-    norm_num_groups: int = Field(8, ge=1)
-    """Of the small U-Net."""
 
 
 class SmallUnet(nn.Module):

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import diffusers
-
 from factory.errors import ConfigError
 
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -46,6 +44,8 @@ def make_scheduler(name: str, training_config: Mapping[str, Any], num_inference_
     Raises:
         ConfigError: unknown name.
     """
+    import diffusers
+
     class_name, overrides = SCHEDULERS[check_scheduler(name)]
     kind = getattr(diffusers, class_name)
     scheduler = kind.from_config(dict(training_config), **overrides)

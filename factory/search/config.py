@@ -9,11 +9,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from factory.config import Frozen, GenerateConfig, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
-from factory.evaluate.classifier import Classifier
 from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
+from factory.evaluate.learner_config import Classifier, Learner
 from factory.evaluate.study import StudyConfig
 from factory.evaluate.synthetic import SyntheticChoice
-from factory.evaluate.units import Learner
 
 Value = bool | int | float | str
 Point = Mapping[str, Value]

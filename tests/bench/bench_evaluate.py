@@ -16,10 +16,10 @@ import timm
 import torch
 
 from factory.evaluate.cache import NOTHING_KEPT
-from factory.evaluate.classifier import Classifier
 from factory.evaluate.designs import Real
 from factory.evaluate.features import FeatureSpace, network_input
 from factory.evaluate.fidelity import frechet_distance, kid
+from factory.evaluate.learner_config import Classifier
 from factory.evaluate.material import study_material
 from factory.evaluate.real_features import real_part
 from factory.evaluate.study import StudyConfig, plan_units

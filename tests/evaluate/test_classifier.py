@@ -5,15 +5,14 @@ from torch import nn
 
 from factory.errors import ModelError
 from factory.evaluate.classifier import (
-    Classifier,
     RealPart,
     TrainingRows,
     classifier_loss,
     predict,
     train_classifier,
 )
-from factory.evaluate.learner import Fitting, fit
-from factory.evaluate.pooled import PooledLoss
+from factory.evaluate.learner import fit
+from factory.evaluate.learner_config import Classifier, Fitting, PooledLoss
 from factory.models.experts import state_digest
 
 NAMES = ("dark", "light")

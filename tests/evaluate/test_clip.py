@@ -8,8 +8,9 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from factory.errors import ConfigError, ModelError
-from factory.evaluate.classifier import Classifier, RealPart, TrainingRows, train_classifier
-from factory.evaluate.clip import ClipLora, build_clip
+from factory.evaluate.classifier import RealPart, TrainingRows, train_classifier
+from factory.evaluate.clip import build_clip
+from factory.evaluate.learner_config import Classifier, ClipLora
 from factory.models.conditioning import MAX_TOKENS, prompt_tokenizer, tokenize
 
 NAMES = ("dark", "light")

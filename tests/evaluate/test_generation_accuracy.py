@@ -8,7 +8,8 @@ from factory.errors import DataError
 from factory.evaluate.generation_accuracy import expert_names, generation_accuracy
 from factory.evaluate.intervals import proportion
 from factory.finetune.latents import to_signed
-from factory.models.experts import ExpertSpec, build_expert
+from factory.models.config import ExpertSpec
+from factory.models.experts import build_expert
 
 
 def test_shares_confusions_and_intervals() -> None:

@@ -3,10 +3,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from factory.evaluate.augment import Augmentation, apply_geometry, jitter_stains
+from factory.evaluate.augment import apply_geometry, colours, geometry, jitter_stains
+from factory.evaluate.learner_config import Augmentation, Mixing, PooledLoss
 from factory.evaluate.pooled import (
-    Mixing,
-    PooledLoss,
     batch_loss,
     mixed,
     partners,
@@ -109,8 +108,8 @@ def test_augmentation_varies_each_image_for_itself_and_repeats_with_its_generato
 
     def shown(seed: int) -> torch.Tensor:
         generator = drawer(seed)
-        return kind.colours(
-            apply_geometry(images, *kind.geometry(12, generator)).clamp(0, 1), generator
+        return colours(
+            kind, apply_geometry(images, *geometry(kind, 12, generator)).clamp(0, 1), generator
         )
 
     out = shown(0)
@@ -122,14 +121,14 @@ def test_augmentation_varies_each_image_for_itself_and_repeats_with_its_generato
     nothing = Augmentation(
         turns=False, min_crop=1, brightness=0, contrast=0, saturation=0, hed=0, blur=0
     )
-    same = nothing.colours(apply_geometry(images, *nothing.geometry(12, drawer())), drawer())
+    same = colours(nothing, apply_geometry(images, *geometry(nothing, 12, drawer())), drawer())
     assert torch.allclose(same, images)
 
 
 def test_a_mask_goes_through_the_same_geometry():
     cell = draw_cell(3, size_px=32)
     image = torch.from_numpy(np.repeat(cell.mask[None, None], 4, 0)).float()
-    turns, grids = Augmentation().geometry(4, drawer(2))
+    turns, grids = geometry(Augmentation(), 4, drawer(2))
     moved = apply_geometry(image, turns, grids, mode="nearest")
     assert set(moved.unique().tolist()) <= {0.0, 1.0, 2.0}
     assert not torch.equal(moved[0], moved[1])

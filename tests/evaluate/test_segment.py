@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
-from factory.evaluate.pooled import PooledLoss
+from factory.evaluate.learner_config import PooledLoss, SegmenterLearner
 from factory.evaluate.segment import (
-    SegmenterLearner,
     TrainingPairs,
     image_losses,
     pair_loss,

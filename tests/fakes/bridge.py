@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from factory.models.adapters import write_adapters
+from factory.models.config import LoraSettings
 from factory.models.domains import write_domains
 from factory.models.generator import Generator, open_generator
-from factory.models.lora import LoraSettings, attach_lora, lora_tensors
+from factory.models.lora import attach_lora, lora_tensors
 from factory.models.lora_file import LoraNotes
 from factory.sample.engine import load_pipeline
 from tests.fakes.tiny import tiny_generator

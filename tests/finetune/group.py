@@ -11,11 +11,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from factory.finetune.cluster import Sharding
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import add_noise, denoising_loss
 from factory.finetune.order import Part, step_indices
 from factory.finetune.pretrain import training_scheduler
-from factory.finetune.workers import Sharding, Workers, place
+from factory.finetune.workers import Workers, place
 from factory.models.unets import small_unet
 
 IMAGES = torch.randn(24, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -7,8 +7,8 @@ import pytest
 from factory.config import parse_config
 from factory.errors import ConfigError
 from factory.finetune.ablation import Arm, arms_of, train_arms
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.expert_run import ExpertConfig, make_expert
+from factory.finetune.config import ExpertConfig, FinetuneConfig
+from factory.finetune.expert_run import make_expert
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from factory.finetune.adversarial import (
-    AdversarialConfig,
     AdversarialTerm,
     PatchDiscriminator,
     discriminator_loss,
     generator_loss,
     gradient_ratio,
 )
+from factory.finetune.class_config import AdversarialConfig
 
 SMALL = AdversarialConfig(channels=(8, 16), start_step=0)
 

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from factory.errors import ConfigError
 from factory.finetune.alignment import (
     Alignment,
-    AlignmentSettings,
     aligned_losses,
     build_alignment,
     cosine_loss,
 )
+from factory.finetune.config import AlignmentSettings
 from factory.finetune.losses import Noised, add_noise, denoising_loss, predicted_clean
 from factory.finetune.order import Part
-from factory.models.experts import Expert, ExpertSpec, build_expert, state_digest
+from factory.models.config import ExpertSpec, LoraSettings
+from factory.models.experts import Expert, build_expert, state_digest
 from factory.models.layers import default_layer
-from factory.models.lora import LoraSettings, attach_lora, trainable_parameters
+from factory.models.lora import attach_lora, trainable_parameters
 from factory.models.unets import small_unet
 from tests.fakes.stable_diffusion import on_meta
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from factory.errors import DataError, ModelError
-from factory.finetune.expert import ExpertTraining, LabelledImages, accuracy, train_expert
-from factory.models.experts import Expert, ExpertSpec, build_expert, state_digest
+from factory.finetune.config import ExpertTraining
+from factory.finetune.expert import LabelledImages, accuracy, train_expert
+from factory.models.config import ExpertSpec
+from factory.models.experts import Expert, build_expert, state_digest
 
 CLASSES = ("blue", "green", "red")
 SPEC = ExpertSpec(backbone="test_resnet", class_names=CLASSES, size_px=16)

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from factory.cli import cli
 from factory.errors import ConfigError, DataError
 from factory.evaluate.generation_accuracy import expert_names
-from factory.finetune.expert_run import ExpertConfig, make_expert
+from factory.finetune.config import ExpertConfig
+from factory.finetune.expert_run import make_expert
 from factory.models.expert_file import load_expert
 from factory.models.experts import state_digest
 from factory.real.dataset import RealDataset

@@ -9,10 +9,9 @@ import torch
 from factory.config import parse_config
 from factory.finetune.adapt import adapt
 from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
-from factory.finetune.alignment import AlignmentSettings
-from factory.finetune.config import FinetuneConfig
+from factory.finetune.config import AlignmentSettings, ExpertConfig, FinetuneConfig
 from factory.finetune.expert_features import FeaturesOf, features_of
-from factory.finetune.expert_run import ExpertConfig, make_expert
+from factory.finetune.expert_run import make_expert
 from factory.finetune.latents import to_signed, turn
 from factory.finetune.material import choose_images, load_material
 from factory.finetune.order import Part

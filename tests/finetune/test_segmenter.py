@@ -14,9 +14,10 @@ from factory.finetune.segmenter import (
     segmentation_loss,
     train_segmenter,
 )
+from factory.models.config import SegmenterSpec
 from factory.models.pair_codec import class_index_array
 from factory.models.segmenter import Segmenter, load_segmenter, save_segmenter
-from factory.models.segmenter_networks import SegmenterSpec, build_segmenter
+from factory.models.segmenter_networks import build_segmenter
 from tests.fakes.pairs import disc_pair
 
 CONFIG = SegmenterConfig(size_px=16, channels=(8, 16), norm_num_groups=4, steps=60, batch_size=8)

@@ -17,13 +17,14 @@ from factory.errors import ConfigError, DataError
 from factory.evaluate.features import Images
 from factory.finetune.adapt import adapt
 from factory.finetune.checkpoint import read_notes
+from factory.finetune.cluster import Sharding
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.finish import Result
 from factory.finetune.material import spread
 from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.samples import draw_shared, sample_plan, text_samples
-from factory.finetune.workers import Sharding, Workers
+from factory.finetune.workers import Workers
 from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
 from factory.real.dataset import RealDataset

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
+from factory.models.config import ExpertSpec
 from factory.models.expert_file import NOTES, WEIGHTS, load_expert, save_expert
-from factory.models.experts import Expert, ExpertSpec, build_expert, state_digest
+from factory.models.experts import Expert, build_expert, state_digest
 
 CLASSES = ("debris", "stroma", "tumor")
 BACKBONES = ("test_resnet", "test_vit")  # batch norm; fixed input size and no batch norm

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
+from factory.models.config import LoraSettings
 from factory.models.generator import Generator
 from factory.models.lora import (
-    LoraSettings,
     attach_lora,
     lora_parameter_count,
     lora_tensors,

@@ -12,9 +12,10 @@ import torch
 
 from factory.config import GenerateConfig, load_config
 from factory.errors import ConfigError, DataError, ModelError
+from factory.models.config import ExpertSpec
 from factory.models.domains import write_domains
 from factory.models.expert_file import save_expert
-from factory.models.experts import ExpertSpec, build_expert
+from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine

@@ -15,8 +15,9 @@ from factory.errors import CatalogError
 from factory.evaluate.bridge_report import to_markdown
 from factory.evaluate.judge_bridge import judge_bridge
 from factory.evaluate.progressions import read_progressions
+from factory.models.config import ExpertSpec
 from factory.models.expert_file import load_expert, save_expert
-from factory.models.experts import ExpertSpec, build_expert
+from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
-from factory.models.experts import ExpertSpec, build_expert
+from factory.models.config import ExpertSpec
+from factory.models.experts import build_expert
 from factory.sample.methods.inversion import Rung
 from factory.sample.methods.measures import (
     MEASURES,
