@@ -162,6 +162,30 @@ def parse_config(kind: type[Config], stored: Mapping[str, Any], *, where: str) -
         raise _explain(kind, error, exact, where) from error
 
 
+def check_places(config: BaseModel, *, where: str) -> None:
+    """Raise where a path that a configuration names leads nowhere: now, and not when it is read.
+
+    Raises:
+        ConfigError: naming the key and the path.
+    """
+    for key, place in _places(config):
+        if not place.exists():
+            raise ConfigError(
+                f"{where}: {key} is {str(place)!r}, and nothing is there",
+                remedy="Correct the path, or leave the key out",
+            )
+
+
+def _places(config: BaseModel, above: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the paths of a configuration and the keys that name them."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Path):
+            yield above + name, value
+        elif isinstance(value, BaseModel):
+            yield from _places(value, f"{above}{name}.")
+
+
 def to_yaml(config: BaseModel) -> str:
     """Return the configuration as YAML that `load_config` reads back to an equal one."""
     plain = config.model_dump(mode="json")

@@ -60,33 +60,36 @@ def evaluate(
     from datetime import UTC, datetime
 
     from catalog import Catalog
-    from factory.config import load_config
-    from factory.evaluate import study_run as studies
+    from factory.config import check_places, load_config
     from factory.evaluate.leaks import Use
-    from factory.evaluate.study import StudyConfig
-    from factory.evaluate.study_report import to_markdown
+    from factory.evaluate.study import Inputs, StudyConfig, plan_study
     from factory.real.sources import open_dataset
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
 
     storage = parse_storage(options.pop("storage"))
-    splits, others = options.pop("splits"), options.pop("others")
-    seen = {place: open_dataset(place) for place in options.pop("seen")}
     config = load_config(StudyConfig, source, overrides)
+    check_places(config, where=source)
+    splits = tuple(load_split(path) for path in options.pop("splits"))
+    others = tuple(load_split(path) for path in options.pop("others"))
     if release is None:
         catalog = None if uri is None else Catalog(uri, storage, version=version)
     else:
         config, catalog = _released(config, uri, release, version, storage)
-    planned = studies.plan_study(
+    seen = {place: open_dataset(place) for place in options.pop("seen")}
+    planned = plan_study(
         config,
-        studies.Inputs(
+        Inputs(
             dataset=opened(data, options),
-            splits=tuple(load_split(path) for path in splits),
+            splits=splits,
             catalog=catalog,
-            generator_splits=tuple(load_split(path) for path in others),
+            generator_splits=others,
             seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
         ),
     )
+    from factory.evaluate import study_run as studies  # torch: the plan holds
+    from factory.evaluate.study_report import to_markdown
+
     if without_ray:
         report = studies.run_study(planned, output, studies.execute_here, tell=click.echo)
     else:

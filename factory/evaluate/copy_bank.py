@@ -6,19 +6,16 @@ folder/efficientnet_lite0.safetensors  the feature network, where features are c
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from factory.atomic import new_folder
-from factory.errors import ConfigError, DataError, ModelError
+from factory.errors import DataError
 from factory.evaluate.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
 from factory.evaluate.features import (
     BACKBONE,
@@ -29,11 +26,11 @@ from factory.evaluate.features import (
     load_feature_space,
     turned,
 )
-from factory.gate.copies import Resemblance
+from factory.gate.copies import BANK_FILE, Resemblance, opened_bank
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 
-PIXELS, FILE = "pixels", "bank.safetensors"
+PIXELS = "pixels"
 LEAST_HELD_OUT = 20
 """Fewer unseen images say nothing about the 1 % that come nearest."""
 
@@ -117,7 +114,7 @@ def make_bank(
     facts = {"thresholds": thresholds, "ids": list(split.train), "split_digest": split.digest}
     with new_folder(folder) as work:
         tensors = {name: torch.from_numpy(vectors) for name, vectors in stored.items()}
-        save_file(tensors, work / FILE, metadata={"facts": json.dumps(facts)})
+        save_file(tensors, work / BANK_FILE, metadata={"facts": json.dumps(facts)})
         if weights is not None:
             shutil.copyfile(weights, work / f"{BACKBONE}.safetensors")
     return load_bank(folder)
@@ -143,35 +140,6 @@ def _calibrated(unseen: Mapping[str, Nearest]) -> dict[str, float]:
     return {space: shared * threshold for space, threshold in alone.items()}
 
 
-def check_bank(folder: str | Path, split_digest: str | None) -> None:
-    """Raise unless there is a bank, of the split that a generator learnt from (None: not known).
-
-    Raises:
-        ModelError: missing or damaged.
-        ConfigError: of another split.
-    """
-    with _opened(Path(folder).expanduser()) as file:
-        known = json.loads(file.metadata()["facts"])["split_digest"]
-    if split_digest is not None and known != split_digest:
-        raise ConfigError(
-            f"copies.bank {str(folder)!r} is of split {known}, the generator learnt from split"
-            f" {split_digest}",
-            remedy="Make the bank with the split and the images of the generator's training",
-        )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path / FILE, framework="np") as file:
-            yield file
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"no bank of training images at {str(path)!r} ({error})",
-            remedy="Make one with jobs/make_copy_bank.py, or leave the copy gate out",
-        ) from error
-
-
 def load_bank(folder: str | Path) -> CopyBank:
     """Return the bank in `folder`.
 
@@ -179,7 +147,7 @@ def load_bank(folder: str | Path) -> CopyBank:
         ModelError: missing or damaged.
     """
     path = Path(folder).expanduser()
-    with _opened(path) as file:
+    with opened_bank(path) as file:
         facts = json.loads(file.metadata()["facts"])
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     weights = path / f"{BACKBONE}.safetensors"

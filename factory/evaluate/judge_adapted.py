@@ -22,7 +22,7 @@ from factory.evaluate.drawing import Order, Settings, draw
 from factory.evaluate.features import TURNS, FeatureSpace, Images, load_feature_space
 from factory.evaluate.real_features import RealPart, real_part
 from factory.evaluate.sheets import beside, pairs, write_sheet
-from factory.finetune.material import choose_images
+from factory.finetune.plan import choose_images
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset

@@ -1,19 +1,24 @@
 """A study: arms x folds x seeds on one real dataset, planned before anything is trained."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
+from catalog import Catalog
 from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.arms import Drawn, Stock
 from factory.evaluate.designs import CONTROLS, Design, make_arms
+from factory.evaluate.intervals import counted
+from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.learner_config import Classifier, Learner
-from factory.evaluate.synthetic import SyntheticChoice
+from factory.evaluate.lineage import Known
+from factory.evaluate.synthetic import EMPTY, Pool, SyntheticChoice, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, n_shot
+from factory.real.splits import Split, n_shot, verify_split
 
 
 class StudyConfig(Frozen):
@@ -58,6 +63,83 @@ class StudyConfig(Frozen):
     def digest(self) -> str:
         """Names the configuration."""
         return digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a study works on. `generator_splits`: those of generators that were trained apart."""
+
+    dataset: RealDataset
+    splits: tuple[Split, ...]
+    catalog: Catalog | None = None
+    generator_splits: tuple[Split, ...] = ()
+    seen: tuple[Use, ...] = ()
+    """Other real images that generators, references, clusters or gates saw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A study that may run: nothing leaks, and every arm has its rows."""
+
+    config: StudyConfig
+    inputs: Inputs
+    pool: Pool
+    units: tuple[Unit, ...]
+    notes: tuple[str, ...]
+    subgroup_of: Mapping[str, str]
+    """Of real images, where the study asks for subgroups."""
+
+    @property
+    def id(self) -> str:
+        """Names the evaluation: everything that decides its figures."""
+        return digest([self.config.digest, self.pool.version, [unit.id for unit in self.units]])
+
+
+def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
+    """Refuse leaks and plan all trainings; nothing is trained or tested yet.
+
+    Raises:
+        ConfigError: arms with synthetic images and no catalog, an attribute of subgroups that no
+            image has, or see `plan_units`.
+        DataError: a leak, a split of another dataset, too few images.
+        CatalogError: see `read_pool`.
+    """
+    if config.mixed and inputs.catalog is None:
+        raise ConfigError(
+            f"arm {config.mixed[0]!r} takes synthetic images, and no catalog has them",
+            remedy="Give --catalog, or leave out arms with synthetic images",
+        )
+    dataset, catalog = inputs.dataset, inputs.catalog
+    subgroup_of = subgroup_values(dataset, config.subgroups)
+    pool = read_pool(catalog, config.synthetic, dataset.class_names) if catalog else EMPTY
+    fingerprints = {use.dataset.fingerprint for use in inputs.seen}
+    known = Known(
+        splits={split.digest: split for split in inputs.generator_splits},
+        models=known_models(catalog) if catalog else {},
+        foreign=frozenset([*config.synthetic.foreign, *fingerprints]) - {dataset.fingerprint},
+    )
+    drawn, refusals = [], []
+    for fold, split in enumerate(inputs.splits):
+        held = _checked(inputs, split)
+        images, refused = pool.usable(held, split, known)
+        drawn.append(images)
+        refusals.append(refused)
+        if config.mixed and not images:
+            raise ConfigError(
+                f"no synthetic image may be used in fold {fold}:"
+                f" {'; '.join(refused.values()) or 'none'}",
+                remedy="Train the generator under the study's split, or give --generator-split; of"
+                " another dataset give --seen, or synthetic.foreign if you know they share nothing",
+            )
+    units = plan_units(config, dataset, inputs.splits, drawn)
+    return Planned(
+        config=config,
+        inputs=inputs,
+        pool=pool,
+        units=tuple(units),
+        notes=_left_out(refusals),
+        subgroup_of=subgroup_of,
+    )
 
 
 def plan_units(
@@ -115,3 +197,47 @@ def train_ids(config: StudyConfig, split: Split, labels: Mapping[str, str]) -> t
         return split.train
     shots = n_shot(split, labels=labels, shots=config.shots, seed=config.shots_seed)
     return tuple(i for ids in shots.values() for i in ids)
+
+
+def subgroup_values(dataset: RealDataset, attribute: str | None) -> dict[str, str]:
+    """Return what the attribute says of each image; nothing of those that have none.
+
+    Raises:
+        ConfigError: no image has the attribute.
+    """
+    if attribute is None:
+        return {}
+    found = {i: own[attribute] for i, own in dataset.attributes.items() if own.get(attribute)}
+    if not found:
+        known = sorted({name for own in dataset.attributes.values() for name in own})
+        raise ConfigError(
+            f"subgroups: no image has an attribute {attribute!r}",
+            remedy=f"Choose of {', '.join(known)}" if known else "Add it to metadata.csv",
+        )
+    return found
+
+
+def _left_out(refusals: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return notes on models that may not be used, by fold: reasons where none may use them."""
+    reasons = {model: reason for refused in refusals for model, reason in refused.items()}
+    nowhere = [m for m in reasons if all(m in refused for refused in refusals)]
+    notes = [f"images were left out, since {reasons[model]}" for model in nowhere]
+    if some := len(reasons) - len(nowhere):
+        notes.append(
+            f"images of {counted(some, 'generator')} serve some folds alone: those under whose"
+            " split they were trained"
+        )
+    return tuple(notes)
+
+
+def _checked(inputs: Inputs, split: Split) -> Held:
+    """Return the held-out images of a fold that nothing saw.
+
+    Raises:
+        DataError: a split of another dataset, or a leak.
+    """
+    dataset = inputs.dataset
+    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
+    held = held_out(dataset, split)
+    refuse_leaks(held, [Use(what="the train part", dataset=dataset, ids=split.train), *inputs.seen])
+    return held

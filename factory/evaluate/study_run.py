@@ -1,112 +1,26 @@
 """Runs a study: leaks refused, images loaded once, trainings here or on Ray, results recorded."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from catalog import Catalog, record_evaluation
+from catalog import record_evaluation
 from catalog.place import StorageOptions
 from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
-from factory.digest import digest
-from factory.errors import ConfigError, OutputError
-from factory.evaluate.intervals import counted
-from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
-from factory.evaluate.lineage import Known
+from factory.errors import OutputError
 from factory.evaluate.material import study_material
-from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study import Planned
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at
-from factory.evaluate.subgroups import subgroup_values
-from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
-from factory.real.dataset import RealDataset
-from factory.real.splits import Split, verify_split
 
 Tell = Callable[[str], object]
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a study works on. `generator_splits`: those of generators that were trained apart."""
-
-    dataset: RealDataset
-    splits: tuple[Split, ...]
-    catalog: Catalog | None = None
-    generator_splits: tuple[Split, ...] = ()
-    seen: tuple[Use, ...] = ()
-    """Other real images that generators, references, clusters or gates saw."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A study that may run: nothing leaks, and every arm has its rows."""
-
-    config: StudyConfig
-    inputs: Inputs
-    pool: Pool
-    units: tuple[Unit, ...]
-    notes: tuple[str, ...]
-    subgroup_of: Mapping[str, str]
-    """Of real images, where the study asks for subgroups."""
-
-    @property
-    def id(self) -> str:
-        """Names the evaluation: everything that decides its figures."""
-        return digest([self.config.digest, self.pool.version, [unit.id for unit in self.units]])
-
-
-def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
-    """Refuse leaks and plan all trainings; nothing is trained or tested yet.
-
-    Raises:
-        ConfigError: arms with synthetic images and no catalog, an attribute of subgroups that no
-            image has, or see `plan_units`.
-        DataError: a leak, a split of another dataset, too few images.
-        CatalogError: see `read_pool`.
-    """
-    if config.mixed and inputs.catalog is None:
-        raise ConfigError(
-            f"arm {config.mixed[0]!r} takes synthetic images, and no catalog has them",
-            remedy="Give --catalog, or leave out arms with synthetic images",
-        )
-    dataset, catalog = inputs.dataset, inputs.catalog
-    subgroup_of = subgroup_values(dataset, config.subgroups)
-    pool = read_pool(catalog, config.synthetic, dataset.class_names) if catalog else EMPTY
-    fingerprints = {use.dataset.fingerprint for use in inputs.seen}
-    known = Known(
-        splits={split.digest: split for split in inputs.generator_splits},
-        models=known_models(catalog) if catalog else {},
-        foreign=frozenset([*config.synthetic.foreign, *fingerprints]) - {dataset.fingerprint},
-    )
-    drawn, refusals = [], []
-    for fold, split in enumerate(inputs.splits):
-        held = _checked(inputs, split)
-        images, refused = pool.usable(held, split, known)
-        drawn.append(images)
-        refusals.append(refused)
-        if config.mixed and not images:
-            raise ConfigError(
-                f"no synthetic image may be used in fold {fold}:"
-                f" {'; '.join(refused.values()) or 'none'}",
-                remedy="Train the generator under the study's split, or give --generator-split; of"
-                " another dataset give --seen, or synthetic.foreign if you know they share nothing",
-            )
-    units = plan_units(config, dataset, inputs.splits, drawn)
-    return Planned(
-        config=config,
-        inputs=inputs,
-        pool=pool,
-        units=tuple(units),
-        notes=_left_out(refusals),
-        subgroup_of=subgroup_of,
-    )
 
 
 def run_study(
@@ -261,29 +175,3 @@ def _score_rows(evaluation_id: str, unit: Unit, result: Result) -> Iterator[dict
                 "split_digest": unit.split_digest,
                 "best_step": result.best_step,
             }
-
-
-def _left_out(refusals: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Return notes on models that may not be used, by fold: reasons where none may use them."""
-    reasons = {model: reason for refused in refusals for model, reason in refused.items()}
-    nowhere = [m for m in reasons if all(m in refused for refused in refusals)]
-    notes = [f"images were left out, since {reasons[model]}" for model in nowhere]
-    if some := len(reasons) - len(nowhere):
-        notes.append(
-            f"images of {counted(some, 'generator')} serve some folds alone: those under whose"
-            " split they were trained"
-        )
-    return tuple(notes)
-
-
-def _checked(inputs: Inputs, split: Split) -> Held:
-    """Return the held-out images of a fold that nothing saw.
-
-    Raises:
-        DataError: a split of another dataset, or a leak.
-    """
-    dataset = inputs.dataset
-    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
-    held = held_out(dataset, split)
-    refuse_leaks(held, [Use(what="the train part", dataset=dataset, ids=split.train), *inputs.seen])
-    return held

@@ -7,12 +7,10 @@ hint (the whole test part is what a study's verdict is about).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from factory.errors import ConfigError
 from factory.evaluate.compare import Comparison, Place, Score, Tally, compare
 from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
-from factory.real.dataset import RealDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +23,6 @@ class SubgroupFigures:
     """By arm, one per training: the metric that arms are compared by."""
     differences: Mapping[str, Comparison]
     """Of arms with synthetic images, against the study's baseline."""
-
-
-def subgroup_values(dataset: RealDataset, attribute: str | None) -> dict[str, str]:
-    """Return what the attribute says of each image; nothing of those that have none.
-
-    Raises:
-        ConfigError: no image has the attribute.
-    """
-    if attribute is None:
-        return {}
-    found = {i: own[attribute] for i, own in dataset.attributes.items() if own.get(attribute)}
-    if not found:
-        known = sorted({name for own in dataset.attributes.values() for name in own})
-        raise ConfigError(
-            f"subgroups: no image has an attribute {attribute!r}",
-            remedy=f"Choose of {', '.join(known)}" if known else "Add it to metadata.csv",
-        )
-    return found
 
 
 def measure_subgroups(

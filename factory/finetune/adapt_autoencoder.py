@@ -15,7 +15,7 @@ from factory.finetune.class_config import FirstStageConfig
 from factory.finetune.config import AutoencoderAdaptation, FinetuneConfig
 from factory.finetune.first_stage import Lesson, train_first_stage
 from factory.finetune.losses import feature_distance
-from factory.finetune.material import choose_images
+from factory.finetune.plan import choose_images
 from factory.finetune.train import follow_here
 from factory.models.card import finetuned_card
 from factory.models.export import write_generator

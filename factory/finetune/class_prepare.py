@@ -12,8 +12,8 @@ from factory.finetune.class_material import values_of
 from factory.finetune.class_plan import ClassPlan
 from factory.finetune.first_stage import autoencoder_of
 from factory.finetune.losses import feature_distance
-from factory.finetune.material import choose_images
 from factory.finetune.pixels import Pixels, save_pixels, take_pixels
+from factory.finetune.plan import choose_images
 from factory.models.autoencoder import small_autoencoder
 from factory.models.generator import find_generator
 from factory.real.dataset import RealDataset

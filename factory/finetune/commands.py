@@ -45,18 +45,21 @@ def finetune(
     factory generate --set model=runs/mine/generator --num-images 64
     """  # noqa: D301 -- \b is click's mark
     from factory.finetune.cluster import check_gpus, check_room
-    from factory.finetune.methods import load_training
+    from factory.finetune.methods import check_bases, check_training, load_training
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
 
-    training, config = load_training(source, overrides)
+    method, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
-    if config.cluster.use_gpu:  # before images are read and encoded
+    check_bases(config, source)
+    parts, place = load_split(split), output.resolve()
+    dataset = opened(data, columns)
+    check_training(config, dataset, parts)
+    if config.cluster.use_gpu:  # before images are encoded
         with ray_session(address) if address and not without_ray else nullcontext():
             check_gpus(config.cluster)
-    dataset = opened(data, columns)
-    parts, place = load_split(split), output.resolve()
+    training = method.training()
     plan = training.prepare(config, dataset, parts, place, tell=click.echo)
     if line := training.needs(plan):
         click.echo(line)

@@ -1,18 +1,27 @@
-"""The methods that `factory finetune` trains, chosen by the key `method` of a configuration."""
+"""The methods that `factory finetune` trains, chosen by the key `method` of a configuration.
 
-from collections.abc import Callable, Mapping, Sequence
+What can be wrong with a configuration, its images and its paths is found here, before torch is
+imported: a typing error must not cost ten seconds.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from factory.config import Frozen, parse_config, read_config
+from factory.config import Frozen, check_places, parse_config, read_config
 from factory.errors import ConfigError
-from factory.finetune import class_prepare, class_run, pairs_run, run
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
-from factory.finetune.memory import told_needs
 from factory.finetune.pairs_config import PairsConfig
-from factory.models.generator import Generator
+from factory.finetune.plan import check_apart, choose_images
+from factory.models.expert_file import read_notes
+from factory.models.generator import Generator, check_revision, find_generator
+from factory.real.splits import check_dataset
+
+if TYPE_CHECKING:
+    from factory.real.dataset import RealDataset
+    from factory.real.splits import Split
 
 METHOD = "method"
 DEFAULT = "text"
@@ -20,10 +29,9 @@ DEFAULT = "text"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A method's configuration and what is done with it, in this order.
+    """What is done with a method's configuration, in this order.
 
     Args:
-        kind: the model of its YAML.
         prepare: (config, dataset, split, output) to a plan that workers can read; `tell` gets lines
             to show where that takes its time.
         here: trains the plan in this process; `tell` gets lines to show.
@@ -31,11 +39,18 @@ class Training:
         needs: what a worker needs in memory, as a line to show before; empty: not known.
     """
 
-    kind: type[Frozen]
     prepare: Callable[..., Any]
     here: Callable[..., Generator]
     on_ray: Callable[[Any], Generator]
     needs: Callable[[Any], str] = lambda _plan: ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method: the model of its YAML, and what imports its training."""
+
+    kind: type[Frozen]
+    training: Callable[[], Training]
 
 
 def _silent(prepare: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,30 +58,46 @@ def _silent(prepare: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *given, **_: prepare(*given)
 
 
-METHODS: Mapping[str, Training] = {
-    "text": Training(
-        kind=FinetuneConfig,
+def _text() -> Training:
+    from factory.finetune import run
+    from factory.finetune.memory import told_needs
+
+    return Training(
         prepare=run.prepare,
         here=run.finetune_here,
         on_ray=run.finetune_on_ray,
         needs=told_needs,
-    ),
-    "pairs": Training(
-        kind=PairsConfig,
+    )
+
+
+def _pairs() -> Training:
+    from factory.finetune import pairs_run
+
+    return Training(
         prepare=_silent(pairs_run.prepare),
         here=pairs_run.finetune_here,
         on_ray=pairs_run.finetune_on_ray,
-    ),
-    "class_conditional": Training(
-        kind=ClassConditionalConfig,
+    )
+
+
+def _class_conditional() -> Training:
+    from factory.finetune import class_prepare, class_run
+
+    return Training(
         prepare=_silent(class_prepare.prepare),
         here=class_run.finetune_here,
         on_ray=class_run.finetune_on_ray,
-    ),
+    )
+
+
+METHODS: Mapping[str, Method] = {
+    "text": Method(kind=FinetuneConfig, training=_text),
+    "pairs": Method(kind=PairsConfig, training=_pairs),
+    "class_conditional": Method(kind=ClassConditionalConfig, training=_class_conditional),
 }
 
 
-def load_training(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Training, Any]:
+def load_training(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Method, Any]:
     """Return the method that a configuration names and the configuration itself.
 
     Raises:
@@ -78,4 +109,49 @@ def load_training(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Tr
         raise ConfigError(
             f"{source}: unknown method {name!r}", remedy=f"Choose one of {', '.join(METHODS)}"
         )
-    return METHODS[name], parse_config(METHODS[name].kind, stored, where=str(source))
+    config = parse_config(METHODS[name].kind, stored, where=str(source))
+    return METHODS[name], config
+
+
+def check_training(config: Any, dataset: "RealDataset", split: "Split") -> None:
+    """Raise where a training could not begin with these images.
+
+    Raises:
+        ConfigError: a class that the dataset has not.
+        DataError: a split of another dataset, see `choose_images`.
+    """
+    check_dataset(split, dataset.fingerprint)
+    if unknown := sorted({*getattr(config, "classes", ()), *config.only} - set(dataset.labels)):
+        raise ConfigError(
+            f"class {unknown[0]!r} is not in the dataset",
+            remedy=f"Its classes are {', '.join(sorted(set(dataset.labels)))}",
+        )
+    if isinstance(config, PairsConfig):
+        check_apart(dataset, split)
+    else:
+        choose_images(dataset, split, config)
+
+
+def check_bases(config: Any, source: str | Path) -> None:
+    """Raise where a file or a generator that a configuration names is not there.
+
+    Raises:
+        ConfigError: no file at a path, or a revision of what has none.
+        ModelError: see `find_generator`.
+    """
+    check_places(config, where=str(source))
+    if isinstance(config, FinetuneConfig) and config.expert is not None:
+        read_notes(config.expert)
+    for name, revision in _bases(config):
+        check_revision(name, revision)
+        find_generator(name, revision=revision)
+
+
+def _bases(config: Any) -> Iterator[tuple[str, str | None]]:
+    if isinstance(config, FinetuneConfig):
+        yield config.base, config.revision
+    elif isinstance(config, ClassConditionalConfig):
+        if config.autoencoder.base is not None:
+            yield config.autoencoder.base, config.autoencoder.revision
+    else:
+        yield from ((name, None) for name in (config.base, config.autoencoder) if name is not None)

@@ -1,11 +1,10 @@
 """Configuration of a training of pairs: size and form, network, condition, lengths and rates."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.config import Frozen
+from factory.config import Frozen, Place
 from factory.finetune.cluster import ClusterConfig
 from factory.models.config import LoraSettings
 
@@ -68,7 +67,7 @@ class PairsConfig(Frozen):
     lora: LoraSettings | None = None
     """Train a LoRA on the frozen base instead of all weights; the generator holds it folded in.
     Beside attention its `unet_targets` may name conv1 and conv2, most of these networks."""
-    clusters: Path | None = None
+    clusters: Place | None = None
     """File of clusters, see `factory.real.clusters`."""
     per_cluster: bool = False
     """A generator for every cluster, trained side by side, in place of one for all."""

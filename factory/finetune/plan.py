@@ -1,11 +1,15 @@
-"""The plan of a fine-tuning: all that its workers need to know, in one file."""
+"""The plan of a fine-tuning: which images it learns from, and all that its workers need to know."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from factory.atomic import write_text
+from factory.errors import DataError
 from factory.finetune.config import FinetuneConfig
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split, n_shot, verify_split
 
 PLAN = "plan.json"
 
@@ -48,3 +52,65 @@ class Plan:
     def folder_of(self, target: str) -> Path:
         """Return where the checkpoints and the weights of a target lie."""
         return self.output / "targets" / target
+
+
+class Choice(Protocol):
+    """What of a configuration decides which images are learnt from."""
+
+    @property
+    def only(self) -> tuple[str, ...]:
+        """Classes; none: all."""
+
+    @property
+    def n_shot(self) -> int | None:
+        """Images of each class; None: all."""
+
+    @property
+    def seed(self) -> int:
+        """Draws them."""
+
+
+def check_apart(dataset: RealDataset, split: Split) -> None:
+    """Raise unless `split` divides exactly `dataset` and no held-out picture is learnt from.
+
+    Raises:
+        DataError: an image or a group in two parts, ids that the dataset has not, or one picture
+            under two ids, of which only one is in the train part.
+    """
+    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
+    pixels = {
+        i: content.pixels_sha256 for i, content in zip(dataset.ids, dataset.contents, strict=True)
+    }
+    learnt = {pixels[i]: i for i in split.train}
+    for part, ids in (("val", split.val), ("test", split.test)):
+        for image_id in ids:
+            if same := learnt.get(pixels[image_id]):
+                raise DataError(
+                    f"{image_id!r} of the {part} part is the same picture as {same!r} of the train"
+                    " part",
+                    remedy="Make a new split with `factory real split`: it keeps copies together",
+                )
+
+
+def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:
+    """Return the ids to learn from: of the train part only, `n_shot` of each class if asked.
+
+    Raises:
+        DataError: a class without images in the train part, or with fewer than `n_shot`; or a split
+            that `check_apart` refuses.
+    """
+    check_apart(dataset, split)
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    wanted = config.only or tuple(sorted(set(dataset.labels)))
+    ids = [i for i in split.train if labels[i] in wanted]
+    have = {labels[i] for i in ids}
+    if lacking := sorted(set(wanted) - have):
+        raise DataError(
+            f"class {lacking[0]!r} has no image in the train part",
+            remedy=f"Choose of {', '.join(sorted(have)) or 'another split'}",
+        )
+    if config.n_shot is None:
+        return tuple(ids)
+    only = replace(split, train=tuple(ids))
+    chosen = n_shot(only, labels=labels, shots=config.n_shot, seed=config.seed)
+    return tuple(image_id for members in chosen.values() for image_id in members)

@@ -11,8 +11,8 @@ from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
 from factory.finetune.checkpoint import check_newest
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.expert_features import features_of
-from factory.finetune.material import choose_images, load_material, make_material
-from factory.finetune.plan import Plan
+from factory.finetune.material import load_material, make_material
+from factory.finetune.plan import Plan, choose_images
 from factory.finetune.validation import FEWEST, keep_features
 from factory.models.conditioning import check_text_parts
 from factory.models.expert_file import load_expert

@@ -1,14 +1,21 @@
 """The copy gate: no drawn image nearer to a training image than unseen real images are."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from factory.errors import ConfigError, ModelError
 from factory.gate.verdict import Verdict
+
+BANK_FILE = "bank.safetensors"
+"""Of a bank's folder: vectors of training images, with thresholds and ids in its header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +57,39 @@ class CopyGate(BaseModel):
             else ""
         )
         return Verdict(gate="copy", score=found.ratio, reason=reason)
+
+
+def check_bank(folder: str | Path, split_digest: str | None) -> None:
+    """Raise unless there is a bank, of the split that a generator learnt from (None: not known).
+
+    Raises:
+        ModelError: missing or damaged.
+        ConfigError: of another split.
+    """
+    with opened_bank(Path(folder).expanduser()) as file:
+        known = json.loads(file.metadata()["facts"])["split_digest"]
+    if split_digest is not None and known != split_digest:
+        raise ConfigError(
+            f"copies.bank {str(folder)!r} is of split {known}, the generator learnt from split"
+            f" {split_digest}",
+            remedy="Make the bank with the split and the images of the generator's training",
+        )
+
+
+@contextmanager
+def opened_bank(path: Path) -> Iterator[Any]:
+    """Yield the file of the bank at `path`.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path / BANK_FILE, framework="np") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"no bank of training images at {str(path)!r} ({error})",
+            remedy="Make one with jobs/make_copy_bank.py, or leave the copy gate out",
+        ) from error

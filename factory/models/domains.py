@@ -11,18 +11,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from factory.atomic import new_folder
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
-from factory.models.attention_layout import layout_of, unet_file
 from factory.models.folder import MANIFEST, read_json
 from factory.models.generator import DOMAINS, EMBEDDED, Generator, find_generator, open_generator
+
+if TYPE_CHECKING:  # torch waits until the domains are known to exist
+    from torch import Tensor
 
 BRIDGED = ("text", "class_conditional")
 """Methods of the generators that can be inverted."""
@@ -140,20 +138,22 @@ def check_fit(domains: list[Domain]) -> None:
     Raises:
         ModelError: another method, size, latent space, noise schedule or attention layout.
     """
-    facts = [(domain, _facts(domain)) for domain in domains]
-    first, wanted = facts[0]
-    for domain, found in facts[1:]:
-        for what, value in found.items():
-            if value != wanted[what]:
-                raise ModelError(
-                    f"domains {first.name!r} and {domain.name!r} differ in {what}:"
-                    f" {wanted[what]} and {value}",
-                    remedy="Bridge generators that were fine-tuned from one base",
-                )
+    for told in (_size, _insides):  # what needs no torch comes first
+        first, wanted = domains[0], told(domains[0])
+        for domain in domains[1:]:
+            for what, value in told(domain).items():
+                if value != wanted[what]:
+                    raise ModelError(
+                        f"domains {first.name!r} and {domain.name!r} differ in {what}:"
+                        f" {wanted[what]} and {value}",
+                        remedy="Bridge generators that were fine-tuned from one base",
+                    )
 
 
 def latent_space(folder: Path) -> str:
     """Return a digest of a generator's autoencoder: equal weights, however precisely stored."""
+    from safetensors.torch import load_file
+
     config = read_json(folder / "vae" / "config.json")
     tensors: dict[str, Tensor] = {}
     for path in sorted((folder / "vae").glob("*.safetensors")):
@@ -162,14 +162,19 @@ def latent_space(folder: Path) -> str:
     return digest([scale, {name: _digest(value) for name, value in tensors.items()}])
 
 
-def _facts(domain: Domain) -> dict[str, Any]:
+def _size(domain: Domain) -> dict[str, str]:
     if domain.generator.method not in BRIDGED:
         raise ModelError(
             f"domain {domain.name!r} is drawn by method {domain.generator.method!r}",
             remedy=f"Bridge generators of {' or '.join(BRIDGED)}",
         )
+    return {"size": f"{domain.generator.size_px} px"}
+
+
+def _insides(domain: Domain) -> dict[str, str]:
+    from factory.models.attention_layout import layout_of, unet_file
+
     return {
-        "size": f"{domain.generator.size_px} px",
         "latent space": latent_space(domain.weights),
         "noise schedule": _schedule(domain.weights),
         "attention layout": layout_of(unet_file(domain.weights)),
@@ -183,7 +188,9 @@ def _schedule(folder: Path) -> str:
     return _digest(DDPMScheduler.from_config(config).alphas_cumprod)
 
 
-def _digest(value: Tensor) -> str:
+def _digest(value: "Tensor") -> str:
+    import torch
+
     plain = value.detach().to(torch.float32).contiguous().reshape(-1).view(torch.uint8)
     return digest_bytes(str(tuple(value.shape)).encode(), plain.numpy().tobytes())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.digest import digest, digest_files
-from factory.errors import ModelError
+from factory.errors import ConfigError, ModelError
 from factory.models.folder import (
     INDEX,
     MANIFEST,
@@ -105,6 +105,21 @@ class Generator:
                 remedy="Put that base where 'base' in factory.json points to, or train again",
             )
         return base
+
+
+def check_revision(name: str, revision: str | None) -> None:
+    """Refuse a revision of what has none: it would be ignored, and the user thinks it counts.
+
+    Raises:
+        ConfigError: `name` is embedded, or a folder here.
+    """
+    if revision is None or (name not in EMBEDDED and not Path(os.path.expanduser(name)).is_dir()):
+        return
+    what = "ships with the factory" if name in EMBEDDED else "is a folder here"
+    raise ConfigError(
+        f"revision {revision!r} is asked for, and {name!r} {what}: it has no revisions",
+        remedy="Leave revision out; it is the commit of a hub model ('owner/name')",
+    )
 
 
 def find_generator(name: str, *, revision: str | None = None) -> Generator:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 from factory.config import GenerateConfig
 from factory.errors import ConfigError
 from factory.models.domains import domains_of
+from factory.models.expert_file import read_notes
 from factory.models.generator import Generator
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.options import options_text
@@ -165,14 +167,13 @@ def _expert_id(options: BridgeOptions, pairs: Sequence[tuple[str, str]]) -> str 
     """Return the digest of the expert that is asked; it labels no class that it does not know."""
     if not options.asks_expert or options.expert is None:
         return None
-    from factory.sample.methods.bridge_expert import open_expert
-
-    expert, found = open_expert(options.expert)
-    known = expert.spec.class_names
+    known = read_notes(Path(options.expert).expanduser()).spec.class_names
     unknown = sorted({name for pair in pairs for name in pair} - set(known))
     if options.soft_label == "expert" and unknown:
         raise ConfigError(
             f"the expert in {options.expert} knows no class {unknown[0]!r}, so it cannot label it",
             remedy=f"It knows {', '.join(known)}; name the domains so, or set soft_label: feature",
         )
-    return found
+    from factory.sample.methods.bridge_expert import open_expert
+
+    return open_expert(options.expert)[1]

@@ -7,9 +7,7 @@ from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
-from factory.models.pair_codec import class_indices
-from factory.sample.methods.pairs_options import PairsOptions
-from factory.sample.methods.walk import first_index
+from factory.sample.methods.pairs_options import PairsOptions, first_index
 from factory.sample.plan import Quota
 from factory.sample.recipe import Recipe
 from factory.sample.references import Reference, References, counts_by_reference
@@ -169,6 +167,8 @@ def check_mask(shown: Reference, generator: Generator, options: PairsOptions) ->
     values = generator.manifest.get("mask_values") or (0, 255)
     if shown.mask is None:
         return
+    from factory.models.pair_codec import class_indices  # torch: only where masks are shown
+
     indices = class_indices(shown.mask, values, name=shown.id)
     if options.inpaint is not None and not indices.any():
         raise DataError(

@@ -13,7 +13,6 @@ from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.pairs_options import PairsOptions
-from factory.sample.methods.style import with_digests
 from factory.sample.options import MethodOptions, options_text, parse_options
 from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
@@ -62,6 +61,8 @@ def make_plan(
     base = _base_recipe(config, generator)
     options = parse_options(base.method, config.options)
     if isinstance(options, PairsOptions) and options.style is not None:
+        from factory.sample.methods.style import with_digests
+
         led = with_digests(options.style, generator.folder)
         options = options.model_copy(update={"style": led})
     base = replace(base, options=options_text(options))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from catalog.table import Catalog
 from catalog.transaction import Retry
 from factory.config import GenerateConfig, StreamConfig, parse_config
 from factory.errors import CatalogError, ConfigError
+from factory.gate.copies import check_bank
 from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
 from factory.sample.plan import Plan
@@ -21,10 +23,12 @@ from factory.sample.prepare import make_plan, run_id_of, with_classes, with_seed
 from factory.sample.record import Figures, RunRecord
 from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
-from factory.sample.stream import Work, stream_batches
+
+if TYPE_CHECKING:
+    from factory.sample.stream import Work
 
 StorageOptions = dict[str, str] | None
-Stream = Callable[[Work, NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
+Stream = Callable[["Work", NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
 """Draws batches of a run and yields their files as they are written."""
 
 
@@ -78,8 +82,6 @@ def prepare(
     if references is not None:
         check_generator(references, generator)
     if config.copies is not None:
-        from factory.evaluate.copy_bank import check_bank
-
         check_bank(config.copies.bank, generator.manifest.get("split_digest"))
     plan = make_plan(config, generator, references)
     return Prepared(
@@ -126,19 +128,21 @@ def prepare_resume(
 def execute(
     run: Prepared,
     *,
-    stream: Stream = stream_batches,
+    stream: Stream | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     recorder: Recorder = NOTHING,
 ) -> Iterator[RunProgress]:
     """Draw and publish whatever of `run` the catalog does not hold yet; yield after every batch.
 
-    `stream` draws: on Ray, or in this process (`draw_here`), which gives the same rows. The last
+    `stream` draws: on Ray (None), or in this process (`draw_here`): the same rows. The last
     item says `complete`. Submitting a complete run again yields just that. `recorder` is told of
     every step.
 
     Raises:
         CatalogError: another run has drawn these very images, or the catalog cannot be written.
     """
+    from factory.sample.stream import stream_batches  # Ray: not before a plan is checked
+
     _refuse_drawn_elsewhere(run, Catalog.create(run.catalog_uri, run.storage_options))
     record = RunRecord(
         run_id=run.run_id,
@@ -161,7 +165,7 @@ def execute(
     facts = record.started()
     recorder.begun(_info(run, already=already, num_batches=len(todo)))
     try:
-        for file in _published(run, stream, facts, todo, sink, tally):
+        for file in _published(run, stream or stream_batches, facts, todo, sink, tally):
             tally.add(file)
             yield tally.progress()
     except BaseException as error:
@@ -182,6 +186,8 @@ def _published(
     tally: "_Tally",
 ) -> Iterator[BatchFile]:
     """Yield files as they are written, committing several at a time and the rest at the end."""
+    from factory.sample.stream import Work
+
     work = Work(
         plan=run.plan,
         facts=facts,

@@ -46,36 +46,45 @@ def sweep(
     factory sweep --data cells --split split.0.json --split split.1.json ... \\
         --catalog wbc-catalog --output runs/sweep
     """  # noqa: D301 -- \b is click's mark
-    from factory.config import load_config
+    from catalog.store import check_place
+    from factory.config import check_places, load_config
     from factory.evaluate.leaks import Use
-    from factory.evaluate.study_run import execute_on_ray
+    from factory.models.generator import check_revision, find_generator
     from factory.real.sources import open_dataset
     from factory.real.splits import load_split
     from factory.sample.session import ray_session
     from factory.search.config import Setting, SweepConfig
-    from factory.search.drawer import Drawer
-    from factory.search.finish import finish, plot_path, summary
     from factory.search.objective import Ground
-    from factory.search.page import write_page
-    from factory.search.plots import plot
     from factory.search.space import check_space
-    from factory.search.sweep import run_trials
-    from factory.search.trials import store_study
 
     storage = parse_storage(options.pop("storage"))
     config = load_config(SweepConfig, source, overrides)
     check_space(config)
+    check_places(config, where=source)
+    check_revision(config.generate.model, config.generate.revision)
+    find_generator(config.generate.model, revision=config.generate.revision)
+    check_place(uri, storage)
+    parts = tuple(load_split(path) for path in splits)
+    other_parts = tuple(load_split(path) for path in others)
     known = {place: open_dataset(place) for place in seen}
     ground = Ground(
         config=config,
         dataset=opened(data, options),
-        splits=tuple(load_split(path) for path in splits),
+        splits=parts,
         catalog_uri=uri,
         storage=storage,
         output=output,
-        generator_splits=tuple(load_split(path) for path in others),
+        generator_splits=other_parts,
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
+    from factory.evaluate.study_run import execute_on_ray  # torch, Ray: the search can begin
+    from factory.search.drawer import Drawer
+    from factory.search.finish import finish, plot_path, summary
+    from factory.search.page import write_page
+    from factory.search.plots import plot
+    from factory.search.sweep import run_trials
+    from factory.search.trials import store_study
+
     with ray_session(address):
         trials = run_trials(ground, tell=click.echo)
         drawer = Drawer(uri, storage, on_ray=False)

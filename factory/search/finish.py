@@ -7,8 +7,9 @@ from pathlib import Path
 
 from factory.atomic import write_text
 from factory.config import to_yaml
+from factory.evaluate.study import plan_study
 from factory.evaluate.study_report import StudyReport, to_markdown
-from factory.evaluate.study_run import Execute, Tell, plan_study, record_study, run_study
+from factory.evaluate.study_run import Execute, Tell, record_study, run_study
 from factory.search.config import WINNER, setting_at, study_of
 from factory.search.objective import Draw, Ground
 from factory.search.trials import Trial

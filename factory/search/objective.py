@@ -8,9 +8,7 @@ import numpy as np
 
 from catalog import Catalog
 from factory.evaluate.leaks import Use
-from factory.evaluate.material import study_material
-from factory.evaluate.study_run import Inputs, Planned, plan_study, read_result, write_result
-from factory.evaluate.tasks import TASKS, run_unit
+from factory.evaluate.study import Inputs, Planned, plan_study
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.search.config import TRIED, Point, Setting, SweepConfig, setting_at, study_of
@@ -66,6 +64,10 @@ def score_point(ground: Ground, point: Point, draw: Draw) -> Iterator[Scored]:
     Raises:
         FactoryError: see `setting_at`, `plan_study` and `run_unit`.
     """
+    from factory.evaluate.material import study_material  # torch: not before a trial begins
+    from factory.evaluate.study_run import read_result, write_result
+    from factory.evaluate.tasks import TASKS, run_unit
+
     setting = setting_at(ground.config, point)
     run_id, drawn = draw(setting)
     planned = plan_trial(ground, setting, run_id)

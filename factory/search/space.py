@@ -1,19 +1,15 @@
 """The space of a search as Optuna has it, and whether everything in it means something."""
 
 from collections.abc import Sequence
-from typing import Any
-
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from typing import TYPE_CHECKING, Any
 
 from factory.search.config import Choices, Range, SweepConfig, setting_at
 
+if TYPE_CHECKING:  # what is wrong in a space is told before optuna is imported
+    from optuna.distributions import BaseDistribution
 
-def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
+
+def distributions(config: SweepConfig) -> "dict[str, BaseDistribution]":
     """Return the space as Optuna has it."""
     return {key: _distribution(axis) for key, axis in config.space.items()}
 
@@ -32,7 +28,9 @@ def check_space(config: SweepConfig) -> None:
         setting_at(config, point)
 
 
-def _distribution(axis: Choices | Range) -> BaseDistribution:
+def _distribution(axis: Choices | Range) -> "BaseDistribution":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     if isinstance(axis, Choices):
         return CategoricalDistribution(axis.choices)
     if axis.whole:

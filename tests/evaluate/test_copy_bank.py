@@ -10,9 +10,9 @@ from catalog import Catalog, sql
 from factory.config import GenerateConfig, parse_config
 from factory.errors import ConfigError, DataError, ModelError
 from factory.evaluate.copies import Nearest
-from factory.evaluate.copy_bank import CopyBank, _calibrated, check_bank, load_bank, make_bank
+from factory.evaluate.copy_bank import CopyBank, _calibrated, load_bank, make_bank
 from factory.evaluate.features import BACKBONE, turned
-from factory.gate.copies import CopyGate
+from factory.gate.copies import CopyGate, check_bank
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset, build_dataset
 from factory.real.smear import smear_items

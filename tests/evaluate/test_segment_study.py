@@ -7,9 +7,9 @@ import pytest
 from catalog import Catalog, SampleSink, write_batch
 from factory.config import parse_config
 from factory.errors import DataError
-from factory.evaluate.study import StudyConfig
+from factory.evaluate.study import Inputs, StudyConfig, plan_study
 from factory.evaluate.study_report import to_markdown
-from factory.evaluate.study_run import Inputs, execute_here, plan_study, read_result, run_study
+from factory.evaluate.study_run import execute_here, read_result, run_study
 from factory.real.dataset import RealDataset
 from factory.real.images import encode_png
 from factory.real.sources import open_dataset

@@ -15,14 +15,12 @@ from factory.config import load_config, parse_config, to_yaml
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
-from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study import Inputs, StudyConfig, plan_study, plan_units
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_run import (
-    Inputs,
     execute_here,
     execute_on_ray,
-    plan_study,
     record_study,
     run_study,
 )

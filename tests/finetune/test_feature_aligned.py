@@ -13,8 +13,9 @@ from factory.finetune.config import AlignmentSettings, ExpertConfig, FinetuneCon
 from factory.finetune.expert_features import FeaturesOf, features_of
 from factory.finetune.expert_run import make_expert
 from factory.finetune.latents import to_signed, turn
-from factory.finetune.material import choose_images, load_material
+from factory.finetune.material import load_material
 from factory.finetune.order import Part
+from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.models.autoencoder import measure_scaling_factor
 from factory.models.expert_file import load_expert

@@ -9,7 +9,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.finetune.cluster import ClusterConfig, check_gpus
-from factory.finetune.material import choose_images
+from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.train import told_by_worker
 from factory.models.conditioning import check_text_parts

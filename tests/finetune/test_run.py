@@ -11,9 +11,9 @@ from factory.config import GenerateConfig, parse_config
 from factory.errors import ConfigError, ModelError
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
 from factory.finetune.config import FinetuneConfig
-from factory.finetune.material import choose_images, load_material
+from factory.finetune.material import load_material
 from factory.finetune.order import Part
-from factory.finetune.plan import Plan
+from factory.finetune.plan import Plan, choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.models.generator import Generator
 from factory.models.lora_file import open_lora

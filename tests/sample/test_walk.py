@@ -8,6 +8,7 @@ import torch
 from factory.errors import ConfigError
 from factory.models.pair_pipeline import pair_scheduler
 from factory.sample.methods import walk as w
+from factory.sample.methods.pairs_options import first_index
 
 CONFIG = pair_scheduler().config
 SOLVERS = ("ddpm", "ddim", "dpmpp_2m", "unipc")
@@ -37,7 +38,7 @@ def test_without_repeats_repaint_only_goes_down() -> None:
 
 
 def test_respacing_200_skipping_80_starts_at_119_and_takes_120_steps() -> None:
-    first = w.first_index(200, 80)
+    first = first_index(200, 80)
     assert first == 119
     taken: list[int] = []
     known = levels("ddpm")
@@ -56,7 +57,7 @@ def test_respacing_200_skipping_80_starts_at_119_and_takes_120_steps() -> None:
 @pytest.mark.parametrize("skip", [-1, 200, 300])
 def test_skipping_everything_is_refused(skip: int) -> None:
     with pytest.raises(ConfigError, match=f"skip_timesteps {skip} of 200"):
-        w.first_index(200, skip)
+        first_index(200, skip)
 
 
 def test_a_solver_that_cannot_be_walked_is_refused() -> None:

@@ -22,7 +22,7 @@ from factory.sample.methods import walk as w
 from factory.sample.methods.guided import guide, sides, to_uint8
 from factory.sample.methods.pair_real import Real, finished, read_real, recoloured, signed
 from factory.sample.methods.pair_sampling import Sampling
-from factory.sample.methods.pairs_options import PairsOptions, Style
+from factory.sample.methods.pairs_options import PairsOptions, Style, first_index
 from factory.sample.methods.style import Lead, check_weights, styled
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.options import options_from
@@ -155,7 +155,7 @@ class PairsMethod:
     def _sampled(self, sampling: Sampling, options: PairsOptions, real: Real | None) -> Tensor:
         """Return pairs (B, C, h, w) before their last touches."""
         levels, steps = sampling.levels, len(sampling.levels.timesteps)
-        first = w.first_index(steps, options.skip_timesteps)
+        first = first_index(steps, options.skip_timesteps)
         go = partial(w.walk, predict=sampling.predict, levels=levels, first=first)
         go = partial(go, generators=sampling.generators)
         if options.inpaint is not None and real is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from factory.config import Frozen
+from factory.errors import ConfigError
 from factory.sample.method_options import MethodOptions
 
 
@@ -155,3 +156,19 @@ class PairsOptions(MethodOptions):
         if self.target != "reference" and not self.needs_target:
             raise ValueError(f"target {self.target!r}: neither style nor match_colours needs one")
         return self
+
+
+def first_index(num_inference_steps: int, skip_timesteps: int) -> int:
+    """Return the level at which a sampling from an image begins: steps - skip - 1.
+
+    Of 200 steps with 80 skipped it is 119, and 120 steps remain (diffuse-gen's arithmetic).
+
+    Raises:
+        ConfigError: nothing would remain.
+    """
+    if not 0 <= skip_timesteps < num_inference_steps:
+        raise ConfigError(
+            f"skip_timesteps {skip_timesteps} of {num_inference_steps} steps leaves none",
+            remedy=f"Choose 0 to {num_inference_steps - 1}",
+        )
+    return num_inference_steps - skip_timesteps - 1

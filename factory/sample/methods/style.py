@@ -21,7 +21,7 @@ from factory.models.pair_codec import PairCodec
 from factory.sample.methods import style_terms as terms
 from factory.sample.methods import walk as w
 from factory.sample.methods.pair_sampling import Sampling
-from factory.sample.methods.pairs_options import Style
+from factory.sample.methods.pairs_options import Style, first_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def styled(sampling: Sampling, lead: Lead) -> tuple[Tensor, list[str]]:
         lead: its source is where the pass begins.
     """
     levels, losses = sampling.levels, Terms(lead=lead)
-    first = w.first_index(len(levels.timesteps), lead.style.skip_timesteps)
+    first = first_index(len(levels.timesteps), lead.style.skip_timesteps)
     start = levels.noised(lead.source, w.noise_like(lead.source, sampling.generators), first)
     pairs = w.walk(
         start,

@@ -69,22 +69,6 @@ def make_levels(scheduler: str, training_config: Any, num_inference_steps: int) 
     )
 
 
-def first_index(num_inference_steps: int, skip_timesteps: int) -> int:
-    """Return the level at which a sampling from an image begins: steps - skip - 1.
-
-    Of 200 steps with 80 skipped it is 119, and 120 steps remain (diffuse-gen's arithmetic).
-
-    Raises:
-        ConfigError: nothing would remain.
-    """
-    if not 0 <= skip_timesteps < num_inference_steps:
-        raise ConfigError(
-            f"skip_timesteps {skip_timesteps} of {num_inference_steps} steps leaves none",
-            remedy=f"Choose 0 to {num_inference_steps - 1}",
-        )
-    return num_inference_steps - skip_timesteps - 1
-
-
 def repaint_moves(steps: int, *, jump_length: int, repeats: int) -> list[int]:
     """Return the moves of RePaint from level `steps` - 1 to the clean image.
 
