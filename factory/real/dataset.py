@@ -1,6 +1,6 @@
 """`RealDataset`: images, labels, masks, groups and attributes behind one fingerprint."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
 from factory.real.images import decode, decode_mask, square, square_mask
+from factory.real.mask_values import (
+    JPEG,
+    NO_MASKS,
+    MaskRule,
+    ValueCount,
+    count_values,
+    mask_rule,
+    pooled,
+    refusal,
+    spoilt,
+)
 from factory.real.stored import Stored
 
 CHECK_THREADS = 4
@@ -23,7 +34,9 @@ class RealImage:
     """One image as its source lists it: who it is, and where its bytes lie.
 
     `group` is what must not be divided between train and test (patient, slide, sequence); an image
-    of no known group is a group of its own.
+    of no known group is a group of its own. `grouped_by` says where the group comes from: a
+    column, an attribute. `read_as` says how its pixels are read where the file leaves it open
+    ("16-bit grey, stretched from 0..4095"): counted by `describe`, and part of the fingerprint.
     """
 
     id: str
@@ -31,7 +44,30 @@ class RealImage:
     image: Stored
     mask: Stored | None = None
     group: str = ""
+    grouped_by: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    read_as: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRead:
+    """What lies in a source and is no image of the dataset, so that it is counted and named.
+
+    `kind` is what it is counted by: a suffix (".jfif"), "hidden", or words of a reader ("DICOM
+    without pixels"). `name` is an example.
+    """
+
+    kind: str
+    name: str
+    count: int = 1
+
+
+Found = RealImage | NotRead | DataError
+"""What a source yields: an image, what it does not take, or what is wrong with one file or row.
+
+An error that is yielded is raised by `build_dataset`, which first sees all of them; an error that
+is raised by a source says that it cannot be read at all.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +75,8 @@ class Content:
     """What was found in the bytes when they were first read: upright size in pixels, SHA-256.
 
     `pixels_sha256` is of the decoded picture: the same for one picture in two formats.
+    `mask_values` are those after the dataset's rule for masks; `mask_jpeg`: their file is a JPEG.
+    `read_as`: see `RealImage`.
     """
 
     width_px: int
@@ -46,6 +84,9 @@ class Content:
     image_sha256: str
     pixels_sha256: str
     mask_sha256: str | None
+    mask_values: tuple[ValueCount, ...] = ()
+    mask_jpeg: bool = False
+    read_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +94,19 @@ class RealDataset:
     """Real images, checked once and then read lazily; small enough to send to workers.
 
     `class_names` fixes the class indices; a selection keeps the names of the whole. `broken` lists
-    what was left out under `skip_broken`, one reason per image. Open one with
-    `factory.real.sources.open_dataset`.
+    what was left out under `skip_broken`, one reason per image, `faults` what is wrong otherwise
+    (empty, unless they were asked for). `not_read` counts what the source holds besides, one entry
+    per kind. `reading` holds the rules by which the caller had the files read ("masks": "object").
+    Open one with `factory.real.sources.open_dataset`.
     """
 
     items: tuple[RealImage, ...]
     contents: tuple[Content, ...]
     class_names: tuple[str, ...]
     broken: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    not_read: tuple[NotRead, ...] = ()
+    reading: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -96,12 +142,19 @@ class RealDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of ids, labels, groups, attributes and bytes: the same wherever the files lie."""
-        rows = [
+        """Digest of ids, labels, groups, attributes, bytes and rules: wherever the files lie."""
+        rows: list[list[object]] = [
             [i.id, i.label, group, dict(i.attributes), c.image_sha256, c.mask_sha256]
+            + ([c.read_as] if c.read_as else [])
             for i, group, c in zip(self.items, self.groups, self.contents, strict=True)
         ]
-        return digest(sorted(rows, key=lambda row: str(row[0])))
+        rows.sort(key=lambda row: str(row[0]))
+        return digest([rows, dict(self.reading)] if self.reading else rows)
+
+    @cached_property
+    def mask_rule(self) -> MaskRule | None:
+        """How the stored values of masks are read; None: as they are."""
+        return mask_rule(self.reading.get("masks"))
 
     @property
     def has_masks(self) -> bool:
@@ -140,12 +193,13 @@ class RealDataset:
         return np.array(decode(self.encoded(i), name=self.items[i].image.name))
 
     def mask(self, i: int) -> NDArray[np.uint8] | None:
-        """Return the mask of image `i`, (H, W) with the stored values, or None."""
+        """Return the mask of image `i`, (H, W) with the values stored or by rule, or None."""
         stored = self.items[i].mask
         expected = self.contents[i].mask_sha256
         if stored is None or expected is None:
             return None
-        return decode_mask(_unchanged(stored.read(), expected, stored), name=stored.name)
+        data = _unchanged(stored.read(), expected, stored)
+        return decode_mask(data, name=stored.name, rule=self.mask_rule)
 
     def array(self, size_px: int, ids: Iterable[str] | None = None) -> NDArray[np.uint8]:
         """Return the central squares of images as (N, size_px, size_px, 3), in the order asked."""
@@ -187,31 +241,54 @@ class RealDataset:
 
 
 def build_dataset(
-    items: Iterable[RealImage],
+    source: Iterable[Found],
     *,
     class_names: Sequence[str] | None = None,
     skip_broken: bool = False,
+    keep_faults: bool = False,
+    masks: str | None = None,
 ) -> RealDataset:
     """Read and check every image once and return the dataset.
 
     Args:
+        source: images, what is not read, and what is wrong with single files or rows.
         class_names: the classes in order; the sorted labels when absent.
         skip_broken: leave undecodable images out and list them in `broken`.
+        keep_faults: list all that is wrong in `broken` and `faults` instead of raising the first.
+        masks: how mask values are read, see `mask_rule`; 'none': not at all.
 
     Raises:
-        DataError: nothing left, an id twice, the same image under two classes, a label outside
-            `class_names`, or (unless skipped) a broken image or mask.
+        DataError: nothing left, an error that the source yielded, an id twice, the same image
+            under two classes, a label outside `class_names`, (unless skipped) a broken image or
+            mask, or masks spoilt by compression or resizing that no rule mends.
     """
-    listed = tuple(items)
+    rule = mask_rule(masks)
+    found = list(source)
+    listed = [item for item in found if isinstance(item, RealImage)]
+    faults = [item for item in found if isinstance(item, DataError)]
+    not_read = [item for item in found if isinstance(item, NotRead)]
+    if masks == NO_MASKS:
+        not_read += [_mask_not_read(item) for item in listed if item.mask is not None]
+        listed = [replace(item, mask=None) for item in listed]
     if not listed:
-        raise DataError("the dataset lists no image", remedy="Check that it has rows")
-    _check_ids(listed)
-    kept, broken = _read_all(listed, skip_broken=skip_broken)
+        raise (
+            faults[0]
+            if faults
+            else DataError("the dataset lists no image", remedy="Check that it has rows")
+        )
+    listed, twice = _without_double_ids(listed)
+    faults += twice
+    if faults and not keep_faults:
+        raise _first(faults)
+    kept, broken = _read_all(listed, rule, skip_broken=skip_broken or keep_faults)
     if not kept:
         raise DataError(
-            f"no image is left ({len(broken)} broken)", remedy="Check that the URI is the right one"
+            f"no image is left ({len(broken)} broken, the first: {broken[0]})",
+            remedy="Check that the URI is the right one",
         )
-    _check_labels(kept)
+    faults += [*_contradictions(kept), *(() if rule else _spoilt_masks(kept))]
+    if faults and not keep_faults:
+        raise _first(faults)
     names = tuple(class_names) if class_names else tuple(sorted({i.label for i, _ in kept}))
     unknown = sorted({item.label for item, _ in kept} - set(names))
     if unknown:
@@ -223,10 +300,13 @@ def build_dataset(
         contents=tuple(content for _, content in kept),
         class_names=names,
         broken=tuple(broken),
+        faults=tuple(str(fault) for fault in faults),
+        not_read=_by_kind(not_read),
+        reading={"masks": rule.text} if rule else {},
     )
 
 
-def inspect(item: RealImage) -> Content:
+def inspect(item: RealImage, rule: MaskRule | None = None) -> Content:
     """Return what the bytes of `item` hold, after decoding image and mask once.
 
     Raises:
@@ -235,26 +315,33 @@ def inspect(item: RealImage) -> Content:
     data = item.image.read()
     picture = decode(data, name=item.image.name)
     size_px = picture.size
-    mask_sha256 = None
-    if item.mask is not None:
-        mask = item.mask.read()
-        decode_mask(mask, name=item.mask.name, size_px=size_px)
-        mask_sha256 = sha256_hex(mask)
-    return Content(
+    content = Content(
         width_px=size_px[0],
         height_px=size_px[1],
         image_sha256=sha256_hex(data),
         pixels_sha256=sha256_hex(repr(size_px).encode() + picture.tobytes()),
-        mask_sha256=mask_sha256,
+        mask_sha256=None,
+        read_as=item.read_as,
+    )
+    if item.mask is None:
+        return content
+    stored = item.mask.read()
+    mask = decode_mask(stored, name=item.mask.name, size_px=size_px, rule=rule)
+    return replace(
+        content,
+        mask_sha256=sha256_hex(stored),
+        mask_values=count_values(mask),
+        mask_jpeg=stored.startswith(JPEG),
     )
 
 
 def _read_all(
-    items: Sequence[RealImage], *, skip_broken: bool
+    items: Sequence[RealImage], rule: MaskRule | None, *, skip_broken: bool
 ) -> tuple[list[tuple[RealImage, Content]], list[str]]:
     kept, broken = [], []
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        for item, result in zip(items, pool.map(_attempt, items), strict=True):
+        results = pool.map(lambda item: _attempt(item, rule), items)
+        for item, result in zip(items, results, strict=True):
             if isinstance(result, Content):
                 kept.append((item, result))
             elif skip_broken:
@@ -265,34 +352,77 @@ def _read_all(
     return kept, broken
 
 
-def _attempt(item: RealImage) -> Content | DataError:
+def _attempt(item: RealImage, rule: MaskRule | None) -> Content | DataError:
     """Return the error as a value, so that the first one in list order is the one reported."""
     try:
-        return inspect(item)
+        return inspect(item, rule)
     except DataError as error:
         return error
 
 
-def _check_ids(items: Sequence[RealImage]) -> None:
-    image_id, count = Counter(item.id for item in items).most_common(1)[0] if items else ("", 0)
-    if count > 1:
-        names = [item.image.name for item in items if item.id == image_id]
-        raise DataError(
-            f"id {image_id!r} belongs to {count} images: {names[0]} and {names[1]}",
+def _without_double_ids(
+    items: Sequence[RealImage],
+) -> tuple[list[RealImage], list[DataError]]:
+    """Return the first image of every id, and an error for each id of several."""
+    by_id: defaultdict[str, list[RealImage]] = defaultdict(list)
+    for item in items:
+        by_id[item.id].append(item)
+    faults = [
+        DataError(
+            f"id {image_id!r} belongs to {len(same)} images: {same[0].image.name} and "
+            f"{same[1].image.name}",
             remedy="Rename one of them, or give the table an image_id column",
         )
+        for image_id, same in by_id.items()
+        if len(same) > 1
+    ]
+    return [same[0] for same in by_id.values()], faults
 
 
-def _check_labels(kept: Sequence[tuple[RealImage, Content]]) -> None:
-    first: dict[str, RealImage] = {}
+def _contradictions(kept: Sequence[tuple[RealImage, Content]]) -> list[DataError]:
+    """Return an error for each picture that stands under several classes."""
+    by_pixels: defaultdict[str, dict[str, RealImage]] = defaultdict(dict)
     for item, content in kept:
-        other = first.setdefault(content.pixels_sha256, item)
-        if other.label != item.label:
-            raise DataError(
-                f"one image under two classes: {other.image.name} is {other.label!r}, "
-                f"{item.image.name} is {item.label!r}",
-                remedy="Keep the right one and remove the other",
-            )
+        by_pixels[content.pixels_sha256].setdefault(item.label, item)
+    return [
+        DataError(
+            "one image under two classes: "
+            + ", ".join(f"{item.image.name} is {label!r}" for label, item in same.items()),
+            remedy="Keep the right one and remove the other",
+        )
+        for same in by_pixels.values()
+        if len(same) > 1
+    ]
+
+
+def _spoilt_masks(kept: Sequence[tuple[RealImage, Content]]) -> list[DataError]:
+    counts = pooled(content.mask_values for _, content in kept)
+    lost = spoilt(counts, jpeg=any(content.mask_jpeg for _, content in kept))
+    return [refusal(counts, lost)] if lost else []
+
+
+def _first(faults: Sequence[DataError]) -> DataError:
+    """Return the first error, which says how many there are besides."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f"{len(faults) - 1} more like this: `factory real describe` lists all at once"
+    return DataError(faults[0].what, remedy=f"{faults[0].remedy} ({more})")
+
+
+def _mask_not_read(item: RealImage) -> NotRead:
+    return NotRead(kind="mask", name="" if item.mask is None else item.mask.name)
+
+
+def _by_kind(not_read: Iterable[NotRead]) -> tuple[NotRead, ...]:
+    """Return one entry per kind, most frequent first, with the first of its names."""
+    counts: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    for one in not_read:
+        counts[one.kind] += one.count
+        names.setdefault(one.kind, one.name)
+    return tuple(
+        NotRead(kind=kind, name=names[kind], count=count) for kind, count in counts.most_common()
+    )
 
 
 def _unchanged(data: bytes, expected_sha256: str, stored: Stored) -> bytes:

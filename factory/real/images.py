@@ -3,10 +3,12 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -21,6 +23,7 @@ from PIL import (
 )
 
 from factory.errors import DataError
+from factory.real.mask_values import MaskRule
 
 # Imported and named here because Pillow's own lazy loading of plugins is no affair for threads.
 # (A camera's MPO comes in through the JPEG plugin.)
@@ -29,28 +32,16 @@ FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     TiffImagePlugin.TiffImageFile.format,
     BmpImagePlugin.BmpImageFile.format,
+    BmpImagePlugin.DibImageFile.format,
     GifImagePlugin.GifImageFile.format,
     WebPImagePlugin.WebPImageFile.format,
     Jpeg2KImagePlugin.Jpeg2KImageFile.format,
     PpmImagePlugin.PpmImageFile.format,
+    AvifImagePlugin.AvifImageFile.format,
 )
 """What is opened at all. Pillow knows more, among them formats that start other programs."""
 SUFFIXES = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-    ]
+    [".mpo", *(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)]
 )
 """File names that claim to hold a picture: a folder source takes these and no others."""
 MAX_PIXELS = 64_000_000
@@ -93,20 +84,28 @@ def decode(data: bytes, *, name: str) -> Image.Image:
 
 
 def decode_mask(
-    data: bytes, *, name: str, size_px: tuple[int, int] | None = None
+    data: bytes,
+    *,
+    name: str,
+    size_px: tuple[int, int] | None = None,
+    rule: MaskRule | None = None,
 ) -> NDArray[np.uint8]:
     """Return a mask (H, W) with the values that the file stores, unscaled.
 
     Palette images give their palette indices, 1-bit images 0 and 1, grey images (also stored as
-    RGB with equal channels, or with 16 bits up to 255) their grey values.
+    RGB with equal channels, or with 16 bits up to 255) their grey values. A mask in an alpha
+    channel, its colour being the same everywhere, gives the alpha.
 
     Args:
         size_px: (width, height) of the image that this mask belongs to, if it is to be checked.
+        rule: turns stored values into those of the mask, for masks that are more than classes.
 
     Raises:
-        DataError: as `decode`; a coloured mask, values above 255, or another size than `size_px`.
+        DataError: as `decode`; another size than `size_px`; without a rule a coloured mask or
+            values above 255; colour and alpha that show two different masks.
     """
-    mask = _mask_values(_load(data, name), name)
+    values = _stored_values(_load(data, name), name)
+    mask = _classes(values, name) if rule is None else rule.applied(values, name=name)
     if size_px is not None and mask.shape != size_px[::-1]:
         height, width = mask.shape
         raise DataError(
@@ -201,23 +200,56 @@ def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _mask_values(image: Image.Image, name: str) -> NDArray[np.uint8]:
+def _stored_values(image: Image.Image, name: str) -> NDArray[Any]:
+    """Return what a mask file stores: (H, W), or (H, W, 3) where it is coloured."""
     if image.mode in ("1", "L", "P"):
         return np.array(image, dtype=np.uint8)
-    values = np.asarray(image.convert("RGB") if image.mode == "RGBA" else image)
-    if image.mode in ("LA", "PA"):
-        values = values[..., 0]
-    elif values.ndim == 3:
-        if (values != values[..., :1]).any():
-            raise DataError(
-                f"mask {name} is coloured (mode {image.mode})",
-                remedy="Store one class index or grey value per pixel",
-            )
-        values = values[..., 0]
+    if image.mode == "PA":
+        return np.asarray(image)[..., 0]
+    if image.mode in ("LA", "La", "RGBA", "RGBa"):
+        bands = np.asarray(image)
+        return _beside_alpha(_one_channel(bands[..., :-1]), bands[..., -1], name)
+    values = np.asarray(image)
+    return _one_channel(values) if values.ndim == 3 else values
+
+
+def _one_channel(values: NDArray[Any]) -> NDArray[Any]:
+    """Return (H, W) where all channels of (H, W, C) are equal, else the channels as they are."""
+    return values if (values != values[..., :1]).any() else values[..., 0]
+
+
+def _beside_alpha(colours: NDArray[Any], alpha: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return which of the two is the mask: a colour that never changes says nothing.
+
+    What is fully transparent in one colour and opaque in others shows one and the same mask twice.
+    """
+    if (alpha == alpha[0, 0]).all():
+        return colours
+    if (colours == colours[0, 0]).all():
+        return alpha
+    clear = alpha == 0
+    shown = colours.any(axis=-1) if colours.ndim == 3 else colours > 0
+    if set(np.unique(alpha).tolist()) == {0, 255} and (clear != shown).all():
+        return colours
+    raise DataError(
+        f"mask {name} holds one mask in its colours and another in its transparency",
+        remedy="Export the one that is meant, without an alpha channel",
+    )
+
+
+def _classes(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Return stored values as class indices or grey values, (H, W)."""
+    if values.ndim == 3:
+        raise DataError(
+            f"mask {name} is coloured",
+            remedy="Store one class index or grey value per pixel, or pass --masks object"
+            " (masks='object') if every colour but black is the object",
+        )
     if not (values.min() >= 0 and values.max() <= 255 and (values == np.floor(values)).all()):
         raise DataError(
             f"mask {name} has values in {values.min()}..{values.max()}, not whole in 0..255",
-            remedy="Number the classes from 0 and store them with 8 bits",
+            remedy="Number the classes from 0 and store them with 8 bits, or pass --masks object"
+            " (masks='object') if they number objects",
         )
     return values.astype(np.uint8)
 
