@@ -145,9 +145,10 @@ class RealDataset:
         """Digest of ids, labels, groups, attributes, bytes and rules: wherever the files lie."""
         rows: list[list[object]] = [
             [i.id, i.label, group, dict(i.attributes), c.image_sha256, c.mask_sha256]
-            + ([c.read_as] if c.read_as else [])
             for i, group, c in zip(self.items, self.groups, self.contents, strict=True)
         ]
+        for row, content in zip(rows, self.contents, strict=True):
+            row += [content.read_as] if content.read_as else []
         rows.sort(key=lambda row: str(row[0]))
         return digest([rows, dict(self.reading)] if self.reading else rows)
 
