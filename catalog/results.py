@@ -1,12 +1,50 @@
 """Results of studies in a catalog: an evaluation and its scores, together and exactly once."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from catalog.batch import check_run_id
 from catalog.place import StorageOptions
 from catalog.sink import append_once, typed_rows
 from factory.errors import CatalogError
+
+Effect = Literal["helps", "hurts", "no evidence"]
+"""What a study says of an arm: the one meaning that sentences and colours follow from."""
+
+
+def effect_of(low: float, high: float) -> Effect:
+    """Return what a difference says by its 95 % interval: something only where 0 is left out."""
+    if low > 0:
+        return "helps"
+    return "hurts" if high < 0 else "no evidence"
+
+
+def effects(row: Mapping[str, Any]) -> dict[str, Effect]:
+    """Return what a row of `EVALUATIONS` says of each arm that has a verdict, by its intervals.
+
+    'no evidence' of an arm whose interval is not to be found.
+    """
+    verdicts, comparisons = (json_object(row[name]) for name in ("verdicts", "comparisons"))
+    found: dict[str, Effect] = {}
+    for arm in verdicts:
+        value: Any = comparisons
+        for key in (arm, row["baseline"], "difference"):
+            value = value.get(key) if isinstance(value, dict) else None
+        ends = [value.get(end) for end in ("low", "high")] if isinstance(value, dict) else []
+        told = ends and all(isinstance(end, int | float) for end in ends)
+        found[arm] = effect_of(*ends) if told else "no evidence"
+    return found
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return what a column of JSON holds; nothing where it is no object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def record_evaluation(

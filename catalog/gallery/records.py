@@ -1,6 +1,5 @@
 """Rows of the small tables as their pages show them: runs, models, studies, releases, gates."""
 
-import json
 from typing import Any
 
 from catalog.gallery.charts import Histogram, counts_of, histogram, ranges_of
@@ -8,6 +7,7 @@ from catalog.gallery.details import bounds_of, config_of, latest_runs
 from catalog.gallery.filters import Filters
 from catalog.gallery.index import Index, View
 from catalog.gallery.released import releases_of
+from catalog.results import effects, json_object
 from catalog.schema import ACCEPTED, REJECTED
 from catalog.table import Catalog
 
@@ -15,7 +15,7 @@ from catalog.table import Catalog
 def runs(catalog: Catalog) -> list[dict[str, Any]]:
     """Return the latest event of every run, the latest run first."""
     rows = [*latest_runs(catalog).values()][::-1]
-    return [row | {"rejected_by_gate": _json(row["rejected_by_gate"])} for row in rows]
+    return [row | {"rejected_by_gate": json_object(row["rejected_by_gate"])} for row in rows]
 
 
 def models(catalog: Catalog) -> list[dict[str, Any]]:
@@ -28,7 +28,13 @@ def evaluations(catalog: Catalog) -> list[dict[str, Any]]:
     found = catalog.dataset("evaluations").to_table().to_pylist()
     found.sort(key=lambda row: row["finished_at"], reverse=True)
     return [
-        row | {"verdicts": _json(row["verdicts"]), "scores": _scores(catalog, row)} for row in found
+        row
+        | {
+            "verdicts": json_object(row["verdicts"]),
+            "effects": effects(row),
+            "scores": _scores(catalog, row),
+        }
+        for row in found
     ]
 
 
@@ -63,11 +69,3 @@ def _scores(catalog: Catalog, study: dict[str, Any]) -> list[dict[str, Any]]:
         for row in found
         if (row["evaluation_id"], row["metric"]) == (study["evaluation_id"], study["metric"])
     ]
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

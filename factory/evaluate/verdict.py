@@ -1,17 +1,13 @@
 """One sentence about a comparison: helps, hurts, or no evidence."""
 
-from typing import Literal
-
+from catalog.results import Effect
+from catalog.results import effect_of as effect_between
 from factory.evaluate.intervals import Estimate
-
-Effect = Literal["helps", "hurts", "no evidence"]
 
 
 def effect_of(difference: Estimate) -> Effect:
     """Return 'helps' or 'hurts' only where the 95 % interval leaves 0 out."""
-    if difference.low > 0:
-        return "helps"
-    return "hurts" if difference.high < 0 else "no evidence"
+    return effect_between(difference.low, difference.high)
 
 
 def sentence(arm: str, other: str, difference: Estimate) -> str:

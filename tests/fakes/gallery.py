@@ -70,7 +70,13 @@ def evaluation_row(**changes: object) -> dict[str, object]:
         "arms": ["real", "mixed"],
         "metric": "macro_f1",
         "verdicts": json.dumps({"mixed": "mixed helps by 4.1 points [1.9, 6.3]"}),
-        "comparisons": "{}",
+        "comparisons": json.dumps(
+            {
+                "mixed": {
+                    "the baseline": {"difference": {"value": 0.041, "low": 0.019, "high": 0.063}}
+                }
+            }
+        ),
         "code_version": "0.1.0",
         "finished_at": STARTED,
     } | changes

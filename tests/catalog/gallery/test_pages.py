@@ -1,6 +1,7 @@
 """The other pages: one image, runs, models, gates, studies, releases, comparison."""
 
 import io
+import json
 import re
 
 import pytest
@@ -12,11 +13,19 @@ from catalog.gallery.filters import filters_of
 from catalog.gallery.index import Index
 from catalog.gallery.lineage import laid_out
 from catalog.releasing import create_release, retract_release
+from catalog.results import effects, record_evaluation
 from catalog.schema import SAMPLES
 from catalog.tombstones import Mark, record_tombstones
 from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
-from tests.fakes.gallery import CARD, catalog_at, client_of, publish
+from tests.fakes.gallery import (
+    CARD,
+    catalog_at,
+    client_of,
+    evaluation_row,
+    publish,
+    score_row,
+)
 from tests.fakes.rows import STARTED, png, sample_row
 
 FIRST = sample_row(0)["image_id"]
@@ -91,6 +100,31 @@ def test_runs_models_and_studies_are_told(client):
     studies = client.get("/evaluations").text
     assert '<p class="verdict helps">mixed helps by 4.1 points [1.9, 6.3]</p>' in studies
     assert "0.750" in studies
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said", "shown"),
+    [
+        (0.019, 0.063, "mixed helps by 4.1 points [1.9, 6.3] over real", "verdict helps"),
+        (-0.01, 0.05, "no evidence that mixed helps over real (2.0 points [-1.0, 5.0])", "verdict"),
+        (-0.063, -0.019, "mixed hurts by 4.1 points [1.9, 6.3] against real", "verdict hurts"),
+        (None, None, "mixed helps, it is said, and hurts", "verdict"),
+    ],
+)
+def test_the_colour_of_a_verdict_is_its_intervals_not_its_words(tmp_path, low, high, said, shown):
+    uri = catalog_at(tmp_path / "c", 4)
+    difference = {"value": 0.0, "low": low, "high": high}
+    comparisons = {"mixed": {"the baseline": {"difference": difference}, "other": {}}}
+    row = evaluation_row(evaluation_id="study-2", verdicts=json.dumps({"mixed": said}))
+    row |= {"comparisons": json.dumps(comparisons)}
+    record_evaluation(uri, row, [score_row("mixed") | {"evaluation_id": "study-2"}])
+    assert f'<p class="{shown}">{said}</p>' in client_of(uri).get("/evaluations").text
+
+
+@pytest.mark.parametrize("stored", ["[]", "{", '{"mixed": []}', '{"mixed": {"the baseline": 1}}'])
+def test_a_verdict_without_its_interval_has_no_colour(stored):
+    row = evaluation_row(comparisons=stored)
+    assert effects(row) == {"mixed": "no evidence"}
 
 
 def test_histograms_count_every_image_and_mark_bounds(uri, client):
