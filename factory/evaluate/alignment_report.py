@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from factory.evaluate.alignment_bench import SetFigures
 from factory.evaluate.drawing import Settings
 from factory.evaluate.generation_accuracy import GenerationAccuracy
-from factory.evaluate.intervals import Estimate
-from factory.evaluate.paired import mean_over_seeds, paired_difference
+from factory.evaluate.intervals import Estimate, mean_over_seeds, paired_difference
 from factory.finetune.ablation import Arm
 
 

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import special
+
 Z95 = 1.959964
 """97.5 % quantile of the standard normal distribution."""
 
@@ -58,6 +60,57 @@ def mean_of_proportions(parts: list[Estimate]) -> Estimate:
         high=min(1.0, value + half),
         n=sum(part.n for part in parts),
     )
+
+
+def bounded_difference(mean: float, error: float, freedom: float) -> tuple[float, float]:
+    """Return the 95 % interval of a difference of two scores: it cannot leave [-1, 1].
+
+    Wilson's score interval of (1 + difference) / 2, a share, with the number of images that the
+    measured error stands for (N. Dean and M. Pagano, Journal of Survey Statistics and Methodology
+    2015) and Student's quantile: Student's interval where it is far from both ends.
+
+    Args:
+        mean: the difference, in -1 .. 1.
+        error: its standard error, above 0.
+        freedom: degrees of freedom behind the error.
+    """
+    left = 1 - mean**2
+    if left <= 0:
+        return mean, mean
+    wide = float(special.stdtrit(freedom, 0.975) * error) ** 2 / left
+    half = math.sqrt(wide * (wide + left))
+    return (mean - half) / (1 + wide), (mean + half) / (1 + wide)
+
+
+def p_of_difference(mean: float, error: float, freedom: float) -> float:
+    """Return the two-sided p of no difference: 0.05 where `bounded_difference` ends at 0."""
+    return float(2 * special.stdtr(freedom, -abs(mean) * math.sqrt(max(0.0, 1 - mean**2)) / error))
+
+
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Return the mean of a training under several seeds with Student's 95 % interval.
+
+    Between trainings, not between images: it says what another seed would have given. `n` counts
+    trainings.
+
+    Raises:
+        ValueError: fewer than 2 values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} values have no spread")
+    mean = math.fsum(values) / n
+    half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
+
+
+def paired_difference(values: Sequence[float], others: Sequence[float]) -> Estimate:
+    """Return the mean of value - other, seed by seed, with Student's 95 % interval.
+
+    Raises:
+        ValueError: not as many of both, or see `mean_over_seeds`.
+    """
+    return mean_over_seeds([a - b for a, b in zip(values, others, strict=True)])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
-from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown
+from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, interval_note
 from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
 from factory.evaluate.verdict import points
@@ -69,7 +69,8 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[s
 
 
 def _verdict(report: StudyReport, arm: str) -> str:
-    kind = {"helps": "verdict helps", "hurts": "verdict hurts"}.get(report.effects[arm], "verdict")
+    effect = report.effects[arm]
+    kind = "verdict" if effect == "no evidence" else f"verdict {effect}"
     return f'<p class="{kind}">{escape(report.verdicts[arm])}</p>'
 
 
@@ -78,13 +79,9 @@ def _differences(report: StudyReport) -> Iterable[str]:
         return
     title = next(iter(TASKS[report.task].shown.values()))
     base = report.baseline
-    drawn_anew = next(iter(report.comparisons.values()))[base].drawn_anew
     yield f"<h2>Differences of {escape(title)} in points</h2>"
     yield _forest({arm: found[base].difference for arm, found in report.comparisons.items()})
-    yield (
-        f"<p class=soft>95 % bootstrap intervals over {escape(drawn_anew)}, not adjusted for the"
-        " number of arms; p: Wilcoxon against the baseline, adjusted after Holm.</p>"
-    )
+    yield f"<p class=soft>{escape(interval_note(report))}</p>"
     controls = list(next(iter(report.comparisons.values())))
     rows = [
         [

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from catalog.results import Effect
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
 from factory.evaluate.intervals import counted, spread
 from factory.evaluate.scores import MajorityRate, majority_rate
@@ -56,7 +57,7 @@ class StudyReport:
     baseline: str
     comparisons: Mapping[str, Mapping[str, Comparison]]
     adjusted_p: Mapping[str, float]
-    """Holm-adjusted Wilcoxon p of each arm against the baseline, where there is one."""
+    """Holm-adjusted p of each arm against the baseline, where there is one."""
     notes: tuple[str, ...] = ()
     drawn: DrawnFigures | None = None
     """None: no arm has both real and drawn images."""
@@ -71,7 +72,7 @@ class StudyReport:
         }
 
     @property
-    def effects(self) -> dict[str, str]:
+    def effects(self) -> dict[str, Effect]:
         """'helps', 'hurts' or 'no evidence' per arm with synthetic images."""
         return {a: effect_of(c[self.baseline].difference) for a, c in self.comparisons.items()}
 
@@ -105,7 +106,7 @@ def make_report(
         arm: {c: compare(tallies[arm], tallies[c], task.score) for c in config.controls}
         for arm in config.mixed
     }
-    told = {a: p for a in comparisons if (p := comparisons[a][baseline].wilcoxon_p) is not None}
+    told = {a: p for a in comparisons if (p := comparisons[a][baseline].p) is not None}
     folds = {unit.fold: unit for unit in reversed(units)}
     return StudyReport(
         name=config.name,
@@ -159,9 +160,7 @@ def to_markdown(report: StudyReport) -> str:
     controls = list(next(iter(report.comparisons.values())))
     lines += [
         "",
-        f"Differences of {titles[0]} in pairs, with bootstrap 95 % intervals over"
-        f" {next(iter(report.comparisons.values()))[report.baseline].drawn_anew} (not adjusted for"
-        f" {len(report.comparisons)} arms); p: Wilcoxon against the baseline, adjusted after Holm.",
+        f"Differences of {titles[0]} in pairs. {interval_note(report)}",
         "",
         f"| arm | {' | '.join(f'minus {name}' for name in controls)} | p |",
         f"|---|{'---|' * len(controls)}---|",
@@ -171,6 +170,16 @@ def to_markdown(report: StudyReport) -> str:
         cells = " | ".join(str(found[control].difference) for control in controls)
         lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
     return "\n".join([*lines, *apart, *_drawn_lines(report.drawn)]) + "\n"
+
+
+def interval_note(report: StudyReport) -> str:
+    """Return what the intervals of the differences are, and p."""
+    over = next(iter(report.comparisons.values()))[report.baseline].over
+    return (
+        f"95 % intervals over {over}: Wilson's with Student's quantiles, which stay within 100"
+        f" points; not adjusted for {counted(len(report.comparisons), 'arm')}. p: of the same test"
+        " against the baseline, adjusted after Holm."
+    )
 
 
 def _drawn_lines(drawn: DrawnFigures | None) -> list[str]:

@@ -3,9 +3,9 @@ import pytest
 from scipy import stats
 
 from factory.errors import DataError
-from factory.evaluate.compare import Tally, compare, holm, wilcoxon
-from factory.evaluate.intervals import Estimate
-from factory.evaluate.scores import accuracy, confusion_rows, tally
+from factory.evaluate.compare import Floats, Tally, compare, holm, spread_of
+from factory.evaluate.intervals import Estimate, bounded_difference, p_of_difference
+from factory.evaluate.scores import accuracy, confusion_rows, macro_f1, tally
 from factory.evaluate.verdict import effect_of, sentence
 
 
@@ -22,15 +22,77 @@ def arm(right: float, *, folds: int = 5, seeds: int = 3, key: int = 0) -> dict:
     return {place: trained(right, place, key=key) for place in places}
 
 
-def test_the_difference_is_the_mean_of_pairs_and_folds_are_drawn_anew():
+def simulated(values: Floats) -> dict:
+    """Trainings (F, S) that score what is given, on one image each."""
+    return {
+        (fold, seed): Tally(groups=("all",), counts=np.array([[value]]))
+        for (fold, seed), value in np.ndenumerate(values)
+    }
+
+
+def plain(sums: Floats) -> Floats:
+    return sums[..., 0]
+
+
+NULLS = {  # standard deviations of folds, of seeds in all folds, of trainings
+    "folds as much as trainings": (0.02, 0, 0.02),
+    "folds above all": (0.03, 0, 0.01),
+    "no folds": (0, 0, 0.03),
+    "folds a little": (0.01, 0, 0.03),
+    "seeds in common too": (0.02, 0.01, 0.02),
+}
+
+
+@pytest.mark.parametrize("spread", NULLS.values(), ids=NULLS)
+def test_of_2000_null_studies_of_5_folds_and_3_seeds_5_in_100_are_false_alarms(spread):
+    rng = np.random.Generator(np.random.Philox(key=[7, 0]))
+    alarms = called = 0
+    for _ in range(2000):
+        folds, seeds, rest = (
+            sd * rng.standard_normal(shape)
+            for sd, shape in zip(spread, ((5, 1), (1, 3), (5, 3)), strict=True)
+        )
+        shared = 0.8 + 0.05 * rng.standard_normal((5, 1))  # what both arms score
+        found = compare(
+            simulated(shared + folds + seeds + rest), simulated(shared + 0 * rest), plain
+        )
+        alarms += found.p < 0.05
+        called += effect_of(found.difference) != "no evidence"
+    assert called == alarms  # interval and p are one test
+    assert 0.03 <= alarms / 2000 <= 0.07
+
+
+@pytest.mark.parametrize(("seeds", "images"), [(3, 60), (5, 17)])
+def test_null_studies_of_one_split_are_false_alarms_as_seldom(seeds, images):
+    rng = np.random.Generator(np.random.Philox(key=[8, seeds]))
+    groups = tuple(f"{i:03d}" for i in range(images))
+    alarms = 0
+    for _ in range(1000):
+        hard = 0.2 * rng.standard_normal(images)  # images, harder for the one or the other
+        one, two = (
+            {
+                (0, seed): Tally(
+                    groups=groups,
+                    counts=np.stack([0.5 + sign * hard + noise, np.ones(images)], axis=1),
+                )
+                for seed, noise in enumerate(0.2 * rng.standard_normal((seeds, images)))
+            }
+            for sign in (1, -1)
+        )
+        found = compare(one, two, lambda sums: sums[..., 0] / sums[..., 1])
+        assert found.over == "seeds and test images"
+        alarms += found.p < 0.05
+    assert 0.03 <= alarms / 1000 <= 0.07
+
+
+def test_the_difference_is_the_mean_of_pairs_over_folds():
     better, worse = arm(0.9), arm(0.6, key=1)
     found = compare(better, worse, accuracy)
     assert found.difference.n == len(found.pairs) == 15
     assert found.difference.value == pytest.approx(np.mean(found.pairs))
-    assert found.drawn_anew == "folds"
+    assert found.over == "folds"
     assert found.difference.low < found.difference.value < found.difference.high
     assert effect_of(found.difference) == "helps"
-    assert found.wilcoxon_p == pytest.approx(stats.wilcoxon(found.pairs).pvalue)
     back = compare(worse, better, accuracy)
     assert effect_of(back.difference) == "hurts"
     assert back.difference.value == pytest.approx(-found.difference.value)
@@ -40,7 +102,8 @@ def test_the_interval_of_five_folds_is_as_wide_as_students():
     found = compare(arm(0.75, seeds=1), arm(0.7, seeds=1, key=1), accuracy)
     spread = np.std(found.pairs, ddof=1) / np.sqrt(5) * stats.t.ppf(0.975, 4)
     width = found.difference.high - found.difference.low
-    assert width == pytest.approx(2 * spread, rel=0.12)
+    assert width == pytest.approx(2 * spread, rel=0.02)
+    assert found.p == pytest.approx(stats.ttest_1samp(found.pairs, 0).pvalue, rel=0.05)
 
 
 @pytest.mark.parametrize(("folds", "seeds"), [(5, 2), (1, 5)])
@@ -53,11 +116,70 @@ def test_two_equal_arms_are_called_different_in_at_most_one_of_ten(folds, seeds)
     assert wrong <= 4
 
 
-def test_one_split_draws_seeds_and_images():
+def test_one_split_has_seeds_and_images():
     found = compare(arm(0.9, folds=1, seeds=5), arm(0.6, folds=1, seeds=5, key=1), accuracy)
-    assert found.drawn_anew == "seeds and test images"
+    assert found.over == "seeds and test images"
     assert effect_of(found.difference) == "helps"
-    assert found.wilcoxon_p is None  # five pairs
+    assert found.p < 0.05
+
+
+def test_fifteen_seeds_are_compared():
+    found = compare(arm(0.9, folds=1, seeds=15), arm(0.6, folds=1, seeds=15, key=1), accuracy)
+    assert found.difference.n == 15
+    assert effect_of(found.difference) == "helps"
+
+
+def test_seeds_of_few_images_say_nothing_however_many():
+    twice = {(0, seed): trained(0.7, (0, 0), images=8, key=0) for seed in range(40)}
+    other = {(0, seed): trained(0.7, (0, 0), images=8, key=3) for seed in range(40)}
+    found = compare(twice, other, accuracy)
+    assert found.difference.value != 0
+    assert effect_of(found.difference) == "no evidence"
+
+
+@pytest.mark.parametrize("images", [2, 5, 17])
+@pytest.mark.parametrize(("folds", "seeds"), [(1, 2), (2, 1), (2, 2), (3, 1), (5, 3)])
+def test_an_interval_never_leaves_what_a_difference_can_be(folds, seeds, images):
+    for key in range(20):
+        one, two = (
+            {
+                (fold, seed): trained(right, (fold, seed), images=images, key=10 * key + side)
+                for fold in range(folds)
+                for seed in range(seeds)
+            }
+            for side, right in enumerate((0.9, 0.1))
+        )
+        for of in (accuracy, macro_f1):
+            found = compare(one, two, of)
+            difference = found.difference
+            assert -1 <= difference.low <= difference.value <= difference.high <= 1
+            assert (found.p is not None and found.p < 0.05) == (
+                effect_of(difference) != "no evidence"
+            )
+
+
+def test_the_interval_is_students_in_the_middle_and_wilsons_at_the_ends():
+    low, high = bounded_difference(0.01, 0.02, 4)
+    assert (low, high) == pytest.approx((0.01 - 2.7764 * 0.02, 0.01 + 2.7764 * 0.02), abs=1e-3)
+    low, high = bounded_difference(0.9, 0.1, 1e9)  # a share of 0.95 with error 0.05: 19 images
+    n = 0.95 * 0.05 / 0.05**2
+    centre, half = (0.95 + 1.96**2 / 2 / n), 1.96 * np.sqrt(0.95 * 0.05 / n + 1.96**2 / 4 / n**2)
+    ends = ((centre + sign * half) / (1 + 1.96**2 / n) for sign in (-1, 1))
+    assert ((1 + low) / 2, (1 + high) / 2) == pytest.approx(tuple(ends), abs=1e-4)
+    error = 0.3 * np.sqrt(1 - 0.3**2) / stats.t.ppf(0.975, 7)
+    assert p_of_difference(0.3, error, 7) == pytest.approx(0.05)
+    assert bounded_difference(0.3, error, 7)[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_all_folds_share_of_a_seed_counts_where_it_shows():
+    rng = np.random.Generator(np.random.Philox(5))
+    table = 0.1 * rng.standard_normal((1, 3)) + 0.001 * rng.standard_normal((5, 3))
+    found = spread_of(table)
+    assert found.variance == pytest.approx(table.mean(axis=0).var(ddof=1) / 3, rel=0.1)
+    assert found.freedom == pytest.approx(2, rel=0.1)
+    alone = spread_of(table[:, :1])
+    assert alone.variance == pytest.approx(table[:, 0].var(ddof=1) / 5)
+    assert alone.freedom == 4
 
 
 def test_arms_of_other_images_and_single_trainings_are_refused():
@@ -67,10 +189,10 @@ def test_arms_of_other_images_and_single_trainings_are_refused():
         compare(arm(0.9, folds=1, seeds=1), arm(0.9, folds=1, seeds=1), accuracy)
 
 
-def test_wilcoxon_says_nothing_where_it_cannot():
-    assert wilcoxon([0.1] * 5) is None
-    assert wilcoxon([0.0] * 9) is None
-    assert wilcoxon([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(1 / 32)
+def test_arms_that_never_differ_have_no_p():
+    found = compare(arm(0.7), arm(0.7), accuracy)
+    assert found.p is None
+    assert (found.difference.low, found.difference.high) == (0, 0)
 
 
 def test_holm_multiplies_the_smallest_by_their_number_and_keeps_the_order():

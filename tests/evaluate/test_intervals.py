@@ -2,7 +2,12 @@
 
 import pytest
 
-from factory.evaluate.intervals import mean_of_proportions, proportion
+from factory.evaluate.intervals import (
+    mean_of_proportions,
+    mean_over_seeds,
+    paired_difference,
+    proportion,
+)
 
 
 def test_wilson_is_the_published_example() -> None:
@@ -30,3 +35,27 @@ def test_the_mean_of_shares_weighs_them_equally() -> None:
     assert found.value == 0.75
     assert found.n == 1010
     assert found.low < 0.75 < found.high <= 1
+
+
+def test_the_interval_of_three_values_is_students() -> None:
+    found = mean_over_seeds([1.0, 2.0, 3.0])
+    assert found.value == 2
+    assert found.high - 2 == pytest.approx(4.302653 / 3**0.5)
+    assert 2 - found.low == pytest.approx(4.302653 / 3**0.5)
+    assert found.n == 3
+
+
+def test_twenty_seeds_have_an_interval_and_one_has_none() -> None:
+    found = mean_over_seeds([float(value) for value in range(20)])
+    assert found.high - found.value == pytest.approx(2.093024 * 35**0.5 / 20**0.5)
+    with pytest.raises(ValueError, match="1 values have no spread"):
+        mean_over_seeds([1.0])
+
+
+def test_what_seeds_share_leaves_the_difference() -> None:
+    apart = paired_difference([1.1, 5.1, 9.1], [1.0, 5.0, 9.0])
+    assert apart.value == pytest.approx(0.1)
+    assert apart.high - apart.low < 1e-9
+    assert mean_over_seeds([1.0, 5.0, 9.0]).high > 10
+    with pytest.raises(ValueError, match="zip"):
+        paired_difference([1.0, 2.0], [1.0])
