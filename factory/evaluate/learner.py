@@ -57,6 +57,13 @@ def fit(network: nn.Module, loss_of: LossOf, validate: Validate, settings: Fitti
     return Fitted(best_step=best[1], curve=tuple(curve))
 
 
+def rate_factor(settings: Fitting, step: int) -> float:
+    """Return the factor on the learning rate at `step` (0-based): the whole warm-up, then decay."""
+    warmup = settings.warmup_steps
+    decay = max(0, settings.steps - warmup)
+    return warmup_hold_decay(step, steps=settings.steps, warmup_steps=warmup, decay_steps=decay)
+
+
 def _has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
@@ -68,12 +75,8 @@ def _step(
     settings: Fitting,
     step: int,
 ) -> None:
-    warmup = min(settings.warmup_steps, settings.steps // 4)
-    factor = warmup_hold_decay(
-        step, steps=settings.steps, warmup_steps=warmup, decay_steps=settings.steps - warmup
-    )
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * factor
+        group["lr"] = settings.learning_rate * rate_factor(settings, step)
     loss = loss_of(network, step)
     if not math.isfinite(value := float(loss.detach())):
         raise ModelError(f"the loss is {value} at step {step + 1}", remedy="Lower learning_rate")

@@ -18,6 +18,7 @@ class Fitting(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_steps: int = Field(20, ge=0)
+    """Over so many the rate rises, all of them: with more than `steps` it never gets there."""
     validate_every: int = Field(50, ge=1)
 
 

@@ -63,9 +63,10 @@ class Unit:
     def id(self) -> str:
         """Names the training and its result."""
         learner = self.learner.model_dump(mode="json")
+        cut = self.learner.warmup_steps > self.learner.steps // 4  # in version 2, to this
         return digest(
             [
-                VERSION,
+                VERSION + cut,
                 learner,
                 self.manifest.digest,
                 self.split_digest,

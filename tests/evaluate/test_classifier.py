@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+from factory.config import load_config
 from factory.errors import ModelError
 from factory.evaluate.classifier import (
     RealPart,
@@ -11,8 +12,9 @@ from factory.evaluate.classifier import (
     predict,
     train_classifier,
 )
-from factory.evaluate.learner import fit
+from factory.evaluate.learner import fit, rate_factor
 from factory.evaluate.learner_config import Classifier, Fitting, PooledLoss
+from factory.evaluate.study import StudyConfig
 from factory.models.experts import state_digest
 
 NAMES = ("dark", "light")
@@ -52,6 +54,22 @@ def test_a_classifier_learns_and_repeats_bit_for_bit():
     assert state_digest(again) == state_digest(network)
     assert same == fitted
     assert [step for step, _ in fitted.curve] == [8, 16, 24]
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(40, 20), (3000, 900), (400, 20), (8, 8), (5, 0)])
+def test_the_whole_warm_up_that_was_asked_for_is_done(steps, warmup):
+    settings = Fitting(steps=steps, warmup_steps=warmup)
+    rates = [rate_factor(settings, step) for step in range(steps)]
+    assert rates.index(1.0) == max(0, warmup - 1)
+    assert rates[: warmup or 1] == sorted(rates[: warmup or 1])
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    assert rate_factor(Fitting(steps=3, warmup_steps=20), 2) == 3 / 20
+
+
+@pytest.mark.parametrize("preset", ["evaluate_clip", "evaluate_resnet50"])
+def test_the_presets_warm_up_for_900_steps(preset):
+    learner = load_config(StudyConfig, preset).learner
+    assert [rate_factor(learner, step) for step in (449, 749, 899)] == [0.5, 750 / 900, 1]
 
 
 def test_two_passes_over_held_out_images_are_equal():

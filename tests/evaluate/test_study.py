@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from catalog import Catalog, SampleSink, sql, write_batch
 from catalog.releasing import create_release
 from factory.config import load_config, parse_config, to_yaml
+from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
@@ -140,6 +141,16 @@ def test_the_report_shows_floor_controls_and_pairs(cells, others, material):
     assert first[:5] == ["arm", "majority class", "real", "duplicate", "mixed"]
     assert lines[2] == f"- {report.verdicts['mixed']}"
     json.dumps(report.to_json())
+
+
+def test_finished_trainings_are_found_again_but_those_whose_warm_up_was_cut(cells):
+    arms = {name: ARMS[name] for name in ("real",)} | {"even": {"design": "oversample"}}
+    for warmup, version in ((20, 2), (21, 3)):
+        made = config(arms=arms, learner={**QUICK, "steps": 80, "warmup_steps": warmup})
+        unit = plan_units(made, cells, folds(cells, 0)[:1], [[]])[0]
+        learner = made.learner.model_dump(mode="json")
+        parts = [unit.manifest.digest, unit.split_digest, unit.seed, [*unit.val], [*unit.test]]
+        assert unit.id == digest([version, learner, *parts])
 
 
 # --- through a catalog
