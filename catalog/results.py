@@ -32,9 +32,11 @@ def effects(row: Mapping[str, Any]) -> dict[str, Effect]:
         value: Any = comparisons
         for key in (arm, row["baseline"], "difference"):
             value = value.get(key) if isinstance(value, dict) else None
-        ends = [value.get(end) for end in ("low", "high")] if isinstance(value, dict) else []
-        told = ends and all(isinstance(end, int | float) for end in ends)
-        found[arm] = effect_of(*ends) if told else "no evidence"
+        ends = value if isinstance(value, dict) else {}
+        low, high = ends.get("low"), ends.get("high")
+        found[arm] = "no evidence"
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            found[arm] = effect_of(low, high)
     return found
 
 
