@@ -1,17 +1,18 @@
 """`RealDataset`: images, labels, masks, groups and attributes behind one fingerprint."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
-from factory.real.images import decode, decode_mask, square, square_mask
+from factory.real.depth import FULL, depth_bits
+from factory.real.images import decode, decode_mask, greatest_value, square, square_mask
 from factory.real.mask_values import (
     JPEG,
     NO_MASKS,
@@ -23,7 +24,7 @@ from factory.real.mask_values import (
     refusal,
     spoilt,
 )
-from factory.real.stored import Stored
+from factory.real.stored import ScaledBytes, Stored
 
 CHECK_THREADS = 4
 """Pictures decoded at a time while a dataset is opened (Pillow lets go of the interpreter lock)."""
@@ -76,7 +77,8 @@ class Content:
 
     `pixels_sha256` is of the decoded picture: the same for one picture in two formats.
     `mask_values` are those after the dataset's rule for masks; `mask_jpeg`: their file is a JPEG.
-    `read_as`: see `RealImage`.
+    `read_as`: see `RealImage`. `greatest` is the greatest value that a picture of more than 8 bits
+    stores, 0 for any other.
     """
 
     width_px: int
@@ -87,6 +89,7 @@ class Content:
     mask_values: tuple[ValueCount, ...] = ()
     mask_jpeg: bool = False
     read_as: str = ""
+    greatest: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,13 +310,23 @@ def build_dataset(
     )
 
 
-def inspect(item: RealImage, rule: MaskRule | None = None) -> Content:
+def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool = False) -> Content:
     """Return what the bytes of `item` hold, after decoding image and mask once.
+
+    Args:
+        depth_known: that a picture of 16 bits fills them; unless it is, one whose values need
+            fewer bits gives its greatest value alone (see `Content.greatest`).
 
     Raises:
         DataError: broken or unreadable, or a mask of another size.
     """
     data = item.image.read()
+    greatest = greatest_value(data, name=item.image.name)
+    if 0 < greatest < FULL and not depth_known:
+        return Content(
+            width_px=0, height_px=0, image_sha256="", pixels_sha256="", mask_sha256=None,
+            greatest=greatest,
+        )  # fmt: skip
     picture = decode(data, name=item.image.name)
     size_px = picture.size
     content = Content(
@@ -323,6 +336,7 @@ def inspect(item: RealImage, rule: MaskRule | None = None) -> Content:
         pixels_sha256=sha256_hex(repr(size_px).encode() + picture.tobytes()),
         mask_sha256=None,
         read_as=item.read_as,
+        greatest=greatest,
     )
     if item.mask is None:
         return content
@@ -339,9 +353,32 @@ def inspect(item: RealImage, rule: MaskRule | None = None) -> Content:
 def _read_all(
     items: Sequence[RealImage], rule: MaskRule | None, *, skip_broken: bool
 ) -> tuple[list[tuple[RealImage, Content]], list[str]]:
+    """Inspect all images; those whose depth only the whole set tells are inspected again."""
+    kept, broken = _inspected(items, partial(inspect, rule=rule), skip_broken=skip_broken)
+    bits = depth_bits(max((content.greatest for _, content in kept), default=0))
+    waiting = [_at_depth(item, bits) for item, content in kept if not content.image_sha256]
+    known = partial(inspect, rule=rule, depth_known=True)
+    again, too_dark = _inspected(waiting, known, skip_broken=skip_broken)
+    done = {item.id: (item, content) for item, content in again}
+    kept = [done.get(item.id, (item, content)) for item, content in kept]
+    return [pair for pair in kept if pair[1].image_sha256], broken + too_dark
+
+
+def _at_depth(item: RealImage, bits: int) -> RealImage:
+    if bits == 16:
+        return item
+    scaled = ScaledBytes(stored=item.image, bits=bits)
+    return replace(
+        item, image=scaled, read_as=f"{bits} bits stored in 16, shown as 0..{2**bits - 1}"
+    )
+
+
+def _inspected(
+    items: Sequence[RealImage], look: Callable[[RealImage], Content], *, skip_broken: bool
+) -> tuple[list[tuple[RealImage, Content]], list[str]]:
     kept, broken = [], []
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        results = pool.map(lambda item: _attempt(item, rule), items)
+        results = pool.map(partial(_attempt, look), items)
         for item, result in zip(items, results, strict=True):
             if isinstance(result, Content):
                 kept.append((item, result))
@@ -353,10 +390,10 @@ def _read_all(
     return kept, broken
 
 
-def _attempt(item: RealImage, rule: MaskRule | None) -> Content | DataError:
+def _attempt(look: Callable[[RealImage], Content], item: RealImage) -> Content | DataError:
     """Return the error as a value, so that the first one in list order is the one reported."""
     try:
-        return inspect(item, rule)
+        return look(item)
     except DataError as error:
         return error
 

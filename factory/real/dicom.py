@@ -7,20 +7,22 @@ on one side of a split. An image's id is a digest of its SOP instance UID. What 
 pixels cannot be taken away here, so files that declare it are refused.
 """
 
+import logging
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from factory.digest import digest
 from factory.errors import DataError
 from factory.real.columns import Asked
-from factory.real.dataset import RealImage
+from factory.real.dataset import Found, NotRead, RealImage
+from factory.real.dicom_pixels import Span, asks_for_span, picture, settle, span_of
 from factory.real.folders import UNLABELLED
-from factory.real.images import MAX_PIXELS, encode_pnm
+from factory.real.images import encode_pnm
 from factory.tree import files_below
 
 KEPT = (
@@ -35,13 +37,20 @@ _REFUSED = {
     "BurnedInAnnotation": "text burned into its pixels",
     "RecognizableVisualFeatures": "features by which a person can be recognised",
 }
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+"""How a file without preamble begins: with group 0002 or 0008, in either byte order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomBytes:
-    """The picture of one DICOM file, given out as PNM."""
+    """The picture of one DICOM file, given out as PNM.
+
+    `span` is what becomes black and white where the file does not say it itself.
+    """
 
     path: Path
+    span: Span | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +66,25 @@ class DicomBytes:
                     f"{self.path} declares {what} ({keyword} YES)",
                     remedy="Have it removed at the source, or pass --skip-broken",
                 )
-        return encode_pnm(_pixels(dataset, self.path))
+        settle(dataset, self.path)
+        return encode_pnm(picture(dataset, self.path, self.span))
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is DICOM by its content: with or without preamble, whatever its name.
+
+    A directory of media (DICOMDIR) is none.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+        if path.name.upper() == "DICOMDIR":
+            return False
+        if start[128:] == b"DICM":
+            return True
+        return start[:2] in _FIRST_GROUPS and "SOPClassUID" in _opened(path, pixels=False)
+    except (OSError, DataError):  # named by who reads the file next
+        return False
 
 
 def is_dicom_folder(folder: Path) -> bool:
@@ -68,33 +95,133 @@ def is_dicom_folder(folder: Path) -> bool:
         return False
 
 
-def dicom_items(root: Path, asked: Asked) -> Iterator[RealImage]:
+def dicom_items(root: Path, asked: Asked) -> Iterator[Found]:
     """Yield the DICOM images below `root`: `root/<class>/...`, or flat with `asked.label`.
 
-    Files without the mark DICM and directories of media (DICOMDIR) are passed over.
+    Objects without pixels (reports, presentation states) and other files are passed over and
+    counted. Where files of more than 8 bits have no window of their own and would come out dark,
+    those that share a scale are stretched alike: all in Hounsfield units, else series by series.
 
     Raises:
-        DataError: no DICOM, an attribute that may identify somebody, a file without an instance
-            UID or a label, or the extra `dicom` is missing.
+        DataError: no DICOM, an attribute that may identify somebody, or the extra `dicom` is
+            missing. One that a file causes (no instance UID, no label, broken) is yielded.
     """
     _library()
     _check_asked(root, asked)
-    paths = [path for path in files_below(root) if _is_dicom(path)]
-    if not paths:
-        raise DataError(f"{root} holds no DICOM file", remedy="Give the folder that holds them")
     numbers: dict[tuple[str, str], int] = {}
-    for path in paths:
-        head = _opened(path, stop_before_pixels=True)
-        groups = (asked.group,) if asked.group else GROUPS
-        found = ((keyword, str(head.get(keyword, "") or "")) for keyword in groups)
-        group = next((pair for pair in found if pair[1]), None)
-        yield RealImage(
-            id=digest(["dicom", _instance(head, path)]),
-            label=_label(head, path, root, asked),
-            image=DicomBytes(path=path),
-            group="" if group is None else f"{group[0]} {numbers.setdefault(group, len(numbers))}",
-            attributes=_attributes(head, asked.attributes or KEPT),
+    seen: dict[str, Path] = {}
+    listed: list[tuple[Path, RealImage, Any]] = []
+    passed: list[Found] = []
+    for path in files_below(root):
+        if not (path.suffix.lower() == ".dcm" or is_dicom(path)):
+            passed.append(NotRead(kind=path.suffix.lower() or "no DICOM", name=str(path)))
+            continue
+        try:
+            head = _opened(path, pixels=False)
+        except DataError:  # told when its turn to be read comes, or left out with --skip-broken
+            passed.append(RealImage(id=str(path), label=UNLABELLED, image=DicomBytes(path=path)))
+            continue
+        if _has_no_pixels(head, path):
+            kind = f"DICOM without pixels: {head.get('Modality') or 'no modality'}"
+            passed.append(NotRead(kind=kind, name=str(path)))
+            continue
+        try:
+            listed.append((path, _item(head, path, root, asked, numbers, seen), head))
+        except DataError as error:
+            passed.append(error)
+    if not listed and all(isinstance(each, NotRead) for each in passed):
+        kinds = ", ".join(sorted({each.kind for each in passed if isinstance(each, NotRead)}))
+        raise DataError(
+            f"{root} holds no DICOM file with an image{kinds and f', only {kinds}'}",
+            remedy="Give the folder that holds them",
         )
+    yield from passed
+    yield from _stretched(listed)
+
+
+def _item(
+    head: Any, path: Path, root: Path, asked: Asked, numbers: dict[tuple[str, str], int],
+    seen: dict[str, Path],
+) -> RealImage:  # fmt: skip
+    groups = (asked.group,) if asked.group else GROUPS
+    found = ((keyword, str(head.get(keyword, "") or "")) for keyword in groups)
+    group = next((pair for pair in found if pair[1]), None)
+    instance = _instance(head, path)
+    if instance in seen:
+        raise DataError(
+            f"{path} and {seen[instance]} have one SOP instance UID: they are the same image",
+            remedy="Keep one of the files",
+        )
+    seen[instance] = path
+    return RealImage(
+        id=digest(["dicom", instance]),
+        label=_label(head, path, root, asked),
+        image=DicomBytes(path=path),
+        group="" if group is None else f"{group[0]} {numbers.setdefault(group, len(numbers))}",
+        grouped_by="" if group is None else group[0],
+        attributes=_attributes(head, asked.attributes or KEPT),
+    )
+
+
+def _stretched(listed: Sequence[tuple[Path, RealImage, Any]]) -> Iterator[RealImage]:
+    """Yield the images, with a common span where those of one scale would come out dark."""
+    scales: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, (path, image, head) in enumerate(listed):
+        with suppress(DataError):  # told when the image is read
+            settle(head, path)
+        if asks_for_span(head):
+            scales[_scale(head, image)].append(number)
+    shown: dict[int, tuple[Span, str]] = {}
+    for (kind, scale), members in scales.items():
+        spans = [span for n in members if (span := _span(listed[n][0])) is not None]
+        if not spans:  # none can be read: each says so when its turn comes
+            continue
+        held, whole = spans[0]
+        for other_held, other_whole in spans[1:]:
+            held, whole = held.joined(other_held), whole.joined(other_whole)
+        if held.is_small_in(whole):
+            values = f"{held.low:g}..{held.high:g}" if scale == "all" else "what its series holds"
+            how = f"{kind} without window, stretched from {values}"
+            shown |= dict.fromkeys(members, (held, how))
+    for number, (path, image, _) in enumerate(listed):
+        if number not in shown:
+            yield image
+            continue
+        held, how = shown[number]
+        yield replace(image, image=DicomBytes(path=path, span=held), read_as=how)
+
+
+def _span(path: Path) -> tuple[Span, Span] | None:
+    try:
+        dataset = _opened(path)
+        settle(dataset, path)
+        return span_of(dataset, path)
+    except DataError:
+        return None
+
+
+def _scale(head: Any, image: RealImage) -> tuple[str, str]:
+    """Return a name and a key of the scale that a file's values share with others.
+
+    Hounsfield units mean the same everywhere; other values mean something within their series.
+    """
+    modality = str(head.get("Modality") or "DICOM")
+    if int(head.get("SamplesPerPixel") or 1) > 1:
+        return f"{modality} colour", "all"
+    rescaled = head.get("RescaleSlope") is not None
+    unit = str(head.get("RescaleType") or ("HU" if rescaled and modality == "CT" else ""))
+    if unit == "HU":
+        return f"{modality} in HU", "all"
+    series = head.get("SeriesInstanceUID")
+    return modality, f"{series} from {head.get('RescaleIntercept')}" if series else image.id
+
+
+def _has_no_pixels(head: Any, path: Path) -> bool:
+    """Return whether an object is no image: it has neither a size nor, looked at whole, pixels."""
+    if head.get("Rows") and head.get("Columns"):
+        return False
+    whole = _opened(path)
+    return not any(keyword in whole for keyword in _PIXELS)
 
 
 def _check_asked(root: Path, asked: Asked) -> None:
@@ -138,88 +265,23 @@ def _instance(head: Any, path: Path) -> str:
     return value
 
 
-def _pixels(dataset: Any, path: Path) -> NDArray[np.uint8]:
-    """Return (H, W) or (H, W, 3): rescaled, windowed, upright in brightness, 8 bits."""
-    size = int(dataset.get("Rows", 0)) * int(dataset.get("Columns", 0))
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    if frames > 1 or not 0 < size <= MAX_PIXELS:
-        raise DataError(
-            f"{path} holds {frames} frames of {size:,} pixels",
-            remedy="Export every frame as an own file, and tile what is larger than"
-            f" {MAX_PIXELS:,} pixels",
-        )
-    try:
-        values = dataset.pixel_array
-        kind = str(dataset.PhotometricInterpretation)
-        if kind == "PALETTE COLOR":
-            return _palette(values, dataset)
-        if values.ndim == 3:
-            return _colour(values, path)
-        return _grey(values, dataset, inverted=kind == "MONOCHROME1")
-    except (ValueError, AttributeError, KeyError, TypeError, NotImplementedError, OSError,
-            RuntimeError) as error:  # fmt: skip
-        raise DataError(
-            f"the pixels of {path} cannot be decoded ({' '.join(str(error).split())[:160]})",
-            remedy="Convert it to an uncompressed transfer syntax, or pass --skip-broken",
-        ) from error
-
-
-def _grey(values: NDArray[Any], dataset: Any, *, inverted: bool) -> NDArray[np.uint8]:
-    """Return brightness: by the file's own LUT or first window, else its whole stored range."""
-    from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-
-    low, high = _range(dataset)
-    scaled = apply_modality_lut(values, dataset)
-    if dataset.get("VOILUTSequence"):
-        scaled = apply_voi(scaled, dataset)
-        low, high = 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    elif dataset.get("WindowWidth") is not None:
-        scaled = apply_windowing(scaled, dataset)
-    share = np.clip((scaled.astype(np.float64) - low) / (high - low), 0, 1)
-    bright = (1 - share if inverted else share) * 255
-    return np.asarray(bright + 0.5, np.uint8)
-
-
-def _range(dataset: Any) -> tuple[float, float]:
-    """Return what the least and the greatest stored value mean (PS3.3 C.11.1)."""
-    if dataset.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
-    ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    if slope is None or intercept is None:
-        return float(ends[0]), float(ends[1])
-    return float(ends[0] * slope + intercept), float(ends[1] * slope + intercept)
-
-
-def _palette(values: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
-    from pydicom.pixels import apply_color_lut
-
-    colours = apply_color_lut(values, dataset)[..., :3]
-    return np.asarray(colours >> (8 * (colours.dtype.itemsize - 1)), np.uint8)
-
-
-def _colour(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-    if values.dtype != np.uint8 or values.shape[-1] != 3:
-        raise DataError(
-            f"{path} has colours of {values.dtype} in {values.shape[-1]} samples",
-            remedy="Export it with three samples of 8 bits",
-        )
-    return np.asarray(values, np.uint8)
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _opened(path: Path, *, stop_before_pixels: bool = False) -> Any:
+def _opened(path: Path, *, pixels: bool = True) -> Any:
+    """Return a dataset, with the transfer syntax that it is written in if it names none."""
     pydicom = _library()
     try:
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-    except (OSError, EOFError, ValueError, pydicom.errors.InvalidDicomError) as error:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty", remedy="Restore the file, or take it out")
+        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        if not any(keyword in dataset for keyword in ("SOPClassUID", "Rows", *_PIXELS)):
+            raise ValueError("no DICOM object in it")
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            implicit, little = dataset.original_encoding
+            kind = "ImplicitVRLittleEndian" if implicit else "ExplicitVRLittleEndian"
+            dataset.file_meta.TransferSyntaxUID = getattr(
+                pydicom.uid, kind if little else "ExplicitVRBigEndian"
+            )
+        return dataset
+    except (OSError, EOFError, ValueError, AttributeError, NotImplementedError) as error:
         raise DataError(
             f"{path} cannot be read as DICOM ({' '.join(str(error).split())[:160]})",
             remedy="Restore the file, or take it out",
@@ -229,10 +291,15 @@ def _opened(path: Path, *, stop_before_pixels: bool = False) -> Any:
 def _library() -> Any:
     try:
         import pydicom
-        import pydicom.errors
+        import pydicom.config
+        import pydicom.uid
     except ImportError as error:
         raise DataError(
             "reading DICOM needs the library pydicom",
             remedy="Install it: pip install 'medimage-factory[dicom]'",
         ) from error
+    # What is odd in a file is said by us where it matters, once.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pydicom")
     return pydicom

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageFile,
     ImageOps,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
@@ -23,6 +25,7 @@ from PIL import (
 )
 
 from factory.errors import DataError
+from factory.real.depth import DARKEST_SHARE, FULL, to_8_bits
 from factory.real.mask_values import MaskRule
 
 # Imported and named here because Pillow's own lazy loading of plugins is no affair for threads.
@@ -47,6 +50,8 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before decoding: whole slides are to be tiled first."""
 
+_MEANING = 262
+"""TIFF's PhotometricInterpretation; 0 is WhiteIsZero, which Pillow turns round for 8 bits alone."""
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -68,19 +73,44 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     EXIF orientation is applied, transparency is laid over white (the empty slide), grey, palette
     and CMYK are converted. 16-bit values keep their high byte (0..65535 to 0..255, as Pillow does
     for 16-bit colour); where none exceeds 12 bits they are refused, since a camera's 12 bits would
-    come out almost black and the picture alone does not tell its depth.
+    come out almost black and the picture alone does not tell its depth: see `decode_deep`.
     Floats must lie in [0, 1]. `name` is what errors call the picture.
 
     Raises:
         DataError: empty, broken, truncated, of an unknown format, of several frames, a float image
             outside [0, 1], integers of another depth than 16 bits, or larger than `MAX_PIXELS`.
     """
-    image = _to_8_bit(_load(data, name), name)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return _flat(_to_8_bit(_load(data, name), name))
+
+
+def greatest_value(data: bytes, *, name: str) -> int:
+    """Return the greatest value of a picture of more than 8 bits (alpha aside), 0 for any other.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    values = _deep_values(data, name)
+    return 0 if values is None else _greatest(values)
+
+
+def decode_deep(data: bytes, *, name: str, bits: int) -> NDArray[np.uint8]:
+    """Return a picture whose values hold `bits` bits as upright RGB, (H, W, 3).
+
+    Args:
+        bits: depth of the whole set, see `factory.real.depth.depth_bits`.
+
+    Raises:
+        DataError: as `decode`; a picture of 8 bits, or one that would be all but black.
+    """
+    values = _deep_values(data, name)
+    greatest = 0 if values is None else _greatest(values)
+    if values is None or 0 < greatest < DARKEST_SHARE * 2**bits:
+        raise DataError(
+            f"image {name} has values up to {greatest} where its set needs {bits} bits: all but"
+            " black",
+            remedy="Scale it as the others are, open it as a set of its own, or pass --skip-broken",
+        )
+    return np.asarray(_flat(Image.fromarray(to_8_bits(values, 0, 2**bits - 1))))
 
 
 def decode_mask(
@@ -146,13 +176,19 @@ def encode_pnm(pixels: NDArray[np.uint8]) -> bytes:
     return b"%s %d %d 255\n%s" % (magic, width, height, np.ascontiguousarray(pixels).tobytes())
 
 
-def _load(data: bytes, name: str) -> Image.Image:
-    """Decode fully: a truncated file must fail here, not when its pixels are first used."""
+def _load(data: bytes, name: str, *, low_bytes: bool = False) -> Image.Image:
+    """Decode fully: a truncated file must fail here, not when its pixels are first used.
+
+    Args:
+        low_bytes: of 16-bit colour, which Pillow reads by its high bytes, return the low ones.
+    """
     if not data:
         raise DataError(f"image {name} is empty (0 bytes)", remedy=_REPLACE)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_extent(image, name)
+        if low_bytes:
+            image.tile = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]
         image.load()
         return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -160,6 +196,63 @@ def _load(data: bytes, name: str) -> Image.Image:
     except _BROKEN as error:
         reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"image {name} cannot be decoded ({reason})", remedy=_REPLACE) from error
+
+
+def _deep_values(data: bytes, name: str) -> NDArray[Any] | None:
+    """Return the values of a picture of more than 8 bits, (H, W) or (H, W, 3 or 4); else None."""
+    try:
+        head = Image.open(io.BytesIO(data), formats=FORMATS)
+        rawmode = _rawmode(head)
+    except _BROKEN:  # named by `_load`
+        return None
+    if head.mode.startswith("I"):
+        if isinstance(head, TiffImagePlugin.TiffImageFile) and head.tag_v2.get(_MEANING) == 0:
+            raise DataError(
+                f"image {name} stores white as 0 in more than 8 bits, which reads as its negative",
+                remedy="Store it with black as 0, or pass --skip-broken",
+            )
+        return _whole_numbers(_load(data, name), name)
+    if not (head.mode in ("RGB", "RGBA") and ";16" in rawmode):
+        return None
+    high: NDArray[Any] = np.asarray(_load(data, name)).astype(np.uint16) << 8
+    if not rawmode.startswith("LA"):
+        low: NDArray[Any] = np.asarray(_load(data, name, low_bytes=True))
+        high |= low
+    elif 0 < _greatest(high) < FULL:
+        raise DataError(
+            f"image {name} has grey with transparency of fewer than 16 bits in 16, of which only"
+            " the upper 8 can be read",
+            remedy="Store it without transparency, or pass --skip-broken",
+        )
+    return high
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """Return how the file stores a pixel, in Pillow's words: "RGB;16B" is 16-bit colour."""
+    args = image.tile[0].args if image.tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _swapped(args: Any) -> Any:
+    """Return the arguments of a decoder with the two bytes of each value in the other order."""
+    if isinstance(args, tuple):
+        return (_swapped(args[0]), *args[1:])
+    native = {"little": "L", "big": "B"}[sys.byteorder]
+    order = native if args[-1] == "N" else args[-1]
+    return args[:-1] + {"L": "B", "B": "L"}[order]
+
+
+def _greatest(values: NDArray[Any]) -> int:
+    return int((values[..., :3] if values.ndim == 3 else values).max())
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Return an 8-bit image as RGB, transparency laid over white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def _check_extent(image: Image.Image, name: str) -> None:
@@ -177,13 +270,8 @@ def _check_extent(image: Image.Image, name: str) -> None:
 
 def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, or 32-bit integers holding 16-bit values
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"image {name} has integers in {values.min()}..{values.max()}, not 0..65535",
-                remedy="Window it to 8 or 16 bits first",
-            )
-        if 0 < values.max() < 4096:
+        values = _whole_numbers(image, name)
+        if 0 < values.max() < DARKEST_SHARE * 2**16:
             raise DataError(
                 f"image {name} has integers up to {values.max()} only: 12 bits or fewer, not 16",
                 remedy="Scale it to 8 or 16 bits first, all images of the set alike",
@@ -198,6 +286,16 @@ def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
             )
         return Image.fromarray((floats * 255 + 0.5).astype(np.uint8))
     return image
+
+
+def _whole_numbers(image: Image.Image, name: str) -> NDArray[np.int64]:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(
+            f"image {name} has integers in {values.min()}..{values.max()}, not 0..65535",
+            remedy="Window it to 8 or 16 bits first",
+        )
+    return values
 
 
 def _stored_values(image: Image.Image, name: str) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from factory.errors import DataError
 from factory.real.columns import Asked
-from factory.real.dataset import RealDataset, RealImage, build_dataset
+from factory.real.dataset import Found, RealDataset, build_dataset
 from factory.real.dicom import dicom_items, is_dicom_folder
 from factory.real.folders import folder_items
 from factory.real.npz import find_medmnist, npz_items
@@ -56,7 +56,7 @@ def open_dataset(
 
 def _items(
     uri: str, asked: Asked, *, download: bool
-) -> tuple[Iterable[RealImage], Sequence[str] | None]:
+) -> tuple[Iterable[Found], Sequence[str] | None]:
     scheme, _, rest = uri.partition(":")
     if scheme in ("smear", "medmnist"):
         _refuse_columns(uri, asked)
@@ -78,7 +78,7 @@ def _items(
     return _path_items(path, asked), None
 
 
-def _path_items(path: Path, asked: Asked) -> Iterable[RealImage]:
+def _path_items(path: Path, asked: Asked) -> Iterable[Found]:
     path = path.resolve()  # workers read the bytes from another working directory
     if path.is_dir():
         parts = sorted(path.glob("*.parquet"))
@@ -105,7 +105,7 @@ def _path_items(path: Path, asked: Asked) -> Iterable[RealImage]:
 
 def _smear(
     name: str, query: dict[str, str], uri: str
-) -> tuple[Iterable[RealImage], Sequence[str] | None]:
+) -> tuple[Iterable[Found], Sequence[str] | None]:
     knobs = {
         f.name: _decimal(query.pop(f.name), uri) for f in fields(SmearStyle) if f.name in query
     }

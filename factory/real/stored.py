@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from factory.errors import DataError
-from factory.real.images import encode_pnm
+from factory.real.images import decode_deep, encode_pnm
 
 MAX_EXPANSION = 200
 """Times that an array of pictures may be larger than its compressed bytes ..."""
@@ -104,6 +104,23 @@ class NpzBytes:
     def read(self) -> bytes:
         """Return the row as PNM; `DataError` when the file gives none."""
         return encode_pnm(npz_array(self.path, self.key)[self.row])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledBytes:
+    """A picture of more than 8 bits, scaled by the depth of its whole set and given out as PNM."""
+
+    stored: Stored
+    bits: int
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        return self.stored.name
+
+    def read(self) -> bytes:
+        """Return the picture in 8 bits; `DataError` when it is gone, broken or all but black."""
+        return encode_pnm(decode_deep(self.stored.read(), name=self.name, bits=self.bits))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

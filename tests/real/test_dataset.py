@@ -144,3 +144,38 @@ def test_dataset_travels_to_workers_without_its_pixels(tmp_path):
     assert copy.fingerprint == made.fingerprint
     assert (copy.image(3) == made.image(3)).all()
     assert png(0) not in data
+
+
+def deep(image_id: str, greatest: int) -> RealImage:
+    values = np.linspace(0, greatest, 120).round().reshape(10, 12).astype(np.uint16)
+    return RealImage(
+        id=image_id, label="a", image=InlineBytes(name=image_id, data=encoded(values, "TIFF"))
+    )
+
+
+def test_one_depth_holds_for_all_pictures_of_a_set_and_is_part_of_its_fingerprint():
+    made = build_dataset([deep("bright", 4000), deep("half", 2000), item("x", 1)])
+    assert made.items[0].read_as == "12 bits stored in 16, shown as 0..4095"
+    assert made.items[2].read_as == ""
+    assert [int(made.image(i).max()) for i in (0, 1)] == [249, 125]  # as bright as they were
+    assert (made.image(2) == pixels(1)).all()
+    brighter = build_dataset([deep("bright", 8000), deep("half", 2000), item("x", 1)])
+    assert int(brighter.image(1).max()) == 62
+    assert brighter.select(["half"]).fingerprint != made.select(["half"]).fingerprint
+    sent = cloudpickle.loads(cloudpickle.dumps(made.select(["half"])))
+    assert np.array_equal(sent.array(8), made.array(8, ["half"]))
+
+
+def test_sixteen_bits_that_are_filled_keep_their_high_byte_beside_dimmer_ones():
+    made = build_dataset([deep("full", 60000), deep("dim", 5000)])
+    assert [int(made.image(i).max()) for i in (0, 1)] == [60000 >> 8, 5000 >> 8]
+    assert {i.read_as for i in made.items} == {""}
+
+
+@pytest.mark.parametrize("greatest", [60000, 16000])
+def test_a_picture_all_but_black_beside_its_set_is_named_or_left_out(greatest):
+    images = [deep("full", greatest), deep("dark", 700)]
+    with pytest.raises(DataError, match=r"dark has .*700"):
+        build_dataset(images)
+    made = build_dataset(images, skip_broken=True)
+    assert (made.ids, len(made.broken)) == (("full",), 1)

@@ -6,8 +6,6 @@ here to make a test pass.
 """
 
 import csv
-import struct
-import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +14,7 @@ import pytest
 
 from factory.real.images import encode_pnm
 from factory.real.sources import open_dataset
-from tests.real.builders import pixels, put
+from tests.real.builders import pixels, png16, put
 
 NAMES = ("a/1", "a/2", "b/1", "b/2")
 RAMP = np.linspace(0, 1, 120).reshape(10, 12)
@@ -30,21 +28,6 @@ def deep_pnm(values):
     height, width = values.shape[:2]
     kind = b"P5" if values.ndim == 2 else b"P6"
     return b"%s %d %d 65535\n" % (kind, width, height) + values.astype(">u2").tobytes()
-
-
-def png16(values):
-    """Encode 16-bit grey or RGB without compression."""
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def folder(root):

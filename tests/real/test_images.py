@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.errors import DataError
-from factory.real.images import decode, decode_mask, encode_png, encode_pnm, square, square_mask
-from tests.real.builders import encoded, pixels
+from factory.real.images import (
+    decode,
+    decode_deep,
+    decode_mask,
+    encode_png,
+    encode_pnm,
+    greatest_value,
+    square,
+    square_mask,
+)
+from tests.real.builders import encoded, pixels, png16, tiff16
 
 RAMP = np.arange(0, 240, 2, dtype=np.uint8).reshape(10, 12)
 
@@ -54,6 +63,64 @@ def test_integers_of_a_twelve_bit_camera_are_refused_not_blackened(kind):
     with pytest.raises(DataError, match=r"integers up to 4095 only: 12 bits.*Scale it"):
         decode(encoded(np.linspace(0, 4095, 120).reshape(10, 12).astype(kind), "TIFF"), name="x")
     assert not np.asarray(decode(encoded(np.zeros((4, 4), kind), "TIFF"), name="x")).any()
+
+
+RAW = np.linspace(0, 1, 120).reshape(10, 12)
+WIDE = {
+    "grey png": lambda values: encoded(values, "PNG"),
+    "grey tiff": lambda values: encoded(values, "TIFF"),
+    "grey big-endian tiff": lambda values: tiff16(values[..., None], ">"),
+    "colour png": lambda values: png16(np.stack([values, values // 2, values // 3], -1)),
+    "colour png with alpha": lambda values: png16(
+        np.stack([values, values // 2, values // 3, np.full_like(values, 65535)], -1)
+    ),
+    "colour tiff": lambda values: tiff16(np.stack([values, values // 2, values // 3], -1), "<"),
+    "colour big-endian tiff": lambda values: tiff16(
+        np.stack([values, values // 2, values // 3], -1), ">"
+    ),
+}
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("kind", WIDE)
+def test_values_of_fewer_bits_in_sixteen_are_scaled_by_the_depth_of_the_set(kind, bits):
+    top = 2**bits - 1
+    values = (RAW * top).astype(np.uint16)
+    data = WIDE[kind](values)
+    assert greatest_value(data, name="x") == top
+    found = decode_deep(data, name="x", bits=bits)
+    assert np.abs(found[..., 0] - values / top * 255).max() <= 0.51
+    if "colour" in kind:
+        assert np.abs(found[..., 2] - (values // 3) / top * 255).max() <= 0.51
+
+
+def test_a_picture_that_would_be_all_but_black_in_its_set_is_refused():
+    data = encoded((RAW * 100).astype(np.uint16), "PNG")
+    with pytest.raises(DataError, match=r"dim has values up to 100 where its set needs 12 bits"):
+        decode_deep(data, name="dim", bits=12)
+    assert not decode_deep(encoded(np.zeros((4, 4), np.uint16), "PNG"), name="x", bits=12).any()
+
+
+def test_grey_with_transparency_is_read_in_sixteen_bits_and_refused_in_fewer():
+    def with_alpha(top):
+        values = (RAW * top).astype(np.uint16)
+        return png16(np.stack([values, np.full_like(values, 65535)], -1))
+
+    assert greatest_value(with_alpha(65535), name="x") > 65000
+    assert np.asarray(decode(with_alpha(65535), name="x")).max() == 255
+    with pytest.raises(DataError, match="grey with transparency of fewer than 16 bits"):
+        greatest_value(with_alpha(4095), name="x")
+
+
+def test_deep_tiff_with_white_as_zero_is_refused_and_a_shallow_one_is_upright():
+    with pytest.raises(DataError, match="x stores white as 0"):
+        greatest_value(encoded(RAMP.astype(np.uint16) * 256, "TIFF", tiffinfo={262: 0}), name="x")
+    assert greatest_value(encoded(RAMP, "TIFF", tiffinfo={262: 0}), name="x") == 0
+
+
+def test_pictures_of_eight_bits_have_no_depth_to_find():
+    for data in (encoded(pixels(0)), encoded(RAMP, mode="P"), encoded(RAMP, "JPEG"), b"broken"):
+        assert greatest_value(data, name="x") == 0
 
 
 def test_float_tiff_in_0_1_is_scaled_and_any_other_is_refused():
