@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pools on two cores crawl
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes the core of its neighbour
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from factory.models.generator import Generator
+
+settings.register_profile("any-machine", deadline=None)  # a law says nothing of time
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
