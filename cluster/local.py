@@ -59,7 +59,12 @@ class Head:
 
 @contextmanager
 def ray_head() -> Iterator[Head]:
-    """Start a head in its own process group, yield it, stop it again."""
+    """Start a head in its own process group, yield it, stop it again.
+
+    A head that ended by itself in between says why on stderr.
+    """
+    from factory.sample.session import PATIENCE
+
     port, dashboard, client, agent = free_ports(4)
     # A token of this head's own: other users of the machine cannot submit to it.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -82,7 +87,7 @@ def ray_head() -> Iterator[Head]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**PATIENCE, **os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"},
         )
         try:
             _wait_for(dashboard, head, log)
@@ -93,7 +98,14 @@ def ray_head() -> Iterator[Head]:
                 token=token,
             )
         finally:
+            if head.poll() is not None:
+                print(f"error: the Ray head ended by itself.\n{_tail(log)}", file=sys.stderr)
             _stop(head)
+
+
+def _tail(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode(errors="replace")[-2000:]
 
 
 def _wait_for(port: int, head: subprocess.Popen[bytes], log: IO[bytes]) -> None:
@@ -103,8 +115,7 @@ def _wait_for(port: int, head: subprocess.Popen[bytes], log: IO[bytes]) -> None:
             if probe.connect_ex((HOST, port)) == 0:
                 return
         time.sleep(0.3)
-    log.seek(0)
-    sys.exit(f"error: Ray did not start.\n{log.read().decode(errors='replace')[-2000:]}")
+    sys.exit(f"error: Ray did not start.\n{_tail(log)}")
 
 
 def _stop(head: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pools on two cores crawl
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that spins takes the core of its neighbour
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # a thread that spins takes the core of its neighbour
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

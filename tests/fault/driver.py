@@ -27,6 +27,8 @@ from factory.sample.stream import draw_here, stream_batches
 
 STORAGE = "FAULT_STORAGE_OPTIONS"
 HERE = "here"
+PATIENCE_SECONDS = 900
+"""Bounds a hang; a busy machine is no failure."""
 CONFIG = """\
 model: {model}
 num_images: 45
@@ -65,7 +67,7 @@ def written_job(tiny: Generator, folder: Path, *, seed: int, actors: int) -> Pat
 
 def finished(driver: subprocess.Popen[str]) -> None:
     """Wait for `driver`, which must succeed."""
-    output, _ = driver.communicate(timeout=240)
+    output, _ = driver.communicate(timeout=PATIENCE_SECONDS)
     assert driver.returncode == 0, output
 
 

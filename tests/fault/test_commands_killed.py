@@ -31,14 +31,12 @@ from factory.sample.pixels import pixel_sha256
 from factory.sample.run import prepare
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
-from tests.fault.driver import written_job
+from tests.fault.driver import PATIENCE_SECONDS, written_job
 from tests.finetune.test_class_conditional import TINY
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.slow]
 
 COMMAND = [sys.executable, "-c", "from factory.cli import main; main()"]
-LIMIT_SECONDS = 400
-"""Of one command: a bound that a hang runs into, not a speed that is asked for."""
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 VICTIMS = {
@@ -80,7 +78,7 @@ def begin(*arguments: object) -> subprocess.Popen[str]:
 
 def ended(command: subprocess.Popen[str]) -> str:
     """Return the output of a command that must succeed."""
-    output, _ = command.communicate(timeout=LIMIT_SECONDS)
+    output, _ = command.communicate(timeout=PATIENCE_SECONDS)
     assert command.returncode == 0, output
     return output
 
@@ -94,7 +92,7 @@ def family(command: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def wait_until(reached: Callable[[], bool], command: subprocess.Popen[str]) -> None:
     """Return when `reached` holds or the command has ended."""
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while command.poll() is None and not reached():
         assert time.monotonic() < deadline, "never got to where it was to be killed"
         time.sleep(0.05)
@@ -106,10 +104,10 @@ def end_all(command: subprocess.Popen[str], number: int) -> None:
     for process in everyone if number == signal.SIGKILL else everyone[-1:]:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-    command.communicate(timeout=LIMIT_SECONDS)
+    command.communicate(timeout=PATIENCE_SECONDS)
     for process in everyone:  # a driver's SIGTERM must leave nothing behind
         with suppress(psutil.NoSuchProcess):
-            process.wait(timeout=LIMIT_SECONDS)
+            process.wait(timeout=PATIENCE_SECONDS)
 
 
 # -- generate: 60 kills
@@ -149,7 +147,7 @@ def test_a_killed_generate_ends_with_every_image_once(
     wait_until(lambda: len(list(catalog.rglob("*.parquet"))) >= files, first)
     time.sleep(chance.random() * 0.5)
     assert strike(first, kill, chance) or first.poll() is not None
-    output, _ = first.communicate(timeout=LIMIT_SECONDS)
+    output, _ = first.communicate(timeout=PATIENCE_SECONDS)
     assert "Traceback" not in output, output
     assert "*** SIG" not in output, output  # no trace of C++ either
     rows = published(catalog)
@@ -168,7 +166,7 @@ def strike(command: subprocess.Popen[str], kill: Kill, chance: random.Random) ->
     if kill.victim == "driver":
         command.send_signal(SIGNALS[kill.signal])
         return True
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while command.poll() is None and time.monotonic() < deadline:
         found = []
         for process in family(command)[:-1]:

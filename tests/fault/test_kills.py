@@ -21,7 +21,7 @@ from factory.models.generator import Generator
 from factory.sample.engine import Engine
 from factory.sample.pixels import pixel_sha256
 from factory.sample.run import prepare
-from tests.fault.driver import finished, run_driver, written_job
+from tests.fault.driver import PATIENCE_SECONDS, finished, run_driver, written_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
 
@@ -115,16 +115,16 @@ def disturb(case: Case, rng: random.Random, place: Place) -> bool:
     """Start a driver, kill what the case says, wait until the driver has ended."""
     if case.kind in ("before_commit", "after_commit"):
         driver = place.start(case.kind, str(rng.randint(1, 4)))
-        return driver.wait(timeout=180) == -signal.SIGKILL
+        return driver.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
     driver = place.start()
     wait_for_lines(driver, rng.randint(1, 6))
     time.sleep(rng.random() * 0.2)
     if case.kind == "driver":
         driver.kill()
-        return driver.wait(timeout=30) == -signal.SIGKILL
+        return driver.wait(timeout=PATIENCE_SECONDS) == -signal.SIGKILL
     name = "SampleActor" if case.kind == "actor" else "write_drawn"
     killed = kill_worker(place.head.pid, name, rng)
-    assert driver.wait(timeout=180) == 0  # Ray restarts what it runs
+    assert driver.wait(timeout=PATIENCE_SECONDS) == 0  # Ray restarts what it runs
     return killed
 
 
@@ -139,7 +139,7 @@ def wait_for_lines(driver: subprocess.Popen[str], count: int) -> None:
 
 def kill_worker(head_pid: int, name: str, rng: random.Random) -> bool:
     """Kill one worker of our own head, of this kind if one is alive, else an idle one."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         mine = psutil.Process(head_pid).children(recursive=True)
         titles = {p: " ".join(p.cmdline()) for p in mine if p.is_running()}

@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from cluster.local import Head, free_ports
+from cluster.local import Head, free_ports, ray_head
 from factory.models.generator import Generator
 from tests.fault.driver import finished, written_job
 from tests.fault.nodes import running_nodes
@@ -73,3 +74,16 @@ def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
         assert nodes.say("restart gcs") == "restarted"
         finished(driver)
     exactly_once(here, tiny)
+
+
+def test_a_head_outlives_a_raylet_that_gets_no_processor_for_a_while() -> None:
+    """Of a busy machine: 75 s of silence, after which Ray by itself gives its only node up."""
+    with ray_head() as head:
+        started = psutil.Process(head.pid).children(recursive=True)
+        (raylet,) = [p for p in started if p.name() == "raylet"]
+        raylet.suspend()
+        time.sleep(75)
+        raylet.resume()
+        time.sleep(20)  # Ray looks every 3 s
+        assert raylet.is_running()
+        assert psutil.Process(head.pid).status() != psutil.STATUS_ZOMBIE
