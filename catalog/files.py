@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from catalog.schema import STATISTICS
 from factory.errors import CatalogError
+
+if TYPE_CHECKING:  # see catalog/table.py
+    import pyarrow.dataset as ds
 
 FILTERED_OFTEN = (
     "class_name",
@@ -33,13 +35,13 @@ FILTERED_OFTEN = (
 )
 """Columns whose bounds go with the files of a dataset: few distinct values, shared expressions."""
 
-_FORMAT = ds.ParquetFileFormat()
 _MOST_VALUES = 64
 """Longer IN lists are pruned by their least and greatest value."""
 
 
-NO_FILES = pa.table({"path": pa.array([], pa.string()), "size_bytes": pa.array([], pa.int64())})
-"""The list of files of a table that does not exist yet."""
+def no_files() -> pa.Table:
+    """Return the list of files of a table that does not exist yet."""
+    return pa.schema({"path": pa.string(), "size_bytes": pa.int64()}).empty_table()
 
 
 def listed_files(snapshot: DeltaTable) -> pa.Table:
@@ -107,17 +109,20 @@ class Files:
             kept |= self.may(column, "=", value)
         return kept
 
-    def dataset(self, kept: NDArray[np.bool_] | None = None) -> ds.FileSystemDataset:
+    def dataset(self, kept: NDArray[np.bool_] | None = None) -> "ds.FileSystemDataset":
         """Return the rows of the `kept` files (all of them by default).
 
         Filters on run_id and `FILTERED_OFTEN` skip files here too.
         """
+        import pyarrow.dataset as ds
+
+        form = ds.ParquetFileFormat()
         listed = self.listed if kept is None else self.listed.filter(pa.array(kept))
         fragments = [
-            _FORMAT.make_fragment(path, filesystem=self.filesystem, partition_expression=known)
+            form.make_fragment(path, filesystem=self.filesystem, partition_expression=known)
             for path, known in zip(listed["path"].to_pylist(), self._known(listed), strict=True)
         ]
-        return ds.FileSystemDataset(fragments, self.schema, _FORMAT, self.filesystem)
+        return ds.FileSystemDataset(fragments, self.schema, form, self.filesystem)
 
     def _bounded(self, column: str) -> bool:
         return f"partition.{column}" in self.listed.column_names or (
@@ -130,26 +135,26 @@ class Files:
             return value, value
         return self.listed[f"min.{column}"], self.listed[f"max.{column}"]
 
-    def _known(self, listed: pa.Table) -> list[ds.Expression]:
+    def _known(self, listed: pa.Table) -> list[pc.Expression]:
         """Return what is known of every row of each file; equal knowledge is built once."""
         columns = [name for name in ("run_id", *FILTERED_OFTEN) if self._bounded(name)]
         if not columns:
-            return [ds.scalar(True)] * len(listed)
+            return [pc.scalar(True)] * len(listed)
         part = Files(listed=listed, schema=self.schema, filesystem=self.filesystem)
         bounds = [bound.to_pylist() for name in columns for bound in part._bounds(name)]
-        built: dict[tuple[object, ...], ds.Expression] = {}
+        built: dict[tuple[object, ...], pc.Expression] = {}
         for key in zip(*bounds, strict=True):
             if key not in built:
                 built[key] = _knowledge(columns, key)
         return [built[key] for key in zip(*bounds, strict=True)]
 
 
-def _knowledge(columns: Sequence[str], key: Sequence[Any]) -> ds.Expression:
+def _knowledge(columns: Sequence[str], key: Sequence[Any]) -> pc.Expression:
     """Return the expression for `columns` and their (least, greatest) values in `key`."""
     terms = []
     for name, low, high in zip(columns, key[::2], key[1::2], strict=True):
         if low is not None and low == high:
-            terms.append(ds.field(name) == low)
+            terms.append(pc.field(name) == low)
         elif low is not None and high is not None:
-            terms.append((ds.field(name) >= low) & (ds.field(name) <= high))
-    return reduce(and_, terms, ds.scalar(True))
+            terms.append((pc.field(name) >= low) & (pc.field(name) <= high))
+    return reduce(and_, terms, pc.scalar(True))

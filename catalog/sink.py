@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
@@ -169,7 +169,7 @@ def published_batches(snapshot: DeltaTable, run_id: str) -> frozenset[int]:
     if None not in batches.values():
         return known
     rewritten = snapshot.to_pyarrow_dataset(file_pruning_predicate=pruned).to_table(
-        columns=["batch_index"], filter=ds.field("run_id") == run_id
+        columns=["batch_index"], filter=pc.field("run_id") == run_id
     )
     return known | frozenset(rewritten["batch_index"].unique().to_pylist())
 
@@ -275,9 +275,9 @@ def append_once(
 
 def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: int) -> None:
     """Refuse a row whose place is passed: a transaction's version only rises."""
-    match = pa.compute.scalar(True)
+    match = pc.scalar(True)
     for column, value in key.items():
-        match &= ds.field(column) == value
+        match &= pc.field(column) == value
     if snapshot.to_pyarrow_dataset().count_rows(filter=match) == 0:
         raise CatalogError(
             f"{dict(key)} comes after {last}, which is recorded already",

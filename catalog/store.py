@@ -1,7 +1,6 @@
 """Where the tables of a catalog lie, and how they are opened, created and written to."""
 
 import errno
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,8 +20,8 @@ from catalog.place import (
     what_to_check,
 )
 from catalog.schema import SCHEMA_VERSION, SCHEMA_VERSION_KEY, STATISTICS, TABLES
-from factory.atomic import write_bytes
-from factory.errors import CatalogError
+from factory.atomic import check_writable, write_bytes
+from factory.errors import CatalogError, OutputError
 
 _PARTITIONS = {"samples": ["run_id"]}
 _STATISTICS = {
@@ -129,7 +128,7 @@ def _create(uri: str | Path, name: str, options: dict[str, str] | None) -> None:
 
 
 def check_place(uri: str | Path, storage_options: StorageOptions | None = None) -> None:
-    """Find out, without writing anything, whether a catalog can be read or made at `uri`.
+    """Find out, leaving nothing behind, whether a catalog can be read or made at `uri`.
 
     For a store this asks once, so that a missing bucket or credential shows; whether it may be
     written shows the first write.
@@ -146,12 +145,14 @@ def check_place(uri: str | Path, storage_options: StorageOptions | None = None) 
                 DeltaTable.is_deltatable(root, dict(storage_options or {}) or None)
             return
         log = local / "_delta_log"
-        nearest = next(place for place in (log, *log.parents) if os.path.exists(place))
-        if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        try:
+            check_writable(log)
+        except OutputError as error:
             raise CatalogError(
-                f"the catalog at {str(uri)!r} cannot be written ({nearest} is no writable folder)",
+                f"the catalog at {str(uri)!r} cannot be written, its place is no writable folder:"
+                f" {error.what}",
                 remedy=what_to_check(uri),
-            )
+            ) from error
 
 
 def put(

@@ -7,19 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from catalog.files import NO_FILES, Files, listed_files
+from catalog.files import Files, listed_files, no_files
 from catalog.place import StorageOptions
 from catalog.schema import ACCEPTED, TABLES
 from catalog.store import ensure_table, filesystem, open_table, reading
 from catalog.versions import commit_time, parse_moment, version_at
 from factory.errors import CatalogError
+
+if TYPE_CHECKING:  # it imports pandas, half a second of CPU, which a wrong URI need not wait for
+    import pyarrow.dataset as ds
 
 
 class Catalog:
@@ -89,7 +92,7 @@ class Catalog:
         )
         return f"{version} {self.uri!r}"
 
-    def samples(self) -> ds.Dataset:
+    def samples(self) -> "ds.Dataset":
         """Return the samples as an Arrow dataset.
 
         Filters on run_id, class, guidance, steps, scheduler, gate_status and recipe_digest skip
@@ -97,7 +100,7 @@ class Catalog:
         """
         return self.dataset("samples")
 
-    def dataset(self, name: str) -> ds.Dataset:
+    def dataset(self, name: str) -> "ds.Dataset":
         """Return a table by name; 'runs' with every event."""
         return self.files(name).dataset()
 
@@ -274,12 +277,12 @@ class Catalog:
 
     def _list(self, name: str) -> Files:
         snapshot = self._snapshots[name]
-        listed = NO_FILES if snapshot is None else listed_files(snapshot)
+        listed = no_files() if snapshot is None else listed_files(snapshot)
         known = dict(zip(*(listed[key].to_pylist() for key in ("path", "size_bytes")), strict=True))
         place = filesystem(self.uri, name, self.storage_options, sizes=known)
         return Files(listed=listed, schema=TABLES[name], filesystem=place)
 
-    def _holding(self, image_ids: Sequence[str], match: ds.Expression) -> ds.Dataset:
+    def _holding(self, image_ids: Sequence[str], match: pc.Expression) -> "ds.Dataset":
         """Return the files that hold one of `image_ids`, by statistics and then by one column."""
         files = self.files("samples")
         likely = files.may_be("image_id", image_ids)

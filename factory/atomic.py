@@ -27,6 +27,23 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Raise unless files can be written below `folder`, which need not be there yet.
+
+    By trying, as permissions say too little (root may write everywhere, but not into /proc or on a
+    read-only disk). Nothing is left behind.
+
+    Raises:
+        OutputError: naming the folder.
+    """
+    folder = Path(folder).expanduser().absolute()
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    with writing(folder):
+        probe = _beside(nearest / "probe")
+        probe.mkdir()
+        probe.rmdir()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that no reader ever sees a part of it."""
     path = Path(path)

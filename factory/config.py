@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -310,12 +310,16 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
     parts = [*_written(first["loc"], stored), *(first["loc"][-1:] if absent else ())]
     key = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_section(kind, parts[:-1]).model_fields)
+        known = ", ".join(_section(kind, first["loc"][:-1]).model_fields)
         return ConfigError(f"{where}: unknown key {key!r}", remedy=f"Known keys: {known}")
-    value = "" if absent else f" is {_shown(first['input'])}"
-    return ConfigError(
-        f"{where}: {key}{value}: {first['msg']}", remedy="Correct this value and run again"
-    )
+    value = "" if absent or not key else f" is {_shown(first['input'])}"
+    told = f"{key}{value}: " if key else ""
+    message = first["msg"].removeprefix("Value error, ")
+    remedy = "Correct this value and run again"
+    if isinstance(first["input"], bool) and first["type"] in ("string_type", "is_instance_of"):
+        message = "no text"
+        remedy = "Quote it ('no'): YAML reads no, off, on and yes as false and true"
+    return ConfigError(f"{where}: {told}{message}", remedy=remedy)
 
 
 def _deepest(error: ValidationError, stored: Any) -> ErrorDetails:
@@ -340,10 +344,19 @@ def _written(loc: Sequence[int | str], stored: Any) -> Iterator[int | str]:
             yield part
 
 
-def _section(kind: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
-    """Return the model at `path`, or the last one on the way there."""
-    for part in path:
-        inner = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner
+def _section(kind: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    """Return the model at `loc`, or the last one on the way; of several kinds the one it names."""
+    for part in loc:
+        field = kind.model_fields.get(str(part))
+        models = [] if field is None else [*_models(field.annotation)]
+        named = [m for m in models if any(f.default in loc for f in m.model_fields.values())]
+        kind = (named or models or [kind])[0]
     return kind
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a field of this type may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs wi
 
 from catalog.commands import catalog_option, parse_storage, storage_option
 from factory.cli import run as run_command
-from factory.sample.console import follow
 from factory.sample.session import ray_session, start_run
 
 
@@ -41,6 +40,8 @@ def main(
         catalog_uri=uri,
         storage_options=parse_storage(storage),
     )
+    from factory.sample.console import follow
+
     with ray_session():
         follow(run)
 

@@ -6,7 +6,7 @@ import pytest
 
 from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError
-from factory.evaluate.study import StudyConfig
+from factory.evaluate.config import StudyConfig
 from factory.finetune.config import ExpertConfig, FinetuneConfig
 from factory.finetune.pretrain import BaseConfig
 from factory.search.config import SweepConfig

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from catalog.export.png_text import text_of
-from catalog.export.watermark import THRESHOLD, detect
 from factory.errors import CatalogError
 
 
@@ -35,6 +34,8 @@ def marks_of(path: Path, watermark_key: bytes | None = None) -> Iterator[str]:
         yield f"text: synthetic, image {told.get('image_id')!r} of {told.get('release')!r}"
     yield f"c2pa: {_signed(png)}"
     if watermark_key is not None:
+        from catalog.export.watermark import THRESHOLD, detect  # SciPy
+
         found = detect(pixels, watermark_key)
         verdict = "found" if found.marked else "none"
         yield f"watermark: {verdict} (z {found.z:.1f}, threshold {THRESHOLD:.1f})"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from factory.evaluate.learner_config import Augmentation
+from factory.evaluate.config import Augmentation
 from factory.finetune.latents import TURNS, turn
 
 RGB_OF_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))

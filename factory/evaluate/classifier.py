@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from factory.evaluate.augment import augmented
 from factory.evaluate.clip import build_clip
 from factory.evaluate.compare import Floats
+from factory.evaluate.config import Classifier
 from factory.evaluate.learner import Fitted, fit
-from factory.evaluate.learner_config import Classifier
 from factory.evaluate.pooled import batch_loss, mixed, soft_cross_entropy
 from factory.evaluate.scores import confusion_rows, macro_f1
 from factory.finetune.latents import to_signed

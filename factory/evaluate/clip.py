@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
-from factory.evaluate.learner_config import ClipLora
+from factory.evaluate.config import ClipLora
 from factory.models.conditioning import tokenize
 from factory.models.experts import seeded
 from factory.models.folder import check_folder
@@ -62,6 +62,7 @@ def build_clip(settings: ClipLora, class_names: Sequence[str], *, seed: int) -> 
             f"learner.clip.prompts: {unknown[0]!r} is no class of the real images",
             remedy=f"Choose of {', '.join(class_names)}",
         )
+    settings.check()
     clip, tokenizer = _loaded(Path(settings.folder).expanduser())
     lora = LoraConfig(
         r=settings.rank,
@@ -85,11 +86,6 @@ def build_clip(settings: ClipLora, class_names: Sequence[str], *, seed: int) -> 
 def _loaded(folder: Path) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPTokenizer
 
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"no CLIP model at {str(folder)!r}",
-            remedy="Give the folder that transformers' save_pretrained wrote",
-        )
     check_folder(folder)
     try:
         clip = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)

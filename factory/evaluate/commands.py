@@ -10,7 +10,7 @@ from factory.real.options import FILE, FOLDER, column_options, opened
 
 if TYPE_CHECKING:
     from catalog import Catalog
-    from factory.evaluate.study import StudyConfig
+    from factory.evaluate.config import StudyConfig
 
 
 @click.command()
@@ -59,19 +59,30 @@ def evaluate(
     """  # noqa: D301 -- \b is click's mark
     from datetime import UTC, datetime
 
-    from catalog import Catalog
+    from factory.atomic import check_writable
     from factory.config import check_places, load_config
-    from factory.evaluate.leaks import Use
-    from factory.evaluate.study import Inputs, StudyConfig, plan_study
-    from factory.real.sources import open_dataset
+    from factory.evaluate.config import StudyConfig
     from factory.real.splits import load_split
-    from factory.sample.session import ray_session
+    from factory.sample.session import check_address, ray_session
 
     storage = parse_storage(options.pop("storage"))
     config = load_config(StudyConfig, source, overrides)
     check_places(config, where=source)
+    config.learner.check()
     splits = tuple(load_split(path) for path in options.pop("splits"))
     others = tuple(load_split(path) for path in options.pop("others"))
+    check_writable(output)
+    if not without_ray:
+        check_address(address)
+
+    from catalog import Catalog
+    from catalog.store import check_place
+    from factory.evaluate.leaks import Use
+    from factory.evaluate.study import Inputs, plan_study
+    from factory.real.sources import open_dataset
+
+    if uri is not None:
+        check_place(uri, storage)
     if release is None:
         catalog = None if uri is None else Catalog(uri, storage, version=version)
     else:
@@ -89,7 +100,9 @@ def evaluate(
     )
     from factory.evaluate import study_run as studies  # torch: the plan holds
     from factory.evaluate.study_report import to_markdown
+    from factory.evaluate.tasks import check_learner
 
+    check_learner(config.learner, planned.inputs.dataset.class_names)
     if without_ray:
         report = studies.run_study(planned, output, studies.execute_here, tell=click.echo)
     else:

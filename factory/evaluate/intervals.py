@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import special
-
 Z95 = 1.959964
 """97.5 % quantile of the standard normal distribution."""
 
@@ -77,6 +75,8 @@ def bounded_difference(mean: float, error: float, freedom: float) -> tuple[float
     left = 1 - mean**2
     if left <= 0:
         return mean, mean
+    from scipy import special  # half a second, which a plan need not wait for
+
     wide = float(special.stdtrit(freedom, 0.975) * error) ** 2 / left
     half = math.sqrt(wide * (wide + left))
     return (mean - half) / (1 + wide), (mean + half) / (1 + wide)
@@ -84,6 +84,8 @@ def bounded_difference(mean: float, error: float, freedom: float) -> tuple[float
 
 def p_of_difference(mean: float, error: float, freedom: float) -> float:
     """Return the two-sided p of no difference: 0.05 where `bounded_difference` ends at 0."""
+    from scipy import special
+
     return float(2 * special.stdtr(freedom, -abs(mean) * math.sqrt(max(0.0, 1 - mean**2)) / error))
 
 
@@ -100,6 +102,8 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate:
     if n < 2:
         raise ValueError(f"{n} values have no spread")
     mean = math.fsum(values) / n
+    from scipy import special
+
     half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
 

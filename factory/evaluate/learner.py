@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.errors import ModelError
-from factory.evaluate.learner_config import Fitting
+from factory.evaluate.config import Fitting
 from factory.finetune.schedule import warmup_hold_decay
 
 LossOf = Callable[[nn.Module, int], Tensor]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from catalog import Catalog
-from factory.evaluate.learner_config import SegmenterLearner
+from factory.evaluate.config import SegmenterLearner
 from factory.evaluate.synthetic import mask_pixels, pixels
 from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from factory.evaluate.learner_config import Mixing, PooledLoss
+from factory.evaluate.config import Mixing, PooledLoss
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from factory.evaluate.augment import apply_geometry, augmented
+from factory.evaluate.config import SegmenterLearner
 from factory.evaluate.learner import Fitted, fit
-from factory.evaluate.learner_config import SegmenterLearner
 from factory.evaluate.pooled import batch_loss
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed

@@ -3,66 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, model_validator
-
 from catalog import Catalog
-from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.arms import Drawn, Stock
-from factory.evaluate.designs import CONTROLS, Design, make_arms
+from factory.evaluate.config import StudyConfig
+from factory.evaluate.designs import make_arms
 from factory.evaluate.intervals import counted
 from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
-from factory.evaluate.learner_config import Classifier, Learner
 from factory.evaluate.lineage import Known
-from factory.evaluate.synthetic import EMPTY, Pool, SyntheticChoice, known_models, read_pool
+from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot, verify_split
-
-
-class StudyConfig(Frozen):
-    """What is compared, by which learner."""
-
-    name: str = Field("study", min_length=1)
-    learner: Learner = Classifier()
-    arms: Mapping[str, Design] = Field(min_length=2)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    """Each is one training per arm and fold: its weights, order of images and choice of rows."""
-    shots: int | None = Field(None, ge=1)
-    """Real training images per class, drawn from each train part; null: all of it."""
-    shots_seed: int = Field(42, ge=0)
-    baseline: str | None = None
-    """The control that verdicts are about; null: the one with the best val score."""
-    synthetic: SyntheticChoice = SyntheticChoice()
-    subgroups: str | None = None
-    """An attribute of the real images, such as their hospital: test images of each value are also
-    scored apart."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> "StudyConfig":
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: one stands there twice")
-        if not self.controls:
-            raise ValueError("arms: a control is needed, e.g. real: {design: real}")
-        if self.baseline is not None and self.baseline not in self.controls:
-            raise ValueError(f"baseline: choose a control of {', '.join(self.controls)}")
-        return self
-
-    @property
-    def controls(self) -> tuple[str, ...]:
-        """Arms without a synthetic image."""
-        return tuple(name for name, arm in self.arms.items() if isinstance(arm, CONTROLS))
-
-    @property
-    def mixed(self) -> tuple[str, ...]:
-        """Arms with synthetic images."""
-        return tuple(name for name in self.arms if name not in self.controls)
-
-    @property
-    def digest(self) -> str:
-        """Names the configuration."""
-        return digest(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ import numpy as np
 
 from catalog.results import Effect
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
+from factory.evaluate.config import StudyConfig
 from factory.evaluate.intervals import counted, spread
 from factory.evaluate.scores import MajorityRate, majority_rate
-from factory.evaluate.study import StudyConfig
 from factory.evaluate.study_drawn import (
     DrawnFigures,
     diversity_rows,

@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
 
 from catalog import Catalog, sql
 from catalog.tombstones import forgotten
-from factory.config import Frozen
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn
+from factory.evaluate.config import SyntheticChoice
 from factory.evaluate.leaks import Held
 from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
 from factory.models.generator import EMBEDDED, open_generator
@@ -27,23 +26,6 @@ _COLUMNS = (
     " model_id, split_digest, dataset_fingerprint, base_model_id"
 )
 _DECODED_AT_ONCE = 256
-
-
-class SyntheticChoice(Frozen):
-    """Which rows of the catalog the arms may take; rejected ones never."""
-
-    where: str | None = None
-    """SQL condition on the columns of `samples`, e.g. "guidance_scale = 2"."""
-    classes: Mapping[str, str] = Field(default_factory=dict)
-    """Class of the catalog -> class of the real dataset, where their names differ."""
-    foreign: tuple[str, ...] = ()
-    """Fingerprints of other real datasets that generators were trained on, which share no image
-    with this one: your word for it. Without it their images are refused."""
-
-    def within(self, condition: str) -> "SyntheticChoice":
-        """Return the choice among rows that also satisfy `condition`."""
-        where = condition if self.where is None else f"({condition}\n) AND ({self.where})"
-        return self.model_copy(update={"where": where})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ from factory.evaluate.arms import Manifest
 from factory.evaluate.classifier import (
     RealPart,
     TrainingRows,
+    build_classifier,
     predict,
     train_classifier,
 )
 from factory.evaluate.compare import Floats, Place, Score, Tally
+from factory.evaluate.config import Classifier, SegmenterLearner
 from factory.evaluate.learner import Fitted
-from factory.evaluate.learner_config import Classifier, SegmenterLearner
 from factory.evaluate.scores import (
     accuracy,
     balanced_accuracy,
@@ -35,6 +36,7 @@ from factory.evaluate.scores import (
 )
 from factory.evaluate.segment import TrainingPairs, segment, train_segmenter_on
 from factory.evaluate.units import Material, Result, Unit
+from factory.models.segmenter_networks import build_segmenter
 
 Said = tuple[tuple[float, ...], ...]
 Tested = Callable[[Sequence[str]], tuple[dict[str, float], Said]]
@@ -54,6 +56,19 @@ class Task:
     train: Callable[[Unit, Material], tuple[Fitted, Tested]]
     rows: Callable[[Unit, Result, Material], Floats]
     """Counts (N, F) of the test images, which the score is made of."""
+
+
+def check_learner(learner: Classifier | SegmenterLearner, class_names: tuple[str, ...]) -> None:
+    """Build the network once, so that nothing about it goes wrong on a worker, for every unit.
+
+    Raises:
+        ConfigError: see `build_classifier` and `build_segmenter`.
+        ModelError: the same.
+    """
+    if isinstance(learner, Classifier):
+        build_classifier(learner, class_names, seed=0)
+    else:
+        build_segmenter(learner, 2, seed=0)
 
 
 def run_unit(unit: Unit, material: Material) -> Result:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.digest import digest
 from factory.evaluate.arms import Manifest
-from factory.evaluate.learner_config import Learner
+from factory.evaluate.config import Learner
 
 VERSION = 2
 """Raised when equal settings give other results: finished trainings are not mixed with new ones."""

@@ -44,16 +44,20 @@ def finetune(
     factory finetune --config blastdiffusion_small --data cells --split split.json --output ...
     factory generate --set model=runs/mine/generator --num-images 64
     """  # noqa: D301 -- \b is click's mark
+    from factory.atomic import check_writable
     from factory.finetune.cluster import check_gpus, check_room
     from factory.finetune.methods import check_bases, check_training, load_training
     from factory.real.splits import load_split
-    from factory.sample.session import ray_session
+    from factory.sample.session import check_address, ray_session
 
     method, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
     check_bases(config, source)
     parts, place = load_split(split), output.resolve()
+    check_writable(place)
+    if not without_ray:
+        check_address(address)
     dataset = opened(data, columns)
     check_training(config, dataset, parts)
     if config.cluster.use_gpu:  # before images are encoded

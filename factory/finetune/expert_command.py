@@ -35,17 +35,25 @@ def expert(
     factory expert --data tiles --split split.json --weights lite0.safetensors --output expert
     factory finetune --config feature_aligned --set expert=expert --data tiles ...
     """  # noqa: D301 -- \b is click's mark
+    from factory.atomic import check_writable
     from factory.config import load_config
+    from factory.errors import ModelError
     from factory.finetune.config import ExpertConfig
-    from factory.finetune.expert_run import make_expert
-    from factory.real.splits import load_split
+    from factory.real.splits import check_dataset, load_split
 
     def tell(step: int, loss: float) -> None:
         if step % TOLD_STEPS == 0:
             click.echo(f"step {step}: loss {loss:.4f}")
 
     config = load_config(ExpertConfig, source, overrides)
-    notes = make_expert(
-        config, opened(data, columns), load_split(split), output, weights=weights, report=tell
-    )
+    if weights is not None and not weights.is_file():
+        raise ModelError(f"no weights at {str(weights)!r}", remedy="Correct --weights")
+    parts = load_split(split)
+    check_writable(output)
+    dataset = opened(data, columns)
+    check_dataset(parts, dataset.fingerprint)
+
+    from factory.finetune.expert_run import make_expert
+
+    notes = make_expert(config, dataset, parts, output, weights=weights, report=tell)
     click.echo(f"val accuracy {notes.val_accuracy:.3f}, expert in {output}")

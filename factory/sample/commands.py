@@ -31,7 +31,6 @@ def generate(
     factory generate --set guidance_scale=3 --set classes='{eosinophil: an eosinophil}'
     factory generate --resume run-0123456789ab
     """  # noqa: D301 -- \b is click's mark
-    from factory.sample.console import follow
     from factory.sample.session import ray_session, start_run
 
     run = start_run(
@@ -42,6 +41,8 @@ def generate(
         catalog_uri=uri,
         storage_options=parse_storage(storage),
     )
+    from factory.sample.console import follow
+
     with ray_session(address):
         follow(run)
 

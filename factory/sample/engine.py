@@ -21,7 +21,7 @@ from factory.sample.methods.class_conditional import ClassConditionalMethod
 from factory.sample.methods.guided import GuidedMethod
 from factory.sample.methods.pairs import PairsMethod
 from factory.sample.methods.text import TextMethod
-from factory.sample.options import options_from
+from factory.sample.options import check_method, options_from
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.references import Reference, References
@@ -32,8 +32,6 @@ METHODS: Mapping[str, Callable[[Any, str], Method]] = {
     "pairs": PairsMethod,
 }
 """Method -> what makes it of a pipeline and a device."""
-DRAWS_WITH: Mapping[str, frozenset[str]] = {"bridge": frozenset({*BRIDGED, "bridge"})}
-"""Method -> the methods of generators that it draws with, where that is not its own name alone."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -99,11 +97,7 @@ class Engine:
                 f" {self.generator.name} is {self.generator.model_id}",
                 remedy="Load the generator that drew it",
             )
-        if self.generator.method not in DRAWS_WITH.get(recipe.method, {recipe.method}):
-            raise ConfigError(
-                f"method {recipe.method!r} is not that of generator {self.generator.name!r}",
-                remedy=f"Leave method out, or set it to {self.generator.method!r}",
-            )
+        check_method(recipe.method, self.generator)
         padded = [*batch.requests, *[batch.requests[-1]] * (batch.size - len(batch.requests))]
         shown = _shown(self._references, batch.requests)
         shown += shown[-1:] * (batch.size - len(shown))

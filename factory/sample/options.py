@@ -7,6 +7,8 @@ from typing import Any
 from factory.config import parse_config
 from factory.digest import canonical_json
 from factory.errors import ConfigError
+from factory.models.domains import BRIDGED
+from factory.models.generator import Generator
 from factory.sample.method_options import MethodOptions as MethodOptions
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.class_options import ClassConditionalOptions
@@ -18,6 +20,23 @@ METHOD_OPTIONS: Mapping[str, type[MethodOptions]] = {
     "pairs": PairsOptions,
 }
 """Method -> its options; a method that is not here has none."""
+
+
+DRAWS_WITH: Mapping[str, frozenset[str]] = {"bridge": frozenset({*BRIDGED, "bridge"})}
+"""Method -> the methods of generators that it draws with, where that is not its own name alone."""
+
+
+def check_method(method: str, generator: Generator) -> None:
+    """Raise unless `generator` can be drawn with by `method`.
+
+    Raises:
+        ConfigError: it is of another method.
+    """
+    if generator.method not in DRAWS_WITH.get(method, {method}):
+        raise ConfigError(
+            f"method {method!r} is not that of generator {generator.name!r}",
+            remedy=f"Leave method out, or set it to {generator.method!r}",
+        )
 
 
 def parse_options(method: str, stored: Mapping[str, Any]) -> MethodOptions | None:

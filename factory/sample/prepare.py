@@ -13,7 +13,7 @@ from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.pairs_options import PairsOptions
-from factory.sample.options import MethodOptions, options_text, parse_options
+from factory.sample.options import MethodOptions, check_method, options_text, parse_options
 from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
@@ -59,6 +59,7 @@ def make_plan(
     """
     config = with_classes(config, generator)
     base = _base_recipe(config, generator)
+    check_method(base.method, generator)
     options = parse_options(base.method, config.options)
     if isinstance(options, PairsOptions) and options.style is not None:
         from factory.sample.methods.style import with_digests

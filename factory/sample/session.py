@@ -4,11 +4,15 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from catalog.store import check_place
 from factory.config import GenerateConfig, load_config
 from factory.errors import ClusterError, ConfigError
-from factory.sample.run import Prepared, prepare, prepare_resume
+from factory.gate.masks import MaskGates
+
+if TYPE_CHECKING:  # Arrow waits until a configuration is right
+    from factory.models.generator import Generator
+    from factory.sample.run import Prepared
 
 KNOCK_SECONDS = 5.0
 PATIENCE = {"RAY_health_check_timeout_ms": "300000"}
@@ -32,13 +36,12 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep the rest
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    check_address(address)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
     joined = ray.is_initialized()
     try:
-        if address:
-            _knock(address)
         if joined:
             pass
         elif address:
@@ -51,16 +54,33 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
                 logging_level="error",
             )
     except Exception as error:  # a slow start is a bare Exception of Ray's
-        what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
-        raise ClusterError(
-            f"{what} ({(str(error) or repr(error)).splitlines()[0]})",
-            remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
-        ) from error
+        raise _no_ray(address, error) from error
     try:
         yield
     finally:
         if not joined:
             ray.shutdown()
+
+
+def check_address(address: str | None) -> None:
+    """Raise where nobody answers at the address of a head, before Ray is imported.
+
+    Raises:
+        ClusterError: with how to start one; None is a local Ray, which is always there.
+    """
+    if address:
+        try:
+            _knock(address)
+        except (OSError, ValueError) as error:
+            raise _no_ray(address, error) from error
+
+
+def _no_ray(address: str | None, error: Exception) -> ClusterError:
+    what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
+    return ClusterError(
+        f"{what} ({(str(error) or repr(error)).splitlines()[0]})",
+        remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
+    )
 
 
 def _knock(address: str) -> None:
@@ -86,21 +106,75 @@ def start_run(
     num_images: int | None = None,
     run_id: str | None = None,
     storage_options: dict[str, str] | None = None,
-) -> Prepared:
+) -> "Prepared":
     """Return a new run from a configuration, or the rest of run `run_id` of the catalog.
 
     Raises:
         ConfigError: the configuration is wrong, or changes were asked of a run that has begun.
         CatalogError: no catalog can be made there: said now, before Ray takes its time to start.
     """
+    asked = [*overrides, *([f"num_images={num_images}"] if num_images is not None else [])]
+    if run_id is None:
+        config = load_config(GenerateConfig, source, asked)
+    elif asked:
+        raise ConfigError(
+            f"run {run_id} keeps the configuration it began with",
+            remedy="Leave out --set and --num-images with --resume",
+        )
+    from catalog.store import check_place
+    from factory.models.generator import check_revision
+    from factory.sample.run import prepare, prepare_resume
+
     check_place(catalog_uri, storage_options)
     if run_id is not None:
-        if overrides or num_images is not None:
-            raise ConfigError(
-                f"run {run_id} keeps the configuration it began with",
-                remedy="Leave out --set and --num-images with --resume",
-            )
         return prepare_resume(run_id, catalog_uri, storage_options=storage_options)
-    asked = [*overrides, *([f"num_images={num_images}"] if num_images is not None else [])]
-    config = load_config(GenerateConfig, source, asked)
-    return prepare(config, catalog_uri, storage_options=storage_options)
+    check_revision(config.model, config.revision)
+    _check_references(config)
+    prepared = prepare(config, catalog_uri, storage_options=storage_options)
+    check_used(config, prepared.generator)
+    return prepared
+
+
+def check_used(config: GenerateConfig, generator: "Generator") -> None:
+    """Refuse what a new run would leave unused without a word.
+
+    Raises:
+        ConfigError: gates of masks where none are drawn, or real images for a method that shows
+            none.
+        ModelError: the agreement gate's segmenter is not there.
+    """
+    from factory.models.segmenter import read_facts
+    from factory.sample.options import parse_options
+
+    method = config.method or generator.method
+    options = parse_options(method, config.options)
+    if config.data is not None and not (options and options.shows_references):
+        raise ConfigError(
+            f"data is {config.data!r}, and method {method!r} shows no real image as it is set",
+            remedy="Leave data and split out, or set the options that show real images",
+        )
+    masked = method == "pairs" or (options is not None and options.reads_masks)
+    if not masked and config.mask_gates != MaskGates():
+        raise ConfigError(
+            f"mask_gates are set, and method {method!r} draws no masks",
+            remedy="Leave mask_gates out",
+        )
+    if config.agreement is not None:
+        if not masked:
+            raise ConfigError(
+                f"agreement.segmenter {config.agreement.segmenter!r} judges masks, and method"
+                f" {method!r} draws none",
+                remedy="Leave agreement out",
+            )
+        read_facts(config.agreement.segmenter)
+
+
+def _check_references(config: GenerateConfig) -> None:
+    """Refuse keys that mean something beside `data` alone."""
+    default = GenerateConfig.model_fields
+    for key in ("split", "references", "images_per_reference"):
+        if config.data is None and getattr(config, key) != default[key].default:
+            raise ConfigError(
+                f"{key} is {getattr(config, key)!r}, and no data to show is named",
+                remedy=f"Set data: to the real images, or leave {key} out",
+            )

@@ -46,15 +46,12 @@ def sweep(
     factory sweep --data cells --split split.0.json --split split.1.json ... \\
         --catalog wbc-catalog --output runs/sweep
     """  # noqa: D301 -- \b is click's mark
-    from catalog.store import check_place
+    from factory.atomic import check_writable
     from factory.config import check_places, load_config
-    from factory.evaluate.leaks import Use
     from factory.models.generator import check_revision, find_generator
-    from factory.real.sources import open_dataset
     from factory.real.splits import load_split
-    from factory.sample.session import ray_session
+    from factory.sample.session import check_address, ray_session
     from factory.search.config import Setting, SweepConfig
-    from factory.search.objective import Ground
     from factory.search.space import check_space
 
     storage = parse_storage(options.pop("storage"))
@@ -63,9 +60,18 @@ def sweep(
     check_places(config, where=source)
     check_revision(config.generate.model, config.generate.revision)
     find_generator(config.generate.model, revision=config.generate.revision)
-    check_place(uri, storage)
+    config.learner.check()
     parts = tuple(load_split(path) for path in splits)
     other_parts = tuple(load_split(path) for path in others)
+    check_writable(output)
+    check_address(address)
+
+    from catalog.store import check_place
+    from factory.evaluate.leaks import Use
+    from factory.real.sources import open_dataset
+    from factory.search.objective import Ground
+
+    check_place(uri, storage)
     known = {place: open_dataset(place) for place in seen}
     ground = Ground(
         config=config,
@@ -78,6 +84,7 @@ def sweep(
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
     from factory.evaluate.study_run import execute_on_ray  # torch, Ray: the search can begin
+    from factory.evaluate.tasks import check_learner
     from factory.search.drawer import Drawer
     from factory.search.finish import finish, plot_path, summary
     from factory.search.page import write_page
@@ -85,6 +92,7 @@ def sweep(
     from factory.search.sweep import run_trials
     from factory.search.trials import store_study
 
+    check_learner(config.learner, ground.dataset.class_names)
     with ray_session(address):
         trials = run_trials(ground, tell=click.echo)
         drawer = Drawer(uri, storage, on_ray=False)

@@ -9,10 +9,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from factory.config import Frozen, GenerateConfig, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice
 from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
-from factory.evaluate.learner_config import Classifier, Learner
-from factory.evaluate.study import StudyConfig
-from factory.evaluate.synthetic import SyntheticChoice
 
 Value = bool | int | float | str
 Point = Mapping[str, Value]

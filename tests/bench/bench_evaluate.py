@@ -16,13 +16,13 @@ import timm
 import torch
 
 from factory.evaluate.cache import NOTHING_KEPT
+from factory.evaluate.config import Classifier, StudyConfig
 from factory.evaluate.designs import Real
 from factory.evaluate.features import FeatureSpace, network_input
 from factory.evaluate.fidelity import frechet_distance, kid
-from factory.evaluate.learner_config import Classifier
 from factory.evaluate.material import study_material
 from factory.evaluate.real_features import real_part
-from factory.evaluate.study import StudyConfig, plan_units
+from factory.evaluate.study import plan_units
 from factory.evaluate.study_run import execute_on_ray
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset

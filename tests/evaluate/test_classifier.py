@@ -12,9 +12,8 @@ from factory.evaluate.classifier import (
     predict,
     train_classifier,
 )
+from factory.evaluate.config import Classifier, Fitting, PooledLoss, StudyConfig
 from factory.evaluate.learner import fit, rate_factor
-from factory.evaluate.learner_config import Classifier, Fitting, PooledLoss
-from factory.evaluate.study import StudyConfig
 from factory.models.experts import state_digest
 
 NAMES = ("dark", "light")

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPModel
 from factory.errors import ConfigError, ModelError
 from factory.evaluate.classifier import RealPart, TrainingRows, train_classifier
 from factory.evaluate.clip import build_clip
-from factory.evaluate.learner_config import Classifier, ClipLora
+from factory.evaluate.config import Classifier, ClipLora
 from factory.models.conditioning import MAX_TOKENS, prompt_tokenizer, tokenize
 
 NAMES = ("dark", "light")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from factory.evaluate.augment import apply_geometry, colours, geometry, jitter_stains
-from factory.evaluate.learner_config import Augmentation, Mixing, PooledLoss
+from factory.evaluate.config import Augmentation, Mixing, PooledLoss
 from factory.evaluate.pooled import (
     batch_loss,
     mixed,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
-from factory.evaluate.learner_config import PooledLoss, SegmenterLearner
+from factory.evaluate.config import PooledLoss, SegmenterLearner
 from factory.evaluate.segment import (
     TrainingPairs,
     image_losses,

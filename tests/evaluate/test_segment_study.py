@@ -7,7 +7,8 @@ import pytest
 from catalog import Catalog, SampleSink, write_batch
 from factory.config import parse_config
 from factory.errors import DataError
-from factory.evaluate.study import Inputs, StudyConfig, plan_study
+from factory.evaluate.config import StudyConfig
+from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
 from factory.evaluate.study_run import execute_here, read_result, run_study
 from factory.real.dataset import RealDataset

@@ -16,7 +16,8 @@ from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
-from factory.evaluate.study import Inputs, StudyConfig, plan_study, plan_units
+from factory.evaluate.config import StudyConfig
+from factory.evaluate.study import Inputs, plan_study, plan_units
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_run import (

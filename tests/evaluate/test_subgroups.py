@@ -9,7 +9,8 @@ import pytest
 from factory.config import parse_config
 from factory.errors import ConfigError
 from factory.evaluate.arms import Drawn
-from factory.evaluate.study import StudyConfig, plan_units, subgroup_values
+from factory.evaluate.config import StudyConfig
+from factory.evaluate.study import plan_units, subgroup_values
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.tasks import metrics

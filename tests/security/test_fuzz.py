@@ -21,7 +21,7 @@ from catalog.schema import SAMPLES
 from factory.config import GenerateConfig, load_config, preset_names
 from factory.digest import canonical_json
 from factory.errors import CatalogError, ConfigError, DataError
-from factory.evaluate.study import StudyConfig
+from factory.evaluate.config import StudyConfig
 from factory.finetune.config import FinetuneConfig
 from factory.real.images import decode, decode_mask
 from factory.sample.recipe import recipe_from

@@ -1,11 +1,15 @@
-"""What a study may train: settings of classifiers and segmenters, checked before torch is there."""
+"""What a study compares, by which learner: read and checked before torch and Arrow are there."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from factory.config import Frozen, Place
+from factory.digest import digest
+from factory.errors import ModelError
+from factory.evaluate.designs import CONTROLS, Design
 from factory.models.config import SegmenterSpec
 
 
@@ -64,6 +68,13 @@ class Learning(Fitting):
     pooled: PooledLoss | None = None
     """null: one mean over all rows."""
 
+    def check(self) -> None:
+        """Raise where what it starts from is not there; paths are found by `check_places`.
+
+        Raises:
+            ModelError: see `ClipLora.check`.
+        """
+
 
 class ClipLora(Frozen):
     """A CLIP model and the LoRA that is trained in it; the numbers are CytoDiff's."""
@@ -77,6 +88,18 @@ class ClipLora(Frozen):
     """Linear layers of both towers, by the end of their name."""
     prompts: Mapping[str, str] = Field(default_factory=dict)
     """Class -> text; a class without one: 'a photo of a <class>'."""
+
+    def check(self) -> None:
+        """Raise where there is no model in the folder.
+
+        Raises:
+            ModelError: naming it.
+        """
+        if not (Path(self.folder).expanduser() / "config.json").is_file():
+            raise ModelError(
+                f"no CLIP model at {self.folder!r}",
+                remedy="Give the folder that transformers' save_pretrained wrote",
+            )
 
 
 class Classifier(Learning):
@@ -94,6 +117,11 @@ class Classifier(Learning):
     """Train the classifying layer alone."""
     mixing: Mixing = Mixing()
     """Of arms with `augment`."""
+
+    def check(self) -> None:
+        """Raise where its CLIP model, if any, is not there."""
+        if self.clip is not None:
+            self.clip.check()
 
 
 class SegmenterLearner(Learning, SegmenterSpec):
@@ -114,5 +142,68 @@ def _task_of(learner: Any) -> str:
 
 Learner = Annotated[
     Annotated[Classifier, Tag("classify")] | Annotated[SegmenterLearner, Tag("segment")],
-    Discriminator(_task_of),
+    Discriminator(
+        _task_of, custom_error_type="task", custom_error_message="task is classify or segment"
+    ),
 ]
+
+
+class SyntheticChoice(Frozen):
+    """Which rows of the catalog the arms may take; rejected ones never."""
+
+    where: str | None = None
+    """SQL condition on the columns of `samples`, e.g. "guidance_scale = 2"."""
+    classes: Mapping[str, str] = Field(default_factory=dict)
+    """Class of the catalog -> class of the real dataset, where their names differ."""
+    foreign: tuple[str, ...] = ()
+    """Fingerprints of other real datasets that generators were trained on, which share no image
+    with this one: your word for it. Without it their images are refused."""
+
+    def within(self, condition: str) -> "SyntheticChoice":
+        """Return the choice among rows that also satisfy `condition`."""
+        where = condition if self.where is None else f"({condition}\n) AND ({self.where})"
+        return self.model_copy(update={"where": where})
+
+
+class StudyConfig(Frozen):
+    """What is compared, by which learner."""
+
+    name: str = Field("study", min_length=1)
+    learner: Learner = Classifier()
+    arms: Mapping[str, Design] = Field(min_length=2)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Each is one training per arm and fold: its weights, order of images and choice of rows."""
+    shots: int | None = Field(None, ge=1)
+    """Real training images per class, drawn from each train part; null: all of it."""
+    shots_seed: int = Field(42, ge=0)
+    baseline: str | None = None
+    """The control that verdicts are about; null: the one with the best val score."""
+    synthetic: SyntheticChoice = SyntheticChoice()
+    subgroups: str | None = None
+    """An attribute of the real images, such as their hospital: test images of each value are also
+    scored apart."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "StudyConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one stands there twice")
+        if not self.controls:
+            raise ValueError("arms: a control is needed, e.g. real: {design: real}")
+        if self.baseline is not None and self.baseline not in self.controls:
+            raise ValueError(f"baseline: choose a control of {', '.join(self.controls)}")
+        return self
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Arms without a synthetic image."""
+        return tuple(name for name, arm in self.arms.items() if isinstance(arm, CONTROLS))
+
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Arms with synthetic images."""
+        return tuple(name for name in self.arms if name not in self.controls)
+
+    @property
+    def digest(self) -> str:
+        """Names the configuration."""
+        return digest(self.model_dump(mode="json"))
