@@ -79,8 +79,14 @@ def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(
 def test_a_head_outlives_a_raylet_that_gets_no_processor_for_a_while() -> None:
     """Of a busy machine: 75 s of silence, after which Ray by itself gives its only node up."""
     with ray_head() as head:
-        started = psutil.Process(head.pid).children(recursive=True)
-        (raylet,) = [p for p in started if p.name() == "raylet"]
+        found: list[psutil.Process] = []
+        while not found:  # the dashboard answers before there is a raylet
+            assert psutil.Process(head.pid).status() != psutil.STATUS_ZOMBIE
+            started = psutil.Process(head.pid).children(recursive=True)
+            found = [process for process in started if process.name() == "raylet"]
+            time.sleep(0.5)
+        (raylet,) = found
+        time.sleep(20)  # by now it has joined
         raylet.suspend()
         time.sleep(75)
         raylet.resume()
