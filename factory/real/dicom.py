@@ -21,9 +21,8 @@ from factory.errors import DataError
 from factory.real.columns import Asked
 from factory.real.dataset import Found, NotRead, RealImage
 from factory.real.dicom_pixels import Span, asks_for_span, picture, settle, span_of
-from factory.real.folders import UNLABELLED
+from factory.real.folders import UNLABELLED, Listing, printable, suffix_of
 from factory.real.images import encode_pnm
-from factory.tree import files_below
 
 KEPT = (
     *("Modality", "BodyPartExamined", "Laterality", "ImageLaterality", "ViewPosition"),
@@ -71,10 +70,12 @@ class DicomBytes:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM by its content: with or without preamble, whatever its name.
+    """Return whether a file is DICOM by its suffix or content, with or without preamble.
 
     A directory of media (DICOMDIR) is none.
     """
+    if path.suffix.lower() == ".dcm":
+        return True
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -87,16 +88,8 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-def is_dicom_folder(folder: Path) -> bool:
-    """Return whether any file below `folder` is called .dcm."""
-    try:
-        return any(path.suffix.lower() == ".dcm" for path in files_below(folder))
-    except OSError:  # named by who reads the folder next
-        return False
-
-
-def dicom_items(root: Path, asked: Asked) -> Iterator[Found]:
-    """Yield the DICOM images below `root`: `root/<class>/...`, or flat with `asked.label`.
+def dicom_items(found: Listing, asked: Asked) -> Iterator[Found]:
+    """Yield the DICOM images of a folder: `root/<class>/...`, or flat with `asked.label`.
 
     Objects without pixels (reports, presentation states) and other files are passed over and
     counted. Where files of more than 8 bits have no window of their own and would come out dark,
@@ -107,14 +100,16 @@ def dicom_items(root: Path, asked: Asked) -> Iterator[Found]:
             missing. One that a file causes (no instance UID, no label, broken) is yielded.
     """
     _library()
+    root = found.root
     _check_asked(root, asked)
     numbers: dict[tuple[str, str], int] = {}
     seen: dict[str, Path] = {}
     listed: list[tuple[Path, RealImage, Any]] = []
-    passed: list[Found] = []
-    for path in files_below(root):
-        if not (path.suffix.lower() == ".dcm" or is_dicom(path)):
-            passed.append(NotRead(kind=path.suffix.lower() or "no DICOM", name=str(path)))
+    passed: list[Found] = [*found.not_read, *found.faults]
+    for below in found.files:
+        path = root / below
+        if not is_dicom(path):
+            passed.append(NotRead(kind=suffix_of(path), name=printable(below)))
             continue
         try:
             head = _opened(path, pixels=False)
@@ -123,7 +118,7 @@ def dicom_items(root: Path, asked: Asked) -> Iterator[Found]:
             continue
         if _has_no_pixels(head, path):
             kind = f"DICOM without pixels: {head.get('Modality') or 'no modality'}"
-            passed.append(NotRead(kind=kind, name=str(path)))
+            passed.append(NotRead(kind=kind, name=printable(below)))
             continue
         try:
             listed.append((path, _item(head, path, root, asked, numbers, seen), head))

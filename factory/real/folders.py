@@ -1,136 +1,297 @@
-"""Folders of images: one folder per class, or one flat folder, with masks and metadata beside."""
+"""Folders of images: what lies in them, by class or flat, with masks and metadata beside."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 from factory.errors import DataError
 from factory.real.columns import Asked, Roles, find_roles, id_of_path, image_of_row, required
-from factory.real.dataset import RealImage
+from factory.real.dataset import Found, NotRead
 from factory.real.images import SUFFIXES
-from factory.real.stored import FileBytes
+from factory.real.layout import Layout, layout_of, parts_among
+from factory.real.stored import FileBytes, JoinedMasks, Stored
 from factory.real.tables import read_csv
-from factory.tree import files_below
 
 UNLABELLED = "unlabelled"
 """The class of images in a flat folder whose metadata name none."""
-PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+METADATA = "metadata.csv"
+SYSTEM = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir",
+                    "__pycache__", "$recycle.bin", "system volume information",
+                    "lost+found"})  # fmt: skip
+"""Names that operating systems and archives leave behind; what begins with a dot is hidden too."""
 
 
-def folder_items(root: Path, asked: Asked) -> Iterator[RealImage]:
-    """Yield the images below `root`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The visible files below a folder, sorted, as paths below `root`; what else lies there.
 
-    Layouts: `root/<class>/*.png`, `root/images/<class>/*.png`, or flat `root/images/*.png`. Masks
-    lie in `root/masks` under the same relative name with any image suffix. A `root/metadata.csv`
-    adds groups and attributes (and labels, when `asked` names a column or the folder is flat); its
-    image column holds paths relative to `root` or to `root/images`. Links are followed; hidden
-    files and files that no picture suffix claims are ignored.
+    `not_read` holds hidden files and folders; `faults` links that lead out, and names that are no
+    text.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+    not_read: tuple[NotRead, ...] = ()
+    faults: tuple[DataError, ...] = ()
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The files whose names claim to hold a picture."""
+        return [path for path in self.files if path.suffix.lower() in SUFFIXES]
+
+
+def listing(root: Path, *, follow_links: bool = False) -> Listing:
+    """List what lies below `root`, with links followed that stay below it, or all when asked.
+
+    A link that leads nowhere counts as a file, so that reading it names it.
 
     Raises:
-        DataError: no images, images beside class folders, parts instead of classes, a mask or a
-            metadata row without image.
+        DataError: a folder that cannot be read.
     """
-    images = _listed(root / "images" if (root / "images").is_dir() else root, root)
-    if not images:
-        raise DataError(
-            f"{root} holds no images",
-            remedy="Give a folder with .png, .jpg, .tif or other picture files",
-        )
-    _check_layout(root, images)
-    masks = _masks(root, images)
-    roles, rows = _metadata(root, asked)
-    orphans = sorted(set(rows) - {id_of_path(path) for path in images})
-    if orphans:
-        raise DataError(
-            f"{rows[orphans[0]][0]} names {orphans[0]!r}, which is no image below {root}",
-            remedy="Restore the image or drop the row",
-        )
-    for path in images:
-        key = id_of_path(path)
-        row, values = rows.get(key, (f"{root / path}", {}))
-        yield image_of_row(
-            values,
-            roles,
-            row=row,
-            default_id=key,
-            label=None if asked.label else _class_of(key, values, roles),
-            image=FileBytes(path=root / path),
-            mask=FileBytes(path=root / masks[key]) if key in masks else None,
-        )
-
-
-def _listed(folder: Path, root: Path) -> list[Path]:
-    """Return image files below `folder`, sorted, relative to `root`; masks are no images.
-
-    A link that leads nowhere counts, so that reading it names it.
-    """
+    found: tuple[list[Path], list[NotRead], list[DataError]] = ([], [], [])
     try:
-        found = [path.relative_to(root) for path in files_below(folder)]
+        _walk(root, root, (), follow_links, found)
     except OSError as error:
         raise DataError(
             f"folder {error.filename} cannot be read ({error.strerror})",
             remedy="Correct its permissions, or take it out",
         ) from error
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.parts)
-        and (folder != root or path.parts[0] != "masks")
+    files, not_read, faults = found
+    return Listing(
+        root=root, files=tuple(sorted(files)), not_read=tuple(not_read), faults=tuple(faults)
     )
 
 
-def _check_layout(root: Path, images: list[Path]) -> None:
-    keys = [id_of_path(path) for path in images]
-    tops = {key.split("/")[0] for key in keys if "/" in key}
-    flat = [path for path, key in zip(images, keys, strict=True) if "/" not in key]
-    if tops and flat:
+def _walk(
+    folder: Path,
+    root: Path,
+    above: tuple[Path, ...],
+    follow_links: bool,
+    found: tuple[list[Path], list[NotRead], list[DataError]],
+) -> None:
+    files, not_read, faults = found
+    here = folder.resolve()
+    if here in above:  # a link leads back to a folder that it lies in
+        return
+    for path in sorted(folder.iterdir()):
+        below = path.relative_to(root)
+        name = printable(below)
+        if path.name.startswith(".") or path.name.casefold() in SYSTEM:
+            not_read.append(NotRead(kind="hidden", name=name))
+        elif name != str(below) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
+            faults.append(unnamed(name))
+        elif path.is_symlink() and not follow_links and leads_out(path, root):
+            faults.append(
+                DataError(
+                    f"{path} is a link to {path.resolve()}, out of {root}",
+                    remedy="Take it out, or pass --follow-links (follow_links=True)",
+                )
+            )
+        elif path.is_dir():
+            _walk(path, root, (*above, here), follow_links, found)
+        elif path.is_file() or path.is_symlink():
+            files.append(below)
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Return whether something is there at `path` which does not lie below `root`."""
+    return path.exists() and not path.resolve().is_relative_to(root.resolve())
+
+
+def printable(path: str | PurePath) -> str:
+    """Return a path as text that can be printed; bytes that are no UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def unnamed(name: str) -> DataError:
+    """Return the error about a file name that is no UTF-8, given as `printable` writes it."""
+    return DataError(
+        f"the name of {name} is not UTF-8, and could not be an id or a class",
+        remedy="Rename it, for example with: convmv -f latin1 -t utf8 -r --notest FOLDER",
+    )
+
+
+def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
+    """Yield the images of a folder, and what is none.
+
+    Layouts: `root/<class>/*.png`, `root/images/<class>/*.png`, or flat `root/images/*.png`. Masks
+    are told by their folder or by their name, see `layout_of`. A `root/metadata.csv` adds groups
+    and attributes, masks where it has a column of them (and labels, when `asked` names a column or
+    the folder is flat); its image column holds paths relative to `root` or to `root/images`.
+
+    Raises:
+        DataError: no images, parts instead of classes, or two kinds of masks. A mask or a row
+            without image, and images beside class folders, are yielded as errors.
+    """
+    root = found.root
+    roles, rows, faults = _metadata(root, asked)
+    by_row, without = _masks_of_rows(rows, roles, found)
+    layout = layout_of([path for path in found.pictures if path not in by_row.values()])
+    if not layout.images and not found.faults:
         raise DataError(
-            f"{root / flat[0]} lies beside class folders ({', '.join(sorted(tops)[:3])})",
+            f"{root} holds no images{_kinds(found)}",
+            remedy="Give a folder with .png, .jpg, .tif or other picture files",
+        )
+    _check_layout(root, layout)
+    yield from (*found.not_read, *found.faults, *faults, *without, *_faults(root, layout))
+    keys = {id_of_path(path): key for path, key in layout.images.items()}
+    for name, (row, _) in rows.items():
+        if name not in keys and name not in keys.values():
+            yield DataError(
+                f"{row} names {name!r}, which is no image below {root}",
+                remedy="Restore the image or drop the row",
+            )
+    loose = _loose(layout)
+    for path, key in layout.images.items():
+        if path in loose:
+            continue
+        row, values = rows.get(id_of_path(path)) or rows.get(key) or (f"{root / path}", {})
+        masks = [by_row[row]] if row in by_row else layout.masks.get(key, ())
+        try:
+            item: Found = image_of_row(
+                values,
+                roles,
+                row=row,
+                default_id=key,
+                label=None if asked.label else _class_of(key, values, roles),
+                image=FileBytes(path=root / path),
+                mask=_mask(root, masks),
+            )
+        except DataError as error:  # no label
+            item = error
+        yield item
+    yield from _unread(found, layout, set(by_row.values()))
+
+
+def _mask(root: Path, paths: Sequence[PurePath]) -> Stored | None:
+    files = tuple(FileBytes(path=root / path) for path in sorted(paths))
+    if len(files) > 1:
+        return JoinedMasks(parts=files)
+    return files[0] if files else None
+
+
+def _check_layout(root: Path, layout: Layout) -> None:
+    tops = {key.split("/")[0] for key in layout.images.values() if "/" in key}
+    for place, names in ((root, tops), *_wrapped(root, layout, tops)):
+        parts = parts_among(names)
+        rest = sorted(names - set(parts))
+        if parts and rest:
+            raise DataError(
+                f"{place} holds {', '.join(parts)}, called like parts of a set, beside the classes"
+                f" {', '.join(rest[:3])}",
+                remedy="Take the parts out, or rename a folder that is a class",
+            )
+        if parts:
+            train = next((name for name in parts if "train" in name.casefold()), parts[0])
+            raise DataError(
+                f"the folders of {place} are parts ({', '.join(parts)}), not classes",
+                remedy=f"Give one part ({place / train}), or merge them: the factory makes its"
+                " own split",
+            )
+    if layout.rivals:
+        raise DataError(
+            f"{root} holds two masks of the same images, in {layout.rivals[0]} and"
+            f" {layout.rivals[1]}",
+            remedy="Keep the folder that is meant",
+        )
+
+
+def _wrapped(root: Path, layout: Layout, tops: set[str]) -> list[tuple[Path, set[str]]]:
+    """Return the folders in the only folder that holds all images."""
+    keys = [key.split("/") for key in layout.images.values()]
+    if len(tops) != 1 or any(len(key) < 3 for key in keys):
+        return []
+    return [(root / next(iter(tops)), {key[1] for key in keys})]
+
+
+def _loose(layout: Layout) -> set[PurePath]:
+    """Return the images that lie beside class folders."""
+    flat = {path for path, key in layout.images.items() if "/" not in key}
+    return flat if len(flat) < len(layout.images) else set()
+
+
+def _faults(root: Path, layout: Layout) -> Iterator[DataError]:
+    tops = sorted({key.split("/")[0] for key in layout.images.values() if "/" in key})
+    for path in sorted(_loose(layout)):
+        yield DataError(
+            f"{root / path} lies beside class folders ({', '.join(tops[:3])})",
             remedy="Move it into the folder of its class",
         )
-    if tops and {top.lower() for top in tops} <= PARTS:
-        raise DataError(
-            f"the folders of {root} are parts ({', '.join(sorted(tops))}), not classes",
-            remedy="Give one part (root/train), or merge them: the factory makes its own split",
+    for path in layout.orphans:
+        yield DataError(
+            f"{root / path} is the mask of no image",
+            remedy="Give mask and image the same name below masks/ and images/, or NAME.png and"
+            " NAME_mask.png; rename it if it is an image",
+        )
+    for path in layout.seconds:
+        yield DataError(
+            f"{root / path} is a second mask of its image", remedy="Keep the one that is meant"
         )
 
 
-def _masks(root: Path, images: list[Path]) -> dict[str, Path]:
-    """Return mask paths relative to `root` by image key; every mask must belong to an image."""
-    folder = root / "masks"
-    if not folder.is_dir():
-        return {}
-    keys = {id_of_path(path) for path in images}
-    masks: dict[str, Path] = {}
-    for path in _listed(folder, folder):
-        key = path.with_suffix("").as_posix()
-        if key not in keys or key in masks:
-            what = "a second mask of its image" if key in masks else "the mask of no image"
-            raise DataError(
-                f"{folder / path} is {what}",
-                remedy="Give mask and image the same name below masks/ and images/",
-            )
-        masks[key] = Path("masks") / path
-    return masks
+def _unread(found: Listing, layout: Layout, by_row: set[Path]) -> Iterator[NotRead]:
+    masks = {path for paths in layout.masks.values() for path in paths}
+    used = {*layout.images, *masks, *layout.orphans, *by_row, PurePath(METADATA)}
+    for path in found.files:
+        if path not in used:
+            reason = layout.passed.get(path)
+            suffix = suffix_of(path)
+            yield NotRead(kind=f"{suffix} {reason}" if reason else suffix, name=printable(path))
 
 
-def _metadata(root: Path, asked: Asked) -> tuple[Roles, Mapping[str, tuple[str, dict[str, str]]]]:
-    """Return the roles and rows of `root/metadata.csv` by image key, empty without such a file."""
-    path = root / "metadata.csv"
+def suffix_of(path: PurePath) -> str:
+    """Return what files that are not read are counted by."""
+    return printable(path.suffix.lower()) or "without suffix"
+
+
+def _kinds(found: Listing) -> str:
+    kinds = sorted({path.suffix.lower() or "files without suffix" for path in found.files})
+    return f", only {', '.join(kinds[:5])}" if kinds else ""
+
+
+def _metadata(
+    root: Path, asked: Asked
+) -> tuple[Roles, Mapping[str, tuple[str, dict[str, str]]], list[DataError]]:
+    """Return the roles and rows of `root/metadata.csv` by image key, and rows named twice."""
+    path = root / METADATA
     if not path.is_file():
-        return find_roles([], asked, table=f"{root} (no metadata.csv)"), {}
+        return find_roles([], asked, table=f"{root} (no {METADATA})"), {}, []
     columns, rows = read_csv(path)
     roles = find_roles(columns, asked, table=str(path))
     image = required(roles, "image", columns, table=str(path))
     keyed: dict[str, tuple[str, dict[str, str]]] = {}
+    faults = []
     for name, values in rows:
         key = id_of_path(Path(values[image]))
         if key in keyed:
-            raise DataError(
-                f"{name} names {key!r} again, after {keyed[key][0]}", remedy="Keep one of the rows"
+            faults.append(
+                DataError(
+                    f"{name} names {key!r} again, after {keyed[key][0]}",
+                    remedy="Keep one of the rows",
+                )
             )
-        keyed[key] = (name, values)
-    return roles, keyed
+        keyed.setdefault(key, (name, values))
+    return roles, keyed, faults
+
+
+def _masks_of_rows(
+    rows: Mapping[str, tuple[str, dict[str, str]]], roles: Roles, found: Listing
+) -> tuple[dict[str, Path], list[DataError]]:
+    """Return the masks that rows name in a column of their own, by row, and those not there."""
+    named = {
+        row: Path(path) for row, values in rows.values() if (path := values.get(roles.mask or ""))
+    }
+    files = set(found.files)
+    gone = [
+        DataError(
+            f"{row} names the mask {path}, which is no file below {found.root}",
+            remedy="Restore the mask, or empty the cell",
+        )
+        for row, path in named.items()
+        if path not in files
+    ]
+    return {row: path for row, path in named.items() if path in files}, gone
 
 
 def _class_of(key: str, values: Mapping[str, str], roles: Roles) -> str:

@@ -1,13 +1,13 @@
 """The options by which commands open real images: which columns, which folder, what to skip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
-    from factory.real.dataset import RealDataset
+    from factory.real.dataset import NotRead, RealDataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -22,6 +22,12 @@ def column_options(command: Command) -> Command:
         click.option("--group", metavar="COLUMN", help="Column of patient, slide or sequence."),
         click.option("--attribute", "attributes", multiple=True, metavar="COLUMN"),
         click.option("--root", type=FOLDER, help="Where paths in a table start."),
+        click.option(
+            "--masks",
+            metavar="RULE",
+            help="Mask values: object (all but 0), a threshold 128, values 0,255, or none.",
+        ),
+        click.option("--follow-links", is_flag=True, help="Also where they lead out of the data."),
         click.option("--skip-broken", is_flag=True, help="Leave broken images out and list them."),
         click.option("--download", is_flag=True, help="Fetch a MedMNIST set if it is missing."),
     ]
@@ -30,15 +36,31 @@ def column_options(command: Command) -> Command:
     return command
 
 
-def opened(uri: str, options: dict[str, Any], *, tell: bool = True) -> "RealDataset":
-    """Return the dataset at `uri`; what was left out of it is told on the error stream.
+def opened(
+    uri: str, options: dict[str, Any], *, tell: bool = True, keep_faults: bool = False
+) -> "RealDataset":
+    """Return the dataset at `uri`; what was left out or not read is told on the error stream.
+
+    Args:
+        tell: whether it is told; else the caller does.
+        keep_faults: list what is wrong instead of raising the first, see `open_dataset`.
 
     Raises:
         DataError: see `open_dataset`.
     """
     from factory.real.sources import open_dataset
 
-    dataset = open_dataset(uri, **{**options, "attributes": options.get("attributes") or None})
+    options = {**options, "attributes": options.get("attributes") or None}
+    dataset = open_dataset(uri, **options, keep_faults=keep_faults)
     for reason in dataset.broken if tell else ():
         click.echo(f"left out: {reason}", err=True)
+    if tell and dataset.not_read:
+        click.echo(not_read_text(dataset.not_read), err=True)
     return dataset
+
+
+def not_read_text(not_read: "Sequence[NotRead]") -> str:
+    """Return 'not read: 3 (.jfif 2, hidden 1; for example a/1.jfif)'."""
+    kinds = ", ".join(f"{one.kind} {one.count}" for one in not_read)
+    total = sum(one.count for one in not_read)
+    return f"not read: {total} ({kinds}; for example {not_read[0].name})"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 
 from factory.errors import DataError
-from factory.real.images import decode_deep, encode_pnm
+from factory.real.images import decode_deep, decode_mask, encode_pnm
 
 MAX_EXPANSION = 200
 """Times that an array of pictures may be larger than its compressed bytes ..."""
@@ -121,6 +121,29 @@ class ScaledBytes:
     def read(self) -> bytes:
         """Return the picture in 8 bits; `DataError` when it is gone, broken or all but black."""
         return encode_pnm(decode_deep(self.stored.read(), name=self.name, bits=self.bits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedMasks:
+    """The objects of one image, each in a mask of its own, given out as one PNM.
+
+    A pixel has the greatest of its values.
+    """
+
+    parts: tuple[Stored, ...]
+
+    @property
+    def name(self) -> str:
+        """What errors call this picture."""
+        return f"{self.parts[0].name} and {len(self.parts) - 1} more"
+
+    def read(self) -> bytes:
+        """Return the masks as one; `DataError` when one is gone or broken, or of another size."""
+        joined = decode_mask(self.parts[0].read(), name=self.parts[0].name)
+        for part in self.parts[1:]:
+            mask = decode_mask(part.read(), name=part.name, size_px=joined.shape[::-1])
+            joined = np.maximum(joined, mask)
+        return encode_pnm(joined)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

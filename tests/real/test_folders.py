@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 
 from factory.errors import DataError
 from factory.real.sources import open_dataset
-from tests.real.builders import class_folder, encoded, png, put, write_table
+from tests.real.builders import class_folder, encoded, pixels, png, put, write_table
 
 
 def test_classes_are_folder_names_and_ids_relative_paths(tmp_path):
@@ -128,7 +130,7 @@ def test_linked_class_folders_count_and_loops_do_not(tmp_path):
     linked.mkdir()
     for name in "ab":
         (linked / name).symlink_to(tmp_path / "real" / name)
-    assert open_dataset(linked).fingerprint == real.fingerprint
+    assert open_dataset(linked, follow_links=True).fingerprint == real.fingerprint
     (tmp_path / "real/a/loop").symlink_to(tmp_path / "real")
     assert open_dataset(tmp_path / "real").fingerprint == real.fingerprint
 
@@ -149,3 +151,148 @@ def test_the_home_folder_is_found_and_no_name_is_no_dataset(tmp_path, monkeypatc
     for uri in ("", " ", "s3://bucket/set"):
         with pytest.raises(DataError, match=f"no dataset at '{uri}'"):
             open_dataset(uri)
+
+
+def said(dataset):
+    return {one.kind: one.count for one in dataset.not_read}
+
+
+def test_what_is_not_read_is_counted_by_kind_with_an_example(tmp_path):
+    root = class_folder(tmp_path)
+    for name in ("a/old.psd", "b/old.psd", "notes.txt", "a/0001", ".cache/x.png", "__MACOSX/1.png"):
+        put(root / name, b"x")
+    put(root / "a/Thumbs.db", b"x")
+    put(root / "a/.ipynb_checkpoints/1-checkpoint.png", png(7))
+    made = open_dataset(root)
+    assert made.class_names == ("a", "b")
+    assert said(made) == {"hidden": 4, ".psd": 2, ".txt": 1, "without suffix": 1}
+    assert {one.kind: one.name for one in made.not_read}[".psd"] == "a/old.psd"
+    assert made.fingerprint == open_dataset(class_folder(tmp_path / "bare")).fingerprint
+
+
+def test_pictures_beside_images_are_named_not_dropped(tmp_path):
+    root = class_folder(tmp_path, images="images", masks=True)
+    put(root / "overlays/1.png", png(9))
+    assert said(open_dataset(root)) == {".png beside images/": 1}
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".webp", ".JPG", ".Png", ".jp2", ".avif", ".jpe"])
+def test_every_suffix_of_a_format_that_is_read_counts(tmp_path, suffix):
+    kind = {".jfif": "JPEG", ".jpg": "JPEG", ".jpe": "JPEG", ".webp": "WEBP", ".png": "PNG"}
+    more = {".jp2": "JPEG2000", ".avif": "AVIF"}
+    data = encoded(pixels(5, 32, 32), {**kind, **more}[suffix.lower()])
+    put(class_folder(tmp_path) / f"a/9{suffix}", data)
+    assert open_dataset(tmp_path).labels == ("a", "a", "a", "b", "b")
+
+
+def test_masks_in_the_folder_of_their_images_are_no_class_images(tmp_path):
+    for n, name in enumerate(["benign (1)", "benign (2)", "benign (3)"]):
+        put(tmp_path / f"benign/{name}.png", png(n))
+        for k, suffix in enumerate(["_mask", "_mask_1"][: n + 1]):
+            mask = np.zeros((10, 12), np.uint8)
+            mask[4 * k : 4 * k + 3] = 255
+            put(tmp_path / f"benign/{name}{suffix}.png", encoded(mask))
+    made = open_dataset(tmp_path)
+    assert (len(made), made.has_masks) == (3, True)
+    assert [int((made.mask(i) > 0).sum()) for i in range(3)] == [36, 72, 72]
+
+
+def test_masks_of_no_image_are_all_named(tmp_path):
+    root = class_folder(tmp_path)
+    put(root / "a/7_mask.png", png(7))
+    put(root / "b/8_segmentation.png", png(8))
+    with pytest.raises(DataError, match=r"7_mask\.png is the mask of no image.*1 more like this"):
+        open_dataset(root)
+    found = open_dataset(root, keep_faults=True)
+    assert (len(found), len(found.faults)) == (4, 2)
+
+
+def test_a_column_of_masks_names_them_wherever_they_lie(tmp_path):
+    for n in range(2):
+        put(tmp_path / f"{n}.png", png(n))
+        put(tmp_path / f"drawn/{n}-x.png", encoded(np.full((10, 12), n, np.uint8)))
+    rows = [{"file": f"{n}.png", "mask": f"drawn/{n}-x.png", "class": "c"} for n in range(2)]
+    write_table(tmp_path / "metadata.csv", rows)
+    made = open_dataset(tmp_path)
+    assert (made.ids, made.has_masks) == (("0", "1"), True)
+    rows[1]["mask"] = "drawn/gone.png"
+    write_table(tmp_path / "metadata.csv", rows)
+    with pytest.raises(DataError, match=r"line 3 names the mask drawn/gone\.png, which is no file"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("Training_set", "Testing_set"), ("TRAIN", "TEST"), ("train2017", "val2017")]
+)
+@pytest.mark.parametrize("below", ["", "images", "set_of_1998"])
+def test_parts_by_other_names_are_noticed_and_below_another_folder_too(tmp_path, names, below):
+    for n, part in enumerate(names):
+        put(tmp_path / below / part / "a/1.png", png(n))
+    with pytest.raises(DataError, match=rf"parts \(.*{names[0]}.*\), not classes"):
+        open_dataset(tmp_path)
+
+
+def test_parts_beside_classes_and_two_kinds_of_masks_are_refused(tmp_path):
+    class_folder(tmp_path / "x")
+    put(tmp_path / "x/test/a/9.png", png(9))
+    with pytest.raises(DataError, match=r"test, called like parts of a set, beside the classes a"):
+        open_dataset(tmp_path / "x")
+    for name in ("JPEGImages/1", "SegmentationClass/1", "SegmentationObject/1"):
+        put(tmp_path / f"y/{name}.png", encoded(np.zeros((10, 12), np.uint8)))
+    with pytest.raises(DataError, match="two masks of the same images, in SegmentationClass and"):
+        open_dataset(tmp_path / "y")
+
+
+def test_links_out_of_the_folder_are_refused_unless_asked_for(tmp_path):
+    elsewhere = class_folder(tmp_path / "elsewhere")
+    root = class_folder(tmp_path / "set")
+    (root / "c").symlink_to(elsewhere / "a")
+    (root / "a/9.png").symlink_to(put(elsewhere / "b/9.png", png(9)))
+    with pytest.raises(DataError, match=r"a/9\.png is a link to .*elsewhere.*--follow-links"):
+        open_dataset(root)
+    found = open_dataset(root, keep_faults=True)
+    assert (found.class_names, len(found.faults)) == (("a", "b"), 2)
+    (elsewhere / "a/1.png").write_bytes(png(20))
+    (elsewhere / "a/2.png").write_bytes(png(21))
+    assert open_dataset(root, follow_links=True).class_names == ("a", "b", "c")
+    assert len(open_dataset(f"{root}?follow_links=yes")) == 7
+
+
+def test_a_table_leads_out_by_dots_or_links_only_when_asked_for(tmp_path):
+    put(tmp_path / "elsewhere/1.png", png(1))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/2.png").symlink_to(tmp_path / "elsewhere/1.png")
+    for path in ("../elsewhere/1.png", "2.png"):
+        table = write_table(tmp_path / "set/t.csv", [{"file": path, "class": "a"}])
+        with pytest.raises(DataError, match=r"leads out of .*set\. .*--root.*--follow-links"):
+            open_dataset(table)
+        assert len(open_dataset(table, follow_links=True)) == 1
+    table = write_table(tmp_path / "set/t.csv", [{"file": "elsewhere/1.png", "class": "a"}])
+    assert len(open_dataset(table, root=tmp_path)) == 1
+    named = write_table(
+        tmp_path / "set/t.csv", [{"file": str(tmp_path / "elsewhere/1.png"), "class": "a"}]
+    )
+    assert len(open_dataset(named)) == 1
+
+
+@pytest.mark.parametrize("name", [b"\xdcbergang/1.png", b"a/caf\xe9.png"])
+def test_names_that_are_no_utf8_are_refused_and_named(tmp_path, name):
+    root = class_folder(tmp_path)
+    path = os.path.join(os.fsencode(root), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(png(9))
+    with pytest.raises(DataError, match=r"the name of .*\\x.* is not UTF-8"):
+        open_dataset(root)
+    assert len(open_dataset(root, keep_faults=True)) == 4
+
+
+def test_other_files_and_the_folder_itself_with_such_names(tmp_path):
+    root = class_folder(tmp_path / "x")
+    with open(os.path.join(os.fsencode(root), b"caf\xe9.txt"), "wb"):
+        pass
+    assert open_dataset(root).not_read[0].name == "caf\\xe9.txt"
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.rename(root, odd)
+    with pytest.raises(DataError, match=r"name of .*caf\\xe9 is not UTF-8"):
+        open_dataset(os.fsdecode(odd))
