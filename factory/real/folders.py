@@ -134,7 +134,8 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
             remedy="Give a folder with .png, .jpg, .tif or other picture files",
         )
     _check_layout(root, layout)
-    yield from (*found.not_read, *found.faults, *faults, *without, *_faults(root, layout))
+    yield from found.not_read
+    yield from (*found.faults, *faults, *without, *_faults(root, layout))
     keys = {id_of_path(path): key for path, key in layout.images.items()}
     for name, (row, _) in rows.items():
         if name not in keys and name not in keys.values():

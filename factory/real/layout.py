@@ -168,7 +168,7 @@ def _roles(pictures: Sequence[PurePath], classes: frozenset[Folder]) -> _Roles:
         for folder in _folders_of(path):
             beneath[folder[:-1]].add(folder[-1])
     masks: dict[Folder, Folder] = {}
-    left_out = {("images",)}
+    left_out: set[Folder] = {("images",)}
     for parent, names in sorted(beneath.items()):
         twins = _twins({name for name in names if (*parent, name) not in classes})
         for name, of in twins.items():
