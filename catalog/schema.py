@@ -81,7 +81,6 @@ SAMPLES = pa.schema(
         pa.field("gate_reasons", _TEXTS, nullable=False),  # 'gate: why' each; empty = accepted
         pa.field("engine", pa.string(), nullable=False),  # JSON: device, versions, dtype, kernels
         pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
-        pa.field("tier_verified", pa.string()),  # what a redraw showed; null = not redrawn
         # --- learnt later: nullable and last, so that older tables are read and appended to
         pa.field("mask_area_score", pa.float64()),  # mask area gate: share that is foreground
         pa.field("mask_parts_score", pa.float64()),  # mask parts gate: connected objects

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -127,6 +127,16 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
         os.killpg(head.pid, signal.SIGKILL)
 
 
+def runtime_env(folder: Path) -> dict[str, Any]:
+    """Return Ray's `runtime_env` of a job in `folder`; its .git stays here, its commit is told."""
+    from factory.code_version import VARIABLE, holds_factory, version_of
+
+    variables = {"PYTHONUNBUFFERED": "1"}
+    if holds_factory(folder):
+        variables[VARIABLE] = version_of(folder, os.environ)
+    return {"working_dir": str(folder), "excludes": EXCLUDES, "env_vars": variables}
+
+
 def _submit(client: "JobSubmissionClient", entrypoint: str) -> str:
     """Submit as soon as the head's job agent is there: it comes up after the dashboard does."""
     deadline = time.monotonic() + START_SECONDS
@@ -134,11 +144,7 @@ def _submit(client: "JobSubmissionClient", entrypoint: str) -> str:
         try:
             return client.submit_job(
                 entrypoint=entrypoint,
-                runtime_env={
-                    "working_dir": str(Path.cwd()),
-                    "excludes": EXCLUDES,
-                    "env_vars": {"PYTHONUNBUFFERED": "1"},
-                },
+                runtime_env=runtime_env(Path.cwd()),
             )
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:

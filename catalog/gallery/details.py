@@ -19,7 +19,7 @@ GROUPS = {
     ),
     "Where it came from": (
         *("model_id", "base_model_id", "adapter_id", "split_digest", "dataset_fingerprint"),
-        *("code_version", "tier_verified"),
+        "code_version",
     ),
     "Where it lies": (
         *("image_id", "run_id", "recipe_digest", "recipe_index", "batch_index", "batch_slot"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from factory.code_version import VARIABLE, holds_factory, version_of
 from factory.errors import ClusterError
 from factory.submit.secret import Watch
 
@@ -45,6 +46,8 @@ def runtime_env(
     if not folder.is_dir():
         raise ClusterError(f"{str(folder)!r} is no folder", remedy="Give the project's folder")
     chosen = {"PYTHONUNBUFFERED": "1"}
+    if holds_factory(folder):  # its .git stays here
+        chosen[VARIABLE] = version_of(folder.resolve(), environ)
     chosen |= {name: environ[name] for name in PASSED_ON if environ.get(name)}
     chosen |= dict(_pair(text, environ) for text in env)
     for name, value in chosen.items():

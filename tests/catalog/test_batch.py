@@ -85,7 +85,7 @@ def test_pixels_come_back_bit_for_bit_and_lie_uncompressed(tmp_path):
 
 
 def test_missing_nullable_columns_become_null(tmp_path):
-    file = write(tmp_path, batch_rows(0).drop_columns(["mask", "bridge_depth", "tier_verified"]))
+    file = write(tmp_path, batch_rows(0).drop_columns(["mask", "bridge_depth", "copy_score"]))
     table = pq.read_table(tmp_path / "samples" / file.path, partitioning=None)
     assert table["mask"].null_count == table["bridge_depth"].null_count == 4
 

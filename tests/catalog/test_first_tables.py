@@ -35,6 +35,17 @@ def test_it_has_none_of_the_later_tables_and_columns():
     assert "copy_score" not in log
 
 
+def test_a_column_that_nothing_ever_wrote_went_without_harm(old):
+    """`tier_verified` stood in the first tables: it is passed over, and the table written on."""
+    assert "tier_verified" in (old / "samples" / "_delta_log" / f"{0:020d}.json").read_text()
+    publish(old, [5], "run-2")
+    rows = Catalog(old).samples().to_table()
+    assert rows.num_rows == 7
+    assert "tier_verified" not in rows.column_names
+    optimize(old)
+    assert Catalog(old).samples().to_table().num_rows == 7
+
+
 def test_it_is_read_and_queried_as_it_was(old):
     catalog = Catalog(old)
     rows = catalog.samples().to_table()

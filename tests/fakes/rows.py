@@ -72,7 +72,6 @@ def sample_row(index: int, *, recipe: str = "recipe-a", **changes: object) -> di
         "gate_reasons": [],
         "engine": canonical_json({"device": "cpu"}),
         "code_version": "0.1.0",
-        "tier_verified": None,
         "mask_area_score": None,
         "mask_parts_score": None,
         "agreement_score": None,

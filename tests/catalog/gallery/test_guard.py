@@ -151,7 +151,7 @@ def hostile(tmp_path_factory):
     names = [f"{EVIL}{n}" for n in range(5)]
     texts = ("scheduler", "model_id", "base_model_id", "adapter_id", "split_digest", "method",
              "dataset_fingerprint", "prompt", "negative_prompt", "guidance_terms", "engine",
-             "recipe_digest", "code_version", "tier_verified", "pixel_sha256")  # fmt: skip
+             "recipe_digest", "code_version", "pixel_sha256")  # fmt: skip
     changes = dict.fromkeys(texts, EVIL) | {
         "class_name": EVIL,
         "class_names": names,
