@@ -17,7 +17,7 @@ from factory.finetune.first_stage import Lesson, train_first_stage
 from factory.finetune.losses import feature_distance
 from factory.finetune.plan import choose_images
 from factory.finetune.train import follow_here
-from factory.models.card import finetuned_card
+from factory.models.card import adapted_licence, finetuned_card
 from factory.models.export import write_generator
 from factory.models.generator import Generator, find_generator, open_generator
 from factory.real.dataset import RealDataset
@@ -137,7 +137,7 @@ def adapt_autoencoder(
         "dataset_fingerprint": dataset.fingerprint,
         "base": base.manifest.get("name", "unknown"),
         "base_model_id": base.model_id,
-        "licence": base.manifest.get("licence", "unknown"),
+        "licence": adapted_licence(base.manifest),
         "config": told,
         "images_trained": len(images),
         "steps_trained": settings.steps,

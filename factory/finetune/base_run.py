@@ -166,7 +166,7 @@ def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:
         "split_digest": split.digest,
         "dataset_fingerprint": split.dataset,
         "base_model_id": None,
-        "licence": "CC-BY-4.0",
+        "licence": config.licence,
         "config": config.model_dump(mode="json"),
         "steps_trained": step,
         "images_trained": len(data.images),

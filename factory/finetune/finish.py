@@ -14,7 +14,7 @@ from factory.finetune.material import load_material
 from factory.finetune.plan import Plan
 from factory.finetune.pretrain import TextConditioned
 from factory.models.adapters import write_adapters
-from factory.models.card import finetuned_card, validation_figures
+from factory.models.card import adapted_licence, finetuned_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
 from factory.models.lora_file import open_lora
@@ -65,7 +65,7 @@ def export(plan: Plan) -> Generator:
         "base_revision": plan.config.revision,
         "base_model_id": base.model_id,
         "lora_scale": 1.0,
-        "licence": base.manifest.get("licence", "unknown"),
+        "licence": adapted_licence(base.manifest),
         "config": plan.config.model_dump(mode="json"),
         "images_trained": len(material.ids),
         "steps_trained": max(result.step for result in results.values()),

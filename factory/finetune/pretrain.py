@@ -76,6 +76,8 @@ class BaseConfig(_Frozen):
     prompt: PromptGrammar
     autoencoder: FirstStageConfig
     denoiser: DenoiserConfig
+    licence: str = Field("unknown", min_length=1)
+    """Of the weights, as whoever trains them says: an SPDX name or a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 CREDITS = {
-    "wbc-base": """\
+    "968f17cee67a593cf15ff27c6f1f7900": """\
 **Data.** Single normal blood cells of the PBC set (CellaVision DM96, May-Gruenwald-Giemsa, Hospital
 Clinic of Barcelona, healthy donors): A. Acevedo et al., A dataset of microscopic peripheral blood
 cell images for development of automatic recognition systems, Data in Brief 30:105474, 2020.
@@ -19,10 +19,11 @@ patient ids: images of one person can lie in train and val.
 like at 64 px; rare and pathological cells were never seen.
 """
 }
+"""By the fingerprint of the real images, whatever a base that learnt from them is called."""
 
 
 def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
-    """Return the README.md of a generator folder.
+    """Return the README.md of a base generator's folder: its licence is what its maker says.
 
     Args:
         manifest: the content of its `factory.json`.
@@ -52,7 +53,7 @@ from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained("<this folder>")
 ```
 
-{CREDITS.get(name, "")}
+{CREDITS.get(manifest["dataset_fingerprint"], "")}
 {figures}
 ## Configuration
 
@@ -75,7 +76,7 @@ def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
 {manifest["images_trained"]} images of {", ".join(manifest["class_names"])}
 (dataset {manifest["dataset_fingerprint"]}, split {manifest["split_digest"]}).
 
-**Licence of the base.** {manifest["licence"]}. Add the licence of the images it was adapted to.
+**Licence.** {manifest["licence"]}.
 
 **Not for diagnosis.**
 
@@ -85,6 +86,12 @@ def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
 ```yaml
 {config}```
 """
+
+
+def adapted_licence(base: Mapping[str, Any]) -> str:
+    """Return the licence of what was adapted from a base: that of the user's images is unknown."""
+    told = base.get("licence") or "not stated"
+    return f"of the base: {told}; of the images it was adapted to: not stated"
 
 
 def validation_figures(

@@ -1,5 +1,6 @@
 """The plan of a bridge run: a recipe for every source image and direction, a request per depth."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -43,26 +44,25 @@ def bridge_quotas(
     pairs = options.pairs or tuple(permutations(generator.class_names, 2))
     sources = {pair: _sources(config, generator, references, options, pair) for pair in pairs}
     expert_id = _expert_id(options, pairs)
+    turns: Counter[tuple[str, str]] = Counter()
     for pair, image_id in _taking_turns(sources, config.num_images // options.depths):
         shown = references.get(image_id, base.height_px, masks=False)
+        source, target = (_prompt(config, generator, name, turns[pair]) for name in pair)
+        turns[pair] += 1
         told = options.model_copy(
             update={
                 "pairs": (pair,),
                 "labels": {},
                 "expert_id": expert_id,
-                "source_prompt": _prompt(config, generator, pair[0])
-                if options.source_prompt is None
-                else options.source_prompt,
+                "source_prompt": source if options.source_prompt is None else options.source_prompt,
             }
         )
         recipe = replace(
             base,
             class_name=pair[1],
             class_id=generator.class_names.index(pair[1]),
-            prompt=_prompt(config, generator, pair[1]),
-            negative_prompt=_prompt(config, generator, pair[0])
-            if options.away_from_source
-            else base.negative_prompt,
+            prompt=target,
+            negative_prompt=source if options.away_from_source else base.negative_prompt,
             adapter_id=generator.adapter_of(pair[1]),
             reference_id=image_id,
             reference_sha256=shown.sha256,
@@ -157,10 +157,13 @@ def _check(config: GenerateConfig, generator: Generator, options: BridgeOptions)
         )
 
 
-def _prompt(config: GenerateConfig, generator: Generator, domain: str) -> str:
-    """Return what a domain is inverted and drawn under: the job's prompt, else the generator's."""
+def _prompt(config: GenerateConfig, generator: Generator, domain: str, turn: int) -> str:
+    """Return what a domain is inverted and drawn under: the job's prompt, else the generator's.
+
+    Several take turns from source to source.
+    """
     prompts = config.classes.get(domain, generator.prompts.get(domain, ""))
-    return prompts if isinstance(prompts, str) else prompts[0]
+    return prompts if isinstance(prompts, str) else prompts[turn % len(prompts)]
 
 
 def _expert_id(options: BridgeOptions, pairs: Sequence[tuple[str, str]]) -> str | None:

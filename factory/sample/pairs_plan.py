@@ -10,7 +10,7 @@ from factory.models.generator import Generator
 from factory.sample.methods.pairs_options import PairsOptions, first_index
 from factory.sample.plan import Quota
 from factory.sample.recipe import Recipe
-from factory.sample.references import Reference, References, counts_by_reference
+from factory.sample.references import PromptTurns, Reference, References, counts_by_reference
 
 Nearest = Callable[[Sequence[str]], Mapping[str, str]]
 """Ids to the id of the image most like each."""
@@ -61,16 +61,15 @@ def pairs_quotas(
     targets = target_of(ids, options.target, seed=int(config.seed or 0), nearest=nearest)
     counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
     names = generator.class_names or tuple(sorted(config.classes))
+    turns = PromptTurns(config.classes)
     for image_id, count in counts.items():
         shown = references.get(image_id, base.height_px, masks=options.reads_masks)
         if options.reads_masks:
             check_mask(shown, generator, options)
-        prompt = config.classes[shown.label]
         recipe = replace(
             base,
             class_name=shown.label,
             class_id=names.index(shown.label),
-            prompt=prompt if isinstance(prompt, str) else prompt[0],
             adapter_id=generator.adapter_of(shown.label),
             reference_id=image_id,
             reference_sha256=shown.sha256,
@@ -79,7 +78,8 @@ def pairs_quotas(
         if (target_id := targets.get(image_id)) is not None:
             look = references.get(target_id, base.height_px, masks=False)
             recipe = replace(recipe, target_id=target_id, target_sha256=look.sha256)
-        yield Quota(recipe=recipe, count=count)
+        for prompt, share in turns.take(shown.label, count).items():
+            yield Quota(recipe=replace(recipe, prompt=prompt), count=share)
 
 
 def _check_classes(config: GenerateConfig, generator: Generator) -> None:

@@ -17,7 +17,7 @@ from factory.sample.options import MethodOptions, check_method, options_text, pa
 from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
-from factory.sample.references import References, counts_by_reference
+from factory.sample.references import PromptTurns, References, counts_by_reference
 
 
 def with_seed(config: GenerateConfig) -> GenerateConfig:
@@ -41,6 +41,12 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
             remedy="Set classes: {name: prompt, ...}",
         )
     return config.model_copy(update={"classes": dict(generator.prompts)})
+
+
+def with_first_prompts(config: GenerateConfig) -> GenerateConfig:
+    """Return `config` with one prompt per class, under which older runs showed all references."""
+    first = {n: p if isinstance(p, str) else p[0] for n, p in config.classes.items()}
+    return config.model_copy(update={"classes": first})
 
 
 def make_plan(
@@ -148,19 +154,19 @@ def _shown_quotas(
     names = class_names(config, generator)
     ids = reference_ids(config, references)
     counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
+    turns = PromptTurns(config.classes)
     for image_id, count in counts.items():
         shown = references.get(image_id, base.height_px, masks=options.reads_masks)
-        prompts = config.classes[shown.label]
         recipe = replace(
             base,
             class_name=shown.label,
             class_id=names.index(shown.label),
-            prompt=prompts if isinstance(prompts, str) else prompts[0],
             adapter_id=generator.adapter_of(shown.label),
             reference_id=image_id,
             reference_sha256=shown.sha256,
         )
-        yield Quota(recipe=recipe, count=count)
+        for prompt, share in turns.take(shown.label, count).items():
+            yield Quota(recipe=replace(recipe, prompt=prompt), count=share)
 
 
 def _nearest(generator: Generator) -> Nearest | None:

@@ -1,6 +1,7 @@
 """Real images that a method is shown: of one split's train part only, named by their pixels."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from factory.config import Prompts
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
@@ -136,6 +138,32 @@ def check_generator(references: References, generator: Generator) -> None:
             f" follow split {split.digest} of the same dataset",
             remedy="Give the split that the generator was trained under",
         )
+
+
+class PromptTurns:
+    """Shares the images of references out over the prompts of their class, which take turns."""
+
+    def __init__(self, classes: Mapping[str, Prompts]) -> None:
+        """`classes`: class -> prompt, or several."""
+        self._prompts = {n: (p,) if isinstance(p, str) else tuple(p) for n, p in classes.items()}
+        self._begun: Counter[str] = Counter()
+
+    def take(self, class_name: str, count: int) -> dict[str, int]:
+        """Return what the next `count` images of a class are drawn under, with their numbers.
+
+        Raises:
+            ConfigError: a prompt twice.
+        """
+        prompts, first = self._prompts[class_name], self._begun[class_name]
+        if twice := [prompt for prompt in prompts if prompts.count(prompt) > 1]:
+            raise ConfigError(
+                f"classes: {class_name!r} has the prompt {twice[0]!r} twice",
+                remedy="Write every prompt of a class once",
+            )
+        self._begun[class_name] += count
+        waits = [(number - first) % len(prompts) for number in range(len(prompts))]
+        shares = [max(0, -(-(count - wait) // len(prompts))) for wait in waits]
+        return {prompt: share for prompt, share in zip(prompts, shares, strict=True) if share}
 
 
 def counts_by_reference(

@@ -19,7 +19,7 @@ from factory.gate.copies import check_bank
 from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
 from factory.sample.plan import Plan
-from factory.sample.prepare import make_plan, run_id_of, with_classes, with_seed
+from factory.sample.prepare import make_plan, run_id_of, with_classes, with_first_prompts, with_seed
 from factory.sample.record import Figures, RunRecord
 from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
@@ -115,6 +115,9 @@ def prepare_resume(
     row = Catalog(catalog_uri, storage_options).run(run_id)
     stored = parse_config(GenerateConfig, json.loads(str(row["config"])), where=f"run {run_id}")
     prepared = prepare(stored, catalog_uri, storage_options=storage_options)
+    if prepared.run_id != run_id:
+        before = with_first_prompts(stored)
+        prepared = prepare(before, catalog_uri, storage_options=storage_options)
     if prepared.run_id != run_id:
         raise ConfigError(
             f"run {run_id} cannot go on: generator {stored.model!r} has other files now"

@@ -1,11 +1,13 @@
 """Real images that a method is shown: of the train part, as they were when the run was planned."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from catalog import record_run
 from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
@@ -16,16 +18,18 @@ from factory.sample.engine import Engine
 from factory.sample.options import MethodOptions
 from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Batch
-from factory.sample.prepare import make_plan
+from factory.sample.prepare import make_plan, with_first_prompts
 from factory.sample.recipe import Request
 from factory.sample.references import (
+    PromptTurns,
     References,
     check_generator,
     counts_by_reference,
     open_references,
 )
-from factory.sample.run import prepare
+from factory.sample.run import prepare, prepare_resume
 from tests.fakes.pairs import write_pairs
+from tests.fakes.rows import run_row
 
 
 class Shown(MethodOptions):
@@ -72,6 +76,52 @@ def test_references_serve_in_turn_and_from_the_first_again() -> None:
     assert counts_by_reference("abc", 5, 3) == {"a": 3, "b": 2}
     with pytest.raises(ConfigError, match="no reference"):
         counts_by_reference("", 1, 1)
+
+
+def test_prompts_of_a_class_take_turns_from_reference_to_reference() -> None:
+    turns = PromptTurns({"a": ("x", "y", "z"), "b": "w"})
+    assert turns.take("a", 1) == {"x": 1}
+    assert turns.take("b", 4) == {"w": 4}
+    assert turns.take("a", 4) == {"x": 1, "y": 2, "z": 1}
+    assert turns.take("a", 10**9) == {"x": 333333333, "y": 333333333, "z": 333333334}
+    assert turns.take("a", 2) == {"x": 1, "y": 1}
+    with pytest.raises(ConfigError, match="has the prompt 'x' twice"):
+        PromptTurns({"a": ("x", "x")}).take("a", 1)
+
+
+@pytest.mark.usefixtures("showing")
+def test_all_prompts_of_a_class_are_used_evenly_and_one_prompt_gives_what_it_gave(
+    tiny: Generator, real: tuple[str, str]
+) -> None:
+    references = open_references(*real)
+    several = job(tiny, real, num_images=12, classes={"lymphocyte": ["k", "l"], "monocyte": "m"})
+    found = Counter[str]()
+    for quota in make_plan(several, tiny, references).quotas:
+        found[quota.recipe.prompt] += quota.count
+    assert found["k"] + found["l"] + found["m"] == 12
+    assert abs(found["k"] - found["l"]) <= 1
+    one = make_plan(job(tiny, real, num_images=12), tiny, references)
+    listed = job(tiny, real, num_images=12, classes={"lymphocyte": ["l"], "monocyte": ["m"]})
+    assert make_plan(listed, tiny, references) == one
+    assert [(q.recipe.prompt, q.count) for q in one.quotas] == [
+        (label_of(references, q.recipe.reference_id)[0], q.count) for q in one.quotas
+    ]
+    assert len({quota.recipe.reference_id for quota in one.quotas}) == len(one.quotas)
+
+
+def label_of(references: References, image_id: str | None) -> str:
+    return references.dataset.labels[references.dataset.index_of(str(image_id))]
+
+
+@pytest.mark.usefixtures("showing")
+def test_a_run_of_before_that_used_first_prompts_alone_can_go_on(
+    tiny: Generator, real: tuple[str, str], tmp_path: Path
+) -> None:
+    several = job(tiny, real, classes={"lymphocyte": ["l", "other"], "monocyte": "m"})
+    before = prepare(with_first_prompts(several), str(tmp_path))
+    assert prepare(several, str(tmp_path)).run_id != before.run_id
+    record_run(tmp_path, run_row(before.run_id, config=several.model_dump_json()))
+    assert prepare_resume(before.run_id, str(tmp_path)).plan == before.plan
 
 
 @pytest.mark.usefixtures("showing")
