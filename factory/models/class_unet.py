@@ -137,7 +137,7 @@ class ClassUNet(ModelMixin, AttentionMixin, ConfigMixin):  # type: ignore[misc]
             case "class":
                 time = time + given
             case "concat":
-                sample = torch.cat([sample, given], dim=1)
+                sample = torch.cat([sample, given.to(sample.dtype)], dim=1)
             case _:
                 context = given
         hidden, skips = self.conv_in(sample), []

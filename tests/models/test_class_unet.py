@@ -77,6 +77,22 @@ def test_every_conditioning_learns_and_samples(conditioning: str, null: str) -> 
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_says_about_what_full_precision_says(
+    conditioning: str, dtype: torch.dtype
+) -> None:
+    unet, condition = tiny_class_unet(conditioning), given(conditioning)
+    present = torch.tensor([True, True, False])
+    full = unet(LATENTS, TIMESTEPS, condition, present).sample
+    if condition.is_floating_point() and conditioning != "concat":
+        condition = condition.to(dtype)  # the encoder's type; planes of masks are float32
+    half = unet.to(dtype)(LATENTS.to(dtype), TIMESTEPS, condition, present).sample
+    assert half.dtype == dtype
+    assert (half.float() - full).abs().max() < 0.05 * full.abs().max()
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @torch.no_grad()
 def test_only_a_present_condition_is_heard(conditioning: str) -> None:
     unet, condition = tiny_class_unet(conditioning), given(conditioning)

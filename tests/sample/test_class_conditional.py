@@ -209,6 +209,14 @@ def test_masks_are_drawn_over_and_come_with_the_images() -> None:
     assert np.array_equal(deaf.images[0], deaf.images[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masks_are_drawn_over_in_half_precision(dtype: torch.dtype) -> None:
+    unet = tiny_class_unet("concat", condition_channels=0, mask_values=(0, 255)).to(dtype)
+    drawn = ClassConditionalMethod(pipeline_of(unet), "cpu").drawn(requests_of("good"), over(0))
+    assert drawn.images.shape == (1, 32, 32, 3)
+    assert drawn.images.std() > 1
+
+
 def test_masks_belong_to_networks_that_are_shown_them(method: ClassConditionalMethod) -> None:
     concat = ClassConditionalMethod(
         pipeline_of(tiny_class_unet("concat", condition_channels=0, mask_values=(0, 1))), "cpu"
