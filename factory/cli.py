@@ -14,6 +14,7 @@ from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
+from factory.evaluate.prepare_command import prepare
 from factory.finetune.commands import finetune
 from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
@@ -45,7 +46,7 @@ def cli(log_format: str) -> None:
 
 
 COMMANDS = (
-    *(real, expert, finetune, memory, bridge),
+    *(real, prepare, expert, finetune, memory, bridge),
     *(generate, catalog, gallery, export, marks, regenerate, evaluate, sweep),
     *(release, lineage_command, forget_command),
     *(submit, runs),

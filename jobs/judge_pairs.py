@@ -17,7 +17,7 @@ from factory.cli import run
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--catalog", "uri", required=True, metavar="URI")
 @click.option("--where", default="true", metavar="SQL", help="Condition on samples.")
-@click.option("--segmenter", required=True, metavar="FOLDER", help="See jobs/train_segmenter.py.")
+@click.option("--segmenter", required=True, metavar="FOLDER", help="See factory prepare segmenter.")
 @click.option("--data", required=True, metavar="URI", help="The real images ...")
 @click.option("--split", "split_file", required=True, type=click.Path(path_type=Path))
 @click.option("--part", default="held_out", type=click.Choice(["val", "test", "held_out"]))

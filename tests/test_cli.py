@@ -1,7 +1,9 @@
 """The command line: what exists is frozen here, and errors are one line with a remedy."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -119,3 +121,31 @@ def test_the_catalog_needs_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def said(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts of a module but for its docstrings."""
+    skipped = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if text and id(node) not in skipped:
+            yield node.value
+
+
+def test_no_message_of_the_package_names_a_file_that_is_not_in_it() -> None:
+    """An installed package has no jobs/: what helps must be a command."""
+    root = Path(__file__).parent.parent
+    texts = [
+        f"{path.name}: {text}"
+        for package in ("factory", "catalog")
+        for path in (root / package).rglob("*.py")
+        for text in said(ast.parse(path.read_text()))
+    ]
+    assert len(texts) > 1000
+    assert not [text for text in texts if "jobs/" in text]

@@ -14,8 +14,13 @@ from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.gate.masks import dice
 from factory.models.config import SegmenterSpec
-from factory.models.segmenter import Segmenter
+from factory.models.pair_codec import class_index_array
+from factory.models.segmenter import Segmenter, save_segmenter
 from factory.models.segmenter_networks import build_segmenter
+from factory.real.dataset import RealDataset
+from factory.real.halves import half_of_train
+from factory.real.mask_values import found_values
+from factory.real.splits import Split, check_dataset
 
 
 class SegmenterConfig(SegmenterSpec):
@@ -74,6 +79,40 @@ def train_segmenter(
     return Segmenter(
         network=_averaged(loop, network), size_px=config.size_px, facts=_facts(config, num_classes)
     )
+
+
+def train_gate_segmenter(
+    out: Path,
+    dataset: RealDataset,
+    split: Split,
+    config: SegmenterConfig,
+    *,
+    half: str | None = None,
+) -> float | None:
+    """Train on the train part ('first' or 'second' half of it), write `out`, return the val Dice.
+
+    Raises:
+        DataError: a split of another dataset, or images without masks.
+        ConfigError, ModelError: see `train_segmenter`.
+    """
+    check_dataset(split, dataset.fingerprint)
+    values = found_values(dataset, split.train)
+    train = half_of_train(dataset, split, half, seed=0) if half else split.train
+    parts = {
+        part: (
+            dataset.array(config.size_px, ids),
+            class_index_array(dataset.mask_array(config.size_px, ids), values, names=ids),
+        )
+        for part, ids in (("train", train), ("val", split.val))
+        if ids
+    }
+    images, masks = map(torch.from_numpy, parts["train"])
+    made = train_segmenter(images, masks, config)
+    score = mean_dice(made, *parts["val"]) if split.val else None
+    facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
+    facts |= {"half": half, "images_trained": len(train)}
+    save_segmenter(out, made.network, {**made.facts, **facts})
+    return score
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:

@@ -91,5 +91,5 @@ def opened_bank(path: Path) -> Iterator[Any]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"no bank of training images at {str(path)!r} ({error})",
-            remedy="Make one with jobs/make_copy_bank.py, or leave the copy gate out",
+            remedy="Make one with `factory prepare bank`, or leave the copy gate out",
         ) from error

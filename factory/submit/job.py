@@ -46,14 +46,14 @@ def entrypoint(words: Sequence[str], folder: Path) -> list[str]:
     """
     if not words:
         raise ClusterError(
-            "no job was given", remedy="Write it after --: factory submit -- jobs/generate_wbc.py"
+            "no job was given", remedy="Write it after --: factory submit -- python my_job.py ..."
         )
     if not words[0].endswith(".py"):
         return list(words)
     if Path(words[0]).is_absolute() or not (folder / words[0]).is_file():
         raise ClusterError(
             f"there is no script {words[0]!r} in {str(folder)!r}",
-            remedy="Give its path from the project's folder: jobs/generate_wbc.py",
+            remedy="Give its path from the project's folder (--working-dir)",
         )
     return ["python", *words]
 

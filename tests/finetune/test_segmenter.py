@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from factory.errors import ModelError
+from factory.evaluate.prepare_command import prepare
 from factory.finetune.segmenter import (
     SegmenterConfig,
     mean_dice,
@@ -18,7 +20,7 @@ from factory.models.config import SegmenterSpec
 from factory.models.pair_codec import class_index_array
 from factory.models.segmenter import Segmenter, load_segmenter, save_segmenter
 from factory.models.segmenter_networks import build_segmenter
-from tests.fakes.pairs import disc_pair
+from tests.fakes.pairs import disc_pair, write_pairs
 
 CONFIG = SegmenterConfig(size_px=16, channels=(8, 16), norm_num_groups=4, steps=60, batch_size=8)
 
@@ -55,8 +57,16 @@ def test_its_folder_gives_it_back(trained, tmp_path: Path) -> None:
 
 
 def test_a_missing_one_is_named() -> None:
-    with pytest.raises(ModelError, match=r"no segmenter at 'nowhere'.*train_segmenter"):
+    with pytest.raises(ModelError, match=r"no segmenter at 'nowhere'.*factory prepare segmenter"):
         load_segmenter("nowhere")
+
+
+def test_the_command_trains_what_the_agreement_gate_asks(tmp_path: Path) -> None:
+    data, split = write_pairs(tmp_path / "real", count=12)
+    places = ["--data", data, "--split", split, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(prepare, ["segmenter", *places, "--size-px", "16", "--steps", "2"])
+    assert done.exit_code == 0, done.output
+    assert load_segmenter(tmp_path / "out", device="cpu").size_px == 16
 
 
 def test_a_perfect_answer_costs_nothing() -> None:

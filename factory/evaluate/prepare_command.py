@@ -1,0 +1,101 @@
+"""`factory prepare`: what gates and pairs want beside a generator, made from real images once."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from factory.real.options import FILE, FOLDER, column_options, opened
+
+_SHOWN: dict[str, Any] = {"context_settings": {"show_default": True}}
+
+
+@click.group()
+def prepare() -> None:
+    """Make what gates and pairs want beside a generator, from a split's train part."""
+
+
+@prepare.command("bank", **_SHOWN)
+@click.option("--data", required=True, metavar="URI", help="Real images a generator learnt from.")
+@column_options
+@click.option("--split", "split_file", required=True, type=FILE)
+@click.option("--size-px", default=64, type=click.IntRange(8), help="Side of the drawn images.")
+@click.option("--features", type=FILE, help="efficientnet_lite0 as safetensors; else pixels alone.")
+@click.option("--out", required=True, type=FOLDER)
+def bank(
+    data: str, split_file: Path, size_px: int, features: Path | None, out: Path, **options: object
+) -> None:
+    """Make the bank of the copy gate: the train part, calibrated on the val part.
+
+    \b
+    factory prepare bank --data cells --split split.json --out bank
+    factory generate --set copies.bank=bank
+    """  # noqa: D301 -- \b is click's mark
+    from factory.evaluate.copy_bank import make_bank
+    from factory.real.splits import load_split
+
+    dataset, split = opened(data, options), load_split(split_file)
+    made = make_bank(out, dataset, split, size_px=size_px, weights=features)
+    told = ", ".join(f"{name} {value:.4g}" for name, value in made.thresholds.items())
+    click.echo(f"{out}  {len(made.ids)} training images; 1 % of unseen ones are nearer than {told}")
+
+
+@prepare.command("clusters", **_SHOWN)
+@click.option("--data", required=True, metavar="URI", help="Real images with masks.")
+@click.option("--split", "split_file", required=True, type=FILE)
+@click.option("--features", required=True, type=FILE, help="Weights of timm's EfficientNet-Lite0.")
+@click.option("--out", required=True, type=FILE)
+@click.option("-k", default=20, type=click.IntRange(1))
+@click.option("--min-size", default=8, type=click.IntRange(1))
+@click.option("--seed", default=0, type=click.IntRange(0))
+def clusters(
+    data: str, split_file: Path, features: Path, out: Path, k: int, min_size: int, seed: int
+) -> None:
+    """Group the real pairs of the train part by what they look like."""
+    from factory.evaluate.features import load_feature_space
+    from factory.real.clusters import make_clusters
+    from factory.real.sources import open_dataset
+    from factory.real.splits import load_split
+
+    space = load_feature_space(features)
+    made = make_clusters(
+        open_dataset(data),
+        load_split(split_file),
+        space.extract,
+        extractor=f"{space.name} {space.digest}",
+        k=k,
+        min_size=min_size,
+        seed=seed,
+    )
+    made.save(out)
+    sizes = {number: len(ids) for number, ids in made.members.items()}
+    click.echo(f"{out}  {len(sizes)} clusters of {len(made.ids)} pairs, {made.digest}")
+    click.echo("sizes " + ", ".join(map(str, sizes.values())))
+
+
+@prepare.command("segmenter", **_SHOWN)
+@click.option("--data", required=True, metavar="URI", help="Real images with masks.")
+@click.option("--split", "split_file", required=True, type=FILE)
+@click.option("--out", required=True, type=FOLDER)
+@click.option("--size-px", default=64, type=click.IntRange(8))
+@click.option("--steps", default=1500, type=click.IntRange(1))
+@click.option("--seed", default=0, type=click.IntRange(0))
+@click.option("--decoder", default="small_unet", help="unet, fpn, ...")
+@click.option("--encoder", default="resnet18", help="Of timm; not small_unet's.")
+@click.option("--encoder-weights", type=FILE, help="Of the encoder, as safetensors.")
+@click.option("--half", type=click.Choice(["first", "second"]), help="Of the train part.")
+def segmenter(data: str, split_file: Path, out: Path, half: str | None, **settings: Any) -> None:
+    """Train the segmenter of the agreement gate, and tell its Dice on the val part.
+
+    A study's judge must not be its gate: train one on each --half.
+    """
+    from factory.config import parse_config
+    from factory.finetune.segmenter import SegmenterConfig, train_gate_segmenter
+    from factory.real.sources import open_dataset
+    from factory.real.splits import load_split
+
+    config = parse_config(SegmenterConfig, settings, where="the options")
+    split = load_split(split_file)
+    score = train_gate_segmenter(out, open_dataset(data), split, config, half=half)
+    told = "" if score is None else f"  Dice {score:.3f} on {len(split.val)} val images"
+    click.echo(f"{out}{told}")
