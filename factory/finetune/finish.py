@@ -53,7 +53,7 @@ def export(plan: Plan) -> Generator:
     results = {target: Result.load(plan.folder_of(target)) for target in plan.targets}
     base = find_generator(plan.config.base, revision=plan.config.revision)
     folder, material = plan.output / "generator", load_material(plan.material)
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": plan.config.name,
         "method": "text",
         "size_px": plan.config.size_px or base.size_px,
