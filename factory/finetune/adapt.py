@@ -22,7 +22,7 @@ from factory.finetune.losses import Noised, add_noise, denoising_loss
 from factory.finetune.material import Material, spread
 from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.pretrain import TextConditioned
-from factory.finetune.workers import Workers, inner, place
+from factory.finetune.workers import Workers, inner, place, uses_bfloat16
 from factory.models.conditioning import check_text_parts, tokenize
 from factory.models.experts import Expert
 from factory.models.lora import attach_lora, lora_tensors
@@ -132,7 +132,7 @@ def adapt(
         set_attention_window(network.unet, config.attention_window)
     if config.train == "lora":
         attach_lora(network.unet, network.text_encoder, config.lora, seed=config.seed)
-    if config.training.precision == "bfloat16" and workers.device == "cpu":
+    if workers.device == "cpu" and uses_bfloat16(config.training.precision, "cpu"):
         _use_plain_attention(network.unet)
     if config.training.gradient_checkpointing:
         network.unet.enable_gradient_checkpointing()

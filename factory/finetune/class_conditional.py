@@ -22,7 +22,7 @@ from factory.finetune.loop import Loop
 from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import add_noise, denoising_loss
 from factory.finetune.order import Part, step_generator, step_indices
-from factory.finetune.workers import Workers, place
+from factory.finetune.workers import Workers, place, uses_bfloat16
 from factory.models.class_conditioning import keep_conditions
 from factory.models.class_unet import ClassUNet
 
@@ -96,7 +96,7 @@ def build_network(
     )
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and uses_bfloat16("bfloat16", "cpu"):
         # In bfloat16 on a CPU plain matrix products train 1.2 times faster than the fused kernel.
         unet.set_attn_processor(AttnProcessor())
     return ClassConditioned(unet, text_encoder)

@@ -1,9 +1,16 @@
 """Configuration of a class-conditional generator that is trained from scratch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from factory.config import Frozen, Place
 from factory.finetune.cluster import ClusterConfig
@@ -46,12 +53,24 @@ class FirstStageConfig(Frozen):
     latent_channels: int = Field(4, ge=1)
     scaling_factor: float | None = Field(None, gt=0)
     """null: measured on the training images, so that latents have unit variance."""
+    trains: Literal["all", "decoder"] = "all"
+    """'decoder': the base's latents stay as they are, and so a denoiser of the base fits."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> "FirstStageConfig":
-        if self.steps == 0 and self.base is None:
+        if self.base is None and self.steps == 0:
             raise ValueError("steps 0 without a base leaves random weights")
+        if self.base is None and self.trains == "decoder":
+            raise ValueError("trains decoder without a base decodes latents of random weights")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `trains` out at its default: it came later, and renames no older run."""
+        stored: dict[str, Any] = dump(self)
+        if self.trains == "all":
+            stored.pop("trains", None)
+        return stored
 
 
 class ClassUNetConfig(Frozen):

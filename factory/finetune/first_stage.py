@@ -83,8 +83,9 @@ def train_first_stage(
         with loop.ema.applied(stage):
             stage = copy.deepcopy(stage)
     autoencoder = stage.autoencoder.eval().cpu()
-    factor = config.scaling_factor or measure_scaling_factor(autoencoder, _some(lesson))
-    autoencoder.register_to_config(scaling_factor=factor)
+    if config.scaling_factor or config.trains == "all":
+        factor = config.scaling_factor or measure_scaling_factor(autoencoder, _some(lesson))
+        autoencoder.register_to_config(scaling_factor=factor)
     with new_folder(folder) as work:
         autoencoder.save_pretrained(work)
     return autoencoder
@@ -123,6 +124,9 @@ def build_first_stage(config: FirstStageConfig, *, size_px: int, seed: int) -> F
             channels=config.channels,
             layers_per_block=config.layers_per_block,
         )
+    if config.trains == "decoder":
+        for part in (autoencoder.encoder, autoencoder.quant_conv):
+            part.requires_grad_(False)
     adversarial = AdversarialTerm(config.adversarial) if config.adversarial else None
     return FirstStage(autoencoder, adversarial)
 

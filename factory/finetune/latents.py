@@ -5,6 +5,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from factory.finetune.order import Part, step_generator
+from factory.finetune.workers import autocast
 
 TURNS = 8
 
@@ -31,7 +32,7 @@ def encode_turned(
     chunks = []
     for chunk in torch.split(images_uint8, batch_size):
         images = to_signed(chunk)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("bfloat16", "cpu"):
             turned = [
                 autoencoder.encode(turn(images, n)).latent_dist.mode().half() for n in range(TURNS)
             ]

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,14 @@ from factory.finetune.meter import Progress, count_flops, matmul_rate
 from factory.finetune.order import Part, parts
 from factory.finetune.schedule import warmup_hold_decay
 from factory.finetune.state import state_tensors
-from factory.finetune.workers import Workers, gradients_kept, inner, mean_over_workers
+from factory.finetune.workers import (
+    Workers,
+    autocast,
+    gradients_kept,
+    inner,
+    mean_over_workers,
+    uses_bfloat16,
+)
 from factory.models.shards import whole
 
 LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
@@ -230,13 +236,8 @@ class Loop:
     def _backward(self, part: Part, *, last: bool) -> dict[str, Tensor]:
         """Add the gradients of `part`; return its losses as they count in the whole batch's."""
         weight = part.weight(self.config.batch_size)
-        autocast = (
-            torch.autocast(self.workers.device.partition(":")[0], torch.bfloat16)
-            if self.config.precision == "bfloat16"
-            else nullcontext()
-        )
         with gradients_kept(self.model, last=last):
-            with autocast:
+            with autocast(self.config.precision, self.workers.device):
                 losses = self.loss_of(self.model, part)
             torch.autograd.backward(losses["loss"] * (weight / self.config.accumulate))
         return {name: value.detach() * weight for name, value in losses.items()}
@@ -246,6 +247,7 @@ class Loop:
         one = Part(step=self.step, of=self.config.batch_size)
         operations = count_flops(lambda: self._backward(one, last=True))
         self.optimizer.zero_grad(set_to_none=True)
-        rate = matmul_rate(self.workers.device, bf16=self.config.precision == "bfloat16")
+        device = self.workers.device
+        rate = matmul_rate(device, bf16=uses_bfloat16(self.config.precision, device))
         share = self.config.batch_size / self.workers.world_size
         return operations * self.config.accumulate * share / rate

@@ -1,8 +1,10 @@
 """How a model lies on the workers of a training: alone, copied (DDP) or sharded (FSDP2)."""
 
+import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from factory.errors import ConfigError
 from factory.finetune.cluster import Sharding
 
+_LOG = logging.getLogger(__name__)
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""Instructions as `torch.cpu.get_capabilities` calls them; the last are ARM's."""
 MIN_SHARD_PARAMETERS = 100_000
 """Smaller modules travel with the module around them: a message each would cost more."""
 
@@ -70,6 +75,33 @@ def shard_groups(model: nn.Module) -> dict[nn.Module, dict[str, nn.Parameter]]:
             groups[module] = own
             taken.update(own.values())
     return groups
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    """Return the context in which a step computes: see `uses_bfloat16`."""
+    if uses_bfloat16(precision, device):
+        return torch.autocast(device.partition(":")[0], torch.bfloat16)
+    return nullcontext()
+
+
+def uses_bfloat16(precision: str, device: str) -> bool:
+    """Whether 'bfloat16' is asked for and can be computed; float32, never less exact, where not.
+
+    A CPU without such instructions emulates them value by value: a step of wbc-base's autoencoder
+    then takes 52.8 s in place of 1.8 s (measured on AVX2).
+    """
+    if precision != "bfloat16":
+        return False
+    known = torch.cpu.get_capabilities()
+    computes = device != "cpu" or any(known.get(name, False) for name in BFLOAT16)
+    if not computes:
+        _say_once()
+    return computes
+
+
+@cache
+def _say_once() -> None:
+    _LOG.warning("this CPU has no bfloat16 instructions: float32 instead, which is faster here")
 
 
 @contextmanager

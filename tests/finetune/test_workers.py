@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cluster.local import free_ports
 from factory.errors import ConfigError
 from factory.finetune.checkpoint import checkpoints
-from factory.finetune.workers import Workers
+from factory.finetune.workers import Workers, autocast, uses_bfloat16
 from tests.finetune.group import make_loop
 
 STEPS = 50
@@ -80,3 +81,23 @@ def test_parts_of_unequal_size_give_the_curve_of_one(alone: list[float]) -> None
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"batch_size 8 .* accumulate 9"):
         make_loop(Workers(), STEPS, None, accumulate=9)
+
+
+@pytest.mark.parametrize(
+    ("known", "computes"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"neon": True, "bf16": True}, True),
+    ],
+)
+def test_bfloat16_is_computed_only_where_the_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], computes: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert uses_bfloat16("bfloat16", "cpu") is computes
+    with autocast("bfloat16", "cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if computes else torch.float32)
+    assert uses_bfloat16("bfloat16", "cuda:0")
+    assert not uses_bfloat16("float32", "cpu")
