@@ -1,22 +1,18 @@
 """Leaks: held-out images that something was trained, tuned or drawn from. Refused, ids listed.
 
 A held-out image counts as seen by its id, by equal pixels (whatever file holds them), by its group
-(patient, slide), or by a near-duplicate.
+(patient, slide), or by a near-duplicate, turned or not. This is the one check for splits, trainings
+of every method and studies.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from factory.errors import DataError
 from factory.real.dataset import RealDataset
-from factory.real.duplicates import pairs_between, perceptual_hash, thumbnail
-from factory.real.images import decode
-from factory.real.splits import Split, check_dataset
+from factory.real.duplicates import Digests, Looks
+from factory.real.splits import Split, check_dataset, verify_split
 
 SHOWN = 8
 """Leaks named in an error; the others are counted."""
@@ -35,6 +31,14 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Real images that something saw and that are not at hand: their digests tell of them."""
+
+    what: str
+    digests: Digests = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
     """A held-out image that was seen, as which image, and how that shows."""
 
@@ -49,30 +53,6 @@ class Leak:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
-    """Perceptual hashes (N,) and thumbnails (N, 16, 16, 3) of pictures with their names."""
-
-    names: tuple[str, ...]
-    hashes: NDArray[np.uint64]
-    thumbnails: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, pictures: Iterable[tuple[str, Image.Image]]) -> "Looks":
-        """Return the looks of named pictures."""
-        seen = [(name, perceptual_hash(p), thumbnail(p)) for name, p in pictures]
-        return cls(
-            names=tuple(name for name, _, _ in seen),
-            hashes=np.array([own for _, own, _ in seen], np.uint64),
-            thumbnails=np.array([own for _, _, own in seen], np.float32),
-        )
-
-    def near(self, others: "Looks") -> Iterator[tuple[str, str]]:
-        """Yield (own name, other's name) of near-duplicates."""
-        pairs = pairs_between(self.hashes, self.thumbnails, others.hashes, others.thumbnails)
-        yield from ((self.names[i], others.names[j]) for i, j in pairs)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Held:
     """The images of a study that nothing may have seen: val and test of its split."""
 
@@ -81,8 +61,8 @@ class Held:
 
     @cached_property
     def looks(self) -> Looks:
-        """What the held-out images look like; computed once."""
-        return looks_of(self.dataset, self.ids)
+        """What the held-out images look like."""
+        return _looks(self.dataset, self.ids)
 
     @cached_property
     def _by_pixels(self) -> dict[str, str]:
@@ -92,23 +72,29 @@ class Held:
     def _by_group(self) -> dict[str, str]:
         return {self.dataset.groups[self.dataset.index_of(i)]: i for i in self.ids}
 
-    def leaks(self, use: Use, *, near: bool = True) -> list[Leak]:
-        """Return the held-out images that `use` saw, each once, in order of what it saw.
+    def leaks(self, use: Use | Told) -> list[Leak]:
+        """Return the held-out images that `use` saw, each once, in order of their ids.
 
-        Args:
-            use: what was seen, and by what.
-            near: look for near-duplicates too: a second for a few hundred images.
+        Takes a second for a few hundred images.
 
         Raises:
             DataError: an unknown id, or an image that cannot be read.
         """
+        if isinstance(use, Told):
+            return list(self._known(use))
         found = {leak.held: leak for leak in reversed(list(self._plain(use)))}
-        if near:
-            unseen = tuple(i for i in use.ids if i not in {leak.seen for leak in found.values()})
-            for held, seen in self.looks.near(looks_of(use.dataset, unseen)):
+        plainly = {leak.seen for leak in found.values()}
+        if unseen := tuple(i for i in use.ids if i not in plainly):
+            for held, seen in self.looks.near(_looks(use.dataset, unseen)):
                 leak = Leak(what=use.what, held=held, seen=seen, why="nearly")
                 found.setdefault(held, leak)
         return sorted(found.values(), key=lambda leak: leak.held)
+
+    def _known(self, use: Told) -> Iterator[Leak]:
+        for image_id in sorted(self.ids):
+            if use.digests.hold(self.dataset.picture(self.dataset.index_of(image_id))):
+                seen = f"one of {len(use.digests):,} training images"
+                yield Leak(what=use.what, held=image_id, seen=seen, why="looks like")
 
     def _plain(self, use: Use) -> Iterator[Leak]:
         same = use.dataset.fingerprint == self.dataset.fingerprint
@@ -134,32 +120,44 @@ def held_out(dataset: RealDataset, split: Split) -> Held:
     return Held(dataset=dataset, ids=(*split.val, *split.test))
 
 
-def looks_of(dataset: RealDataset, ids: Sequence[str]) -> Looks:
-    """Return the looks of real images.
+def check_apart(dataset: RealDataset, split: Split) -> Held:
+    """Return the held-out images of a split that nothing of its train part shows.
 
     Raises:
-        DataError: an unknown id, or an image that cannot be read.
+        DataError: a split of another dataset, a divided group, or an image of val or test that is,
+            or looks like, one of the train part.
     """
-    return Looks.of((i, decode(dataset.encoded(dataset.index_of(i)), name=i)) for i in ids)
+    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
+    held = held_out(dataset, split)
+    refuse_leaks(held, [Use(what="the train part", dataset=dataset, ids=split.train)])
+    return held
 
 
-def refuse_leaks(held: Held, uses: Iterable[Use], *, near: bool = True) -> None:
+def refuse_leaks(held: Held, uses: Iterable[Use | Told]) -> None:
     """Check that no held-out image was seen.
 
     Raises:
         DataError: the leaks of all uses, the first `SHOWN` of each by name.
     """
-    told = []
+    told, only_told = [], True
     for use in uses:
-        if found := held.leaks(use, near=near):
+        if found := held.leaks(use):
             more = f" and {len(found) - SHOWN} others" if found[SHOWN:] else ""
             told.append(f"{use.what} saw {', '.join(map(str, found[:SHOWN]))}{more}")
+            only_told &= isinstance(use, Told)
     if told:
         raise DataError(
-            f"held-out images leak: {'; '.join(told)}",
-            remedy="Make a new split with near-duplicates grouped, and train what saw these again",
+            f"held-out images leak: {'; '.join(told)}", remedy=_TAKE_OUT if only_told else _AGAIN
         )
+
+
+def _looks(dataset: RealDataset, ids: Iterable[str]) -> Looks:
+    return dataset.looks.select([dataset.index_of(i) for i in ids])
 
 
 def _pixels(dataset: RealDataset, image_id: str) -> str:
     return dataset.contents[dataset.index_of(image_id)].pixels_sha256
+
+
+_AGAIN = "Make a new split with near-duplicates grouped, and train what saw these again"
+_TAKE_OUT = "Take these images out of the dataset and split it again, or draw with another base"

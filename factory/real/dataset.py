@@ -8,10 +8,12 @@ from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
 from factory.real.depth import FULL, depth_bits
+from factory.real.duplicates import Looks
 from factory.real.images import decode, decode_mask, greatest_value, square, square_mask
 from factory.real.mask_values import (
     JPEG,
@@ -192,9 +194,22 @@ class RealDataset:
         stored = self.items[i].image
         return _unchanged(stored.read(), self.contents[i].image_sha256, stored)
 
+    def picture(self, i: int) -> Image.Image:
+        """Return image `i`, upright RGB: what everything is made from.
+
+        Raises:
+            DataError: gone, or changed since the dataset was opened.
+        """
+        return decode(self.encoded(i), name=self.items[i].image.name)
+
+    @cached_property
+    def looks(self) -> Looks:
+        """What the images look like, for near-duplicates; every image is read once."""
+        return Looks.of((name, self.picture(i)) for i, name in enumerate(self.ids))
+
     def image(self, i: int) -> NDArray[np.uint8]:
         """Return image `i`, upright RGB (H, W, 3)."""
-        return np.array(decode(self.encoded(i), name=self.items[i].image.name))
+        return np.array(self.picture(i))
 
     def mask(self, i: int) -> NDArray[np.uint8] | None:
         """Return the mask of image `i`, (H, W) with the values stored or by rule, or None."""
@@ -210,8 +225,7 @@ class RealDataset:
         chosen = self._chosen(ids)
         out = np.empty((len(chosen), size_px, size_px, 3), np.uint8)
         for row, i in enumerate(chosen):
-            picture = decode(self.encoded(i), name=self.items[i].image.name)
-            out[row] = np.asarray(square(picture, size_px))
+            out[row] = np.asarray(square(self.picture(i), size_px))
         return out
 
     def mask_array(self, size_px: int, ids: Iterable[str] | None = None) -> NDArray[np.uint8]:
