@@ -121,15 +121,17 @@ def held_out(dataset: RealDataset, split: Split) -> Held:
 
 
 def check_apart(dataset: RealDataset, split: Split) -> Held:
-    """Return the held-out images of a split that nothing of its train part shows.
+    """Return the held-out images of a split whose parts share no picture, turned or not.
 
     Raises:
-        DataError: a split of another dataset, a divided group, or an image of val or test that is,
-            or looks like, one of the train part.
+        DataError: a split of another dataset, a divided group, or an image that looks like one of
+            another part.
     """
     verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
     held = held_out(dataset, split)
     refuse_leaks(held, [Use(what="the train part", dataset=dataset, ids=split.train)])
+    tested = Held(dataset=dataset, ids=split.test)
+    refuse_leaks(tested, [Use(what="the val part", dataset=dataset, ids=split.val)])
     return held
 
 

@@ -10,12 +10,12 @@ from factory.evaluate.arms import Drawn, Stock
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.designs import make_arms
 from factory.evaluate.intervals import counted
-from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
+from factory.evaluate.leaks import Held, Use, check_apart, refuse_leaks
 from factory.evaluate.lineage import Known
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, n_shot, verify_split
+from factory.real.splits import Split, n_shot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,6 @@ def _checked(inputs: Inputs, split: Split) -> Held:
     Raises:
         DataError: a split of another dataset, or a leak.
     """
-    dataset = inputs.dataset
-    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
-    held = held_out(dataset, split)
-    refuse_leaks(held, [Use(what="the train part", dataset=dataset, ids=split.train), *inputs.seen])
+    held = check_apart(inputs.dataset, split)
+    refuse_leaks(held, inputs.seen)
     return held

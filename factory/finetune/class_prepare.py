@@ -17,8 +17,7 @@ from factory.finetune.plan import choose_images
 from factory.models.autoencoder import small_autoencoder
 from factory.models.generator import find_generator
 from factory.real.dataset import RealDataset
-from factory.real.duplicates import grouped
-from factory.real.splits import Split, verify_split
+from factory.real.splits import Split
 
 
 def prepare(
@@ -32,7 +31,6 @@ def prepare(
         ConfigError: prompts for classes that the dataset has not, or widths that do not fit.
         ModelError: the autoencoder's base or the perceptual weights cannot be loaded.
     """
-    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=grouped(dataset))
     if unknown := sorted({*config.classes, *config.only} - set(dataset.labels)):
         raise ConfigError(
             f"class {unknown[0]!r} is not in the dataset",

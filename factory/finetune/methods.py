@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from factory.config import Frozen, check_places, parse_config, read_config
 from factory.errors import ConfigError
+from factory.evaluate.leaks import check_apart
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.plan import check_apart, choose_images
+from factory.finetune.plan import choose_images
 from factory.models.expert_file import read_notes
 from factory.models.generator import Generator, check_revision, find_generator
 from factory.real.splits import check_dataset

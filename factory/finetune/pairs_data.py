@@ -14,9 +14,9 @@ from torch import Tensor
 from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
+from factory.evaluate.leaks import check_apart
 from factory.finetune.latents import encode_turned
 from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.plan import check_apart
 from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from factory.atomic import write_text
 from factory.errors import DataError
+from factory.evaluate.leaks import check_apart
 from factory.finetune.config import FinetuneConfig
 from factory.real.dataset import RealDataset
-from factory.real.splits import Split, n_shot, verify_split
+from factory.real.splits import Split, n_shot
 
 PLAN = "plan.json"
 
@@ -68,28 +69,6 @@ class Choice(Protocol):
     @property
     def seed(self) -> int:
         """Draws them."""
-
-
-def check_apart(dataset: RealDataset, split: Split) -> None:
-    """Raise unless `split` divides exactly `dataset` and no held-out picture is learnt from.
-
-    Raises:
-        DataError: an image or a group in two parts, ids that the dataset has not, or one picture
-            under two ids, of which only one is in the train part.
-    """
-    verify_split(split, dataset=dataset.fingerprint, ids=dataset.ids, groups=dataset.groups)
-    pixels = {
-        i: content.pixels_sha256 for i, content in zip(dataset.ids, dataset.contents, strict=True)
-    }
-    learnt = {pixels[i]: i for i in split.train}
-    for part, ids in (("val", split.val), ("test", split.test)):
-        for image_id in ids:
-            if same := learnt.get(pixels[image_id]):
-                raise DataError(
-                    f"{image_id!r} of the {part} part is the same picture as {same!r} of the train"
-                    " part",
-                    remedy="Make a new split with `factory real split`: it keeps copies together",
-                )
 
 
 def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:

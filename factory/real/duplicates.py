@@ -278,7 +278,7 @@ def _turned_terms(terms: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _lowest() -> NDArray[np.int64]:
-    """Return the places of the lowest terms of 16x16, without the constant one: it says brightness."""
+    """Return the places of the lowest terms of 16x16, without the constant one (brightness)."""
     rows, columns = np.mgrid[0:16, 0:16]
     return np.argsort((rows**2 + columns**2).ravel(), kind="stable")[1 : DIGEST_BITS + 1]
 

@@ -176,6 +176,9 @@ def make_folds(
 ) -> list[Split]:
     """Return `k` splits: fold i tests on part i, validates on part i+1, trains on the rest.
 
+    Where no group holds two images and no class fewer than `k`, the parts are those of
+    scikit-learn's `StratifiedKFold(k, shuffle=True, random_state=seed)` over the sorted ids.
+
     Raises:
         DataError: k < 3 or fewer groups than folds.
     """
@@ -184,7 +187,7 @@ def make_folds(
             f"k = {k} folds need 3 <= k <= {len(set(groups))} groups",
             remedy="Choose another k",
         )
-    bin_of = _spread_groups(labels, groups, [1 / k] * k, seed)
+    bin_of = _folds_of_groups(ids, labels, groups, k, seed)
     members = [
         [i for i, g in zip(ids, groups, strict=True) if bin_of[g] == number] for number in range(k)
     ]
@@ -225,13 +228,32 @@ def n_shot(
     }
 
 
+def _folds_of_groups(
+    ids: Sequence[str], labels: Sequence[str], groups: Sequence[str], k: int, seed: int
+) -> dict[str, int]:
+    if len(set(groups)) < len(groups) or min(Counter(labels).values()) < k:
+        return _spread_groups(labels, groups, [1 / k] * k, seed, level=True)
+    from sklearn.model_selection import StratifiedKFold
+
+    rows = sorted(zip(ids, labels, groups, strict=True))
+    folds = StratifiedKFold(k, shuffle=True, random_state=seed % 2**32)
+    parts = folds.split(rows, [label for _, label, _ in rows])
+    return {rows[row][2]: number for number, (_, part) in enumerate(parts) for row in part}
+
+
 def _spread_groups(
-    labels: Sequence[str], groups: Sequence[str], shares: Sequence[float], seed: int
+    labels: Sequence[str],
+    groups: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+    *,
+    level: bool = False,
 ) -> dict[str, int]:
     """Assign every group to a bin: largest groups first, each to the bin that lacks it most.
 
     A bin's lack counts per class, relative to that class, so that rare classes are spread too.
-    Ties fall by the order that the seed gives to groups, never by input order.
+    Ties fall by the order that the seed gives to groups, never by input order; with `level`, to
+    the bin that holds fewest images of all.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
@@ -242,11 +264,12 @@ def _spread_groups(
     bin_of = {}
     for group in order:
 
-        def lack(number: int, group: str = group) -> float:
-            return sum(
+        def lack(number: int, group: str = group) -> tuple[float, int]:
+            lacking = sum(
                 n * (shares[number] - held[number][label] / totals[label])
                 for label, n in counts[group].items()
             )
+            return lacking, -held[number].total() if level else 0
 
         best = max((b for b in range(len(shares)) if shares[b] > 0), key=lack)
         held[best].update(counts[group])

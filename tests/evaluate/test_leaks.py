@@ -3,7 +3,6 @@
 import dataclasses
 import io
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -73,7 +72,10 @@ def test_all_leaks_are_told_and_many_are_counted(cells, split, held):
         (lambda image: image, "has the pixels of theirs"),
         (lambda image: image.resize((28, 28)), "nearly theirs"),
         (lambda image: image.transpose(Image.Transpose.ROTATE_90), "nearly theirs"),
-        (lambda image: image.transpose(Image.Transpose.TRANSVERSE).resize((60, 60)), "nearly theirs"),
+        (
+            lambda image: image.transpose(Image.Transpose.TRANSVERSE).resize((60,) * 2),
+            "nearly theirs",
+        ),
         (lambda image: image.point(lambda v: min(255, round(v * 1.03))), "nearly theirs"),
     ],
 )

@@ -4,20 +4,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.finetune.cluster import ClusterConfig, check_gpus
+from factory.finetune.methods import check_training, load_training
 from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.train import told_by_worker
 from factory.models.conditioning import check_text_parts
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
+from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
+from tests.fakes.splits import split_of
 from tests.finetune.test_run import base, config, dataset, split
 
 __all__ = ["base", "dataset", "split"]  # fixtures
@@ -71,8 +75,28 @@ def test_held_out_images_among_those_to_learn_from_are_refused(
         for i, content in zip(dataset.ids, dataset.contents, strict=True)
     ]
     copied = replace(dataset, contents=tuple(contents))
-    with pytest.raises(DataError, match=f"{split.val[0]}' of the val part is the same picture as"):
+    told = rf"train part saw {split.val[0]} \(has the pixels of {split.train[0]}\)"
+    with pytest.raises(DataError, match=told):
         choose_images(copied, split, config(base))
+
+
+@pytest.mark.parametrize("preset", ["cytodiff", "blastdiffusion_small", "polyp_pairs_train"])
+def test_every_method_refuses_a_turned_copy_of_a_held_out_image(
+    preset: str, tmp_path: Path
+) -> None:
+    write_smear(tmp_path, 40, size_px=32)
+    cells = open_dataset(tmp_path)
+    divided = split_of(cells, train=0.6, val=0.2, test=0.2)
+    labels = dict(zip(cells.ids, cells.labels, strict=True))
+    held = divided.test[0]
+    learnt = next(i for i in divided.train if labels[i] == labels[held])
+    taken, put = (next((tmp_path / "images").glob(f"{i}.*")) for i in (held, learnt))
+    Image.open(taken).transpose(Image.Transpose.ROTATE_270).save(put)
+    cells = open_dataset(tmp_path)
+    moved = replace(divided, dataset=cells.fingerprint)
+    _, config = load_training(preset)
+    with pytest.raises(DataError, match=rf"the train part saw {held} \(nearly {learnt}\)"):
+        check_training(config, cells, moved)
 
 
 def test_a_class_without_images_to_learn_from_is_named(

@@ -67,6 +67,14 @@ def test_same_cells_in_two_crops_are_found(data):
     }
 
 
+def test_tiles_that_were_published_flipped_are_found(data):
+    tiles = open_dataset(data / "crc_torino")
+    assert [(tiles.ids[i], tiles.ids[j]) for i, j in near_duplicates(tiles)] == [
+        ("healthy/image_H_2409", "healthy/image_H_2783"),
+        ("healthy/image_H_2578", "healthy/image_H_279"),
+    ]
+
+
 def test_near_duplicates_recover_the_embryos_without_their_column(data):
     embryos = open_dataset(data / "embryo_stork", group="embryo")
     blind = grouped(open_dataset(data / "embryo_stork"))

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 from factory.errors import DataError
 from factory.real.splits import load_split, make_folds, make_split, n_shot, verify_split
@@ -83,3 +84,36 @@ def test_part_of_knows_every_id_and_no_other():
     assert split.part_of(split.val[0]) == "val"
     with pytest.raises(DataError, match="'nobody' is in no part"):
         split.part_of("nobody")
+
+
+PUBLISHED = (8484, 3937, 3268, 1789, 424, 109, 79, 78, 70, 42, 26, 18, 16, 16, 16)
+"""Images of the 15 classes whose five folds were published as 11,024 / 3,674 / 3,674."""
+
+
+@pytest.mark.parametrize("pairs", [0, 2])
+def test_folds_have_the_published_counts(pairs):
+    labels = [f"c{n:02}" for n, count in enumerate(PUBLISHED) for _ in range(count)]
+    ids = [f"{n:05}" for n in range(len(labels))]
+    groups = list(ids)
+    for n in range(pairs):  # two pictures of one cell: no longer scikit-learn's case
+        groups[n + 1000] = groups[n]
+    folds = make_folds(dataset="d", ids=ids, labels=labels, groups=groups, k=5, seed=42)
+    for fold in folds:
+        sizes = [len(part) for part in (fold.train, fold.val, fold.test)]
+        assert sizes[1:] in ([3674, 3674], [3674, 3675], [3675, 3674], [3675, 3675])
+        assert sizes[0] == len(ids) - sum(sizes[1:])
+    for number, count in enumerate(PUBLISHED):
+        held = [sum(labels[int(i)] == f"c{number:02}" for i in fold.test) for fold in folds]
+        assert max(held) - min(held) <= 1, count
+
+
+def test_folds_of_single_images_are_those_of_scikit_learn():
+    ids, labels = [f"{n:03}" for n in range(60)], ["a", "b", "c"] * 20
+    folds = make_folds(dataset="d", ids=ids, labels=labels, groups=ids, k=3, seed=42)
+    splitter = StratifiedKFold(3, shuffle=True, random_state=42)
+    wanted = [tuple(ids[i] for i in part) for _, part in splitter.split(ids, labels)]
+    assert [fold.test for fold in folds] == wanted
+    swapped = make_folds(
+        dataset="d", ids=ids[::-1], labels=labels[::-1], groups=ids[::-1], k=3, seed=42
+    )
+    assert swapped == folds
