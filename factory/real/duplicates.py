@@ -50,7 +50,7 @@ DIGEST_SHARE = 0.8
 it as well."""
 DIGEST_DISTANCE_BITS = 32
 """Digests up to this Hamming distance are of one picture, see `Digests`."""
-_QUERY_SHARES = tuple(0.95**k for k in range(13))
+_QUERY_SHARES = tuple(DIGEST_SHARE ** (k / 4) for k in range(12))
 """Central shares under which a picture is looked for: 1 .. 0.54, of a wider or narrower field."""
 _FLAT = 1 / 255
 """Least contrast assumed: below one grey level a picture is blank, and blanks are alike."""
@@ -151,7 +151,7 @@ class Digests:
     """Digests of pictures, (3, N) uint64: enough to know one again, not to see it, in 24 bytes.
 
     The signs of the 192 lowest DCT terms of the grey central 0.8 of a picture; one that is looked
-    for is tried under eight turns and thirteen central shares from 1 to 0.54.
+    for is tried under eight turns and twelve central shares from 1 to 0.54.
 
     MEASURED
     """
@@ -165,7 +165,7 @@ class Digests:
         return cls(codes=_words(np.array(sorted(map(bytes, rows)), f"V{DIGEST_BITS // 8}")))
 
     def __len__(self) -> int:
-        return self.codes.shape[1]
+        return int(self.codes.shape[1])
 
     def distance(self, picture: Image.Image) -> int:
         """Return by how many bits `picture` differs from the nearest, under its best turn."""
