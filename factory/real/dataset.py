@@ -1,5 +1,6 @@
 """`RealDataset`: images, labels, masks, groups and attributes behind one fingerprint."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from PIL import Image
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
 from factory.real.depth import FULL, depth_bits
+from factory.real.drawn import exported_near, mark_in
 from factory.real.duplicates import Looks
 from factory.real.images import decode, decode_mask, greatest_value, square, square_mask
 from factory.real.mask_values import (
@@ -40,6 +42,7 @@ class RealImage:
     of no known group is a group of its own. `grouped_by` says where the group comes from: a
     column, an attribute. `read_as` says how its pixels are read where the file leaves it open
     ("16-bit grey, stretched from 0..4095"): counted by `describe`, and part of the fingerprint.
+    `drawn` is what says that a model drew it: such an image is not real.
     """
 
     id: str
@@ -50,6 +53,7 @@ class RealImage:
     grouped_by: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     read_as: str = ""
+    drawn: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,8 @@ class Content:
 
     `pixels_sha256` is of the decoded picture: the same for one picture in two formats.
     `mask_values` are those after the dataset's rule for masks; `mask_jpeg`: their file is a JPEG.
-    `read_as`: see `RealImage`. `greatest` is the greatest value that a picture of more than 8 bits
-    stores, 0 for any other.
+    `read_as` and `drawn`: see `RealImage`; bytes may say the latter too. `greatest` is the greatest
+    value that a picture of more than 8 bits stores, 0 for any other.
     """
 
     width_px: int
@@ -91,6 +95,7 @@ class Content:
     mask_values: tuple[ValueCount, ...] = ()
     mask_jpeg: bool = False
     read_as: str = ""
+    drawn: str = ""
     greatest: int = 0
 
 
@@ -294,8 +299,9 @@ def build_dataset(
             if faults
             else DataError("the dataset lists no image", remedy="Check that it has rows")
         )
+    listed, alike = _with_plain_names(listed)
     listed, twice = _without_double_ids(listed)
-    faults += twice
+    faults += [*alike, *twice]
     if faults and not keep_faults:
         raise _first(faults)
     kept, broken = _read_all(listed, rule, skip_broken=skip_broken or keep_faults)
@@ -304,10 +310,11 @@ def build_dataset(
             f"no image is left ({len(broken)} broken, the first: {broken[0]})",
             remedy="Check that the URI is the right one",
         )
-    faults += [*_contradictions(kept), *(() if rule else _spoilt_masks(kept))]
+    faults += [*_drawn(kept), *_contradictions(kept), *(() if rule else _spoilt_masks(kept))]
     if faults and not keep_faults:
         raise _first(faults)
-    names = tuple(class_names) if class_names else tuple(sorted({i.label for i, _ in kept}))
+    given = [composed(name.strip()) for name in class_names or ()]
+    names = tuple(given or sorted({item.label for item, _ in kept}))
     unknown = sorted({item.label for item, _ in kept} - set(names))
     if unknown:
         raise DataError(
@@ -350,6 +357,7 @@ def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool 
         pixels_sha256=sha256_hex(repr(size_px).encode() + picture.tobytes()),
         mask_sha256=None,
         read_as=item.read_as,
+        drawn=item.drawn or mark_in(data),
         greatest=greatest,
     )
     if item.mask is None:
@@ -410,6 +418,56 @@ def _attempt(look: Callable[[RealImage], Content], item: RealImage) -> Content |
         return look(item)
     except DataError as error:
         return error
+
+
+def composed(text: str) -> str:
+    """Return text in NFC: a name means the same whatever file system spelled it."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _with_plain_names(items: Sequence[RealImage]) -> tuple[list[RealImage], list[DataError]]:
+    """Return images with trimmed labels and groups, and an error for classes that print alike."""
+    spellings: defaultdict[str, dict[str, RealImage]] = defaultdict(dict)
+    for item in items:
+        seen = "".join(c for c in composed(item.label) if unicodedata.category(c) != "Cf")
+        spellings[" ".join(seen.split())].setdefault(item.label, item)
+    alike = [
+        DataError(
+            "classes print alike: "
+            + ", ".join(f"{label!a} ({item.image.name})" for label, item in same.items()),
+            remedy="Rename them: one class needs one spelling, two need names that differ",
+        )
+        for same in spellings.values()
+        if len(same) > 1
+    ]
+    plain = [
+        replace(
+            item,
+            id=composed(item.id),
+            label=composed(item.label.strip()),
+            group=composed(item.group.strip()),
+        )
+        for item in items
+    ]
+    return plain, alike
+
+
+def _drawn(kept: Sequence[tuple[RealImage, Content]]) -> list[DataError]:
+    """Return one error for all images that a model drew."""
+    places = [getattr(item.image, "path", None) for item, _ in kept]
+    exported = exported_near(path for path in places if path is not None)
+    told = [(i.image.name, c.drawn or exported.get(c.image_sha256, "")) for i, c in kept]
+    found = [(name, reason) for name, reason in told if reason]
+    if not found:
+        return []
+    return [
+        DataError(
+            f"DRAWN, NOT REAL: {len(found)} of {len(kept)} images, for example {found[0][0]}"
+            f" ({found[0][1]})",
+            remedy="Take them out: what a model drew neither trains nor tests as real. Drawn images"
+            " are compared from their catalog (`factory evaluate`)",
+        )
+    ]
 
 
 def _without_double_ids(

@@ -155,6 +155,7 @@ def _item(
         group="" if group is None else f"{group[0]} {numbers.setdefault(group, len(numbers))}",
         grouped_by="" if group is None else group[0],
         attributes=_attributes(head, asked.attributes or KEPT),
+        drawn=_drawn(head),
     )
 
 
@@ -209,6 +210,12 @@ def _scale(head: Any, image: RealImage) -> tuple[str, str]:
         return f"{modality} in HU", "all"
     series = head.get("SeriesInstanceUID")
     return modality, f"{series} from {head.get('RescaleIntercept')}" if series else image.id
+
+
+def _drawn(head: Any) -> str:
+    """Return what says that the image was drawn (PS3.3 C.7.6.1: Synthetic Data), or ''."""
+    told = {"SyntheticData": "YES", "ConversionType": "SYN"}
+    return next((f"{k} {v}" for k, v in told.items() if str(head.get(k, "")).upper() == v), "")
 
 
 def _has_no_pixels(head: Any, path: Path) -> bool:

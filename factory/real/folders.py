@@ -6,16 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from factory.errors import DataError
-from factory.real.columns import Asked, Roles, find_roles, id_of_path, image_of_row, required
+from factory.real.columns import (
+    Asked,
+    Names,
+    Roles,
+    find_roles,
+    image_of_row,
+    only,
+    other_case,
+    required,
+)
 from factory.real.dataset import Found, NotRead
 from factory.real.images import SUFFIXES
 from factory.real.layout import Layout, layout_of, parts_among
 from factory.real.stored import FileBytes, JoinedMasks, Stored
-from factory.real.tables import read_csv
+from factory.real.tables import METADATA, Table, read_table
 
 UNLABELLED = "unlabelled"
 """The class of images in a flat folder whose metadata name none."""
-METADATA = "metadata.csv"
 SYSTEM = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir",
                     "__pycache__", "$recycle.bin", "system volume information",
                     "lost+found"})  # fmt: skip
@@ -116,7 +124,7 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
     """Yield the images of a folder, and what is none.
 
     Layouts: `root/<class>/*.png`, `root/images/<class>/*.png`, or flat `root/images/*.png`. Masks
-    are told by their folder or by their name, see `layout_of`. A `root/metadata.csv` adds groups
+    are told by their folder or by their name, see `layout_of`. A table of `METADATA` adds groups
     and attributes, masks where it has a column of them (and labels, when `asked` names a column or
     the folder is flat); its image column holds paths relative to `root` or to `root/images`.
 
@@ -125,30 +133,24 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
             without image, and images beside class folders, are yielded as errors.
     """
     root = found.root
-    roles, rows, faults = _metadata(root, asked)
-    by_row, without = _masks_of_rows(rows, roles, found)
-    layout = layout_of([path for path in found.pictures if path not in by_row.values()])
+    table, roles = _metadata(root, asked)
+    masks_of, without = _masks_of_rows(table, roles, found)
+    layout = layout_of([path for path in found.pictures if path not in masks_of.values()])
     if not layout.images and not found.faults:
         raise DataError(
             f"{root} holds no images{_kinds(found)}",
             remedy="Give a folder with .png, .jpg, .tif or other picture files",
         )
     _check_layout(root, layout)
-    yield from found.not_read
-    yield from (*found.faults, *faults, *without, *_faults(root, layout))
-    keys = {id_of_path(path): key for path, key in layout.images.items()}
-    for name, (row, _) in rows.items():
-        if name not in keys and name not in keys.values():
-            yield DataError(
-                f"{row} names {name!r}, which is no image below {root}",
-                remedy="Restore the image or drop the row",
-            )
+    rows, wrong = _rows_by_image(table, roles, layout, root)
+    yield from (*found.not_read, *table.not_read)
+    yield from (*found.faults, *table.faults, *wrong, *without, *_faults(root, layout))
     loose = _loose(layout)
     for path, key in layout.images.items():
         if path in loose:
             continue
-        row, values = rows.get(id_of_path(path)) or rows.get(key) or (f"{root / path}", {})
-        masks = [by_row[row]] if row in by_row else layout.masks.get(key, ())
+        row, values = rows.get(path, (f"{root / path}", {}))
+        masks = [masks_of[row]] if row in masks_of else layout.masks.get(key, ())
         try:
             item: Found = image_of_row(
                 values,
@@ -162,7 +164,7 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
         except DataError as error:  # no label
             item = error
         yield item
-    yield from _unread(found, layout, set(by_row.values()))
+    yield from _unread(found, layout, {*masks_of.values(), Path(table.name)})
 
 
 def _mask(root: Path, paths: Sequence[PurePath]) -> Stored | None:
@@ -231,9 +233,9 @@ def _faults(root: Path, layout: Layout) -> Iterator[DataError]:
         )
 
 
-def _unread(found: Listing, layout: Layout, by_row: set[Path]) -> Iterator[NotRead]:
+def _unread(found: Listing, layout: Layout, by_table: set[Path]) -> Iterator[NotRead]:
     masks = {path for paths in layout.masks.values() for path in paths}
-    used = {*layout.images, *masks, *layout.orphans, *by_row, PurePath(METADATA)}
+    used = {*layout.images, *masks, *layout.orphans, *by_table}
     for path in found.files:
         if path not in used:
             reason = layout.passed.get(path)
@@ -251,48 +253,69 @@ def _kinds(found: Listing) -> str:
     return f", only {', '.join(kinds[:5])}" if kinds else ""
 
 
-def _metadata(
-    root: Path, asked: Asked
-) -> tuple[Roles, Mapping[str, tuple[str, dict[str, str]]], list[DataError]]:
-    """Return the roles and rows of `root/metadata.csv` by image key, and rows named twice."""
-    path = root / METADATA
-    if not path.is_file():
-        return find_roles([], asked, table=f"{root} (no {METADATA})"), {}, []
-    columns, rows = read_csv(path)
-    roles = find_roles(columns, asked, table=str(path))
-    image = required(roles, "image", columns, table=str(path))
-    keyed: dict[str, tuple[str, dict[str, str]]] = {}
+def _metadata(root: Path, asked: Asked) -> tuple[Table, Roles]:
+    """Return the table that lies in the folder, empty without one, and the roles of its columns."""
+    path = next((root / name for name in METADATA if (root / name).is_file()), None)
+    if path is None:
+        empty = Table(name="", columns=(), rows=())
+        return empty, find_roles([], asked, table=f"{root} (no {' or '.join(METADATA)})")
+    table = read_table(path)
+    hints = {"image": other_case(table.columns).get("image", "")}  # classes are folders
+    roles = find_roles(table.columns, asked, table=str(path), hints=hints)
+    required(roles, "image", table.columns, table=str(path))
+    return table, roles
+
+
+def _rows_by_image(
+    table: Table, roles: Roles, layout: Layout, root: Path
+) -> tuple[dict[PurePath, tuple[str, dict[str, str]]], list[DataError]]:
+    """Return the row of each image that has one, and what is wrong with rows."""
+    names, keys = Names(layout.images), {key: path for path, key in layout.images.items()}
+    found: dict[PurePath, tuple[str, dict[str, str]]] = {}
     faults = []
-    for name, values in rows:
-        key = id_of_path(Path(values[image]))
-        if key in keyed:
-            faults.append(
-                DataError(
-                    f"{name} names {key!r} again, after {keyed[key][0]}",
+    for row, values in table.rows:
+        cell = values[roles.image or ""]
+        called = names.called(cell) or ([keys[cell]] if cell in keys else [])
+        try:
+            if not called:
+                raise DataError(
+                    f"{row} names {cell!r}, which is no image below {root}",
+                    remedy="Restore the image or drop the row",
+                )
+            path = only(called, cell=cell, row=row)
+            if path in found:
+                raise DataError(
+                    f"{row} names {cell!r} again, after {found[path][0]}",
                     remedy="Keep one of the rows",
                 )
-            )
-        keyed.setdefault(key, (name, values))
-    return roles, keyed, faults
+            found[path] = (row, values)
+        except DataError as error:
+            faults.append(error)
+    return found, faults
 
 
 def _masks_of_rows(
-    rows: Mapping[str, tuple[str, dict[str, str]]], roles: Roles, found: Listing
+    table: Table, roles: Roles, found: Listing
 ) -> tuple[dict[str, Path], list[DataError]]:
     """Return the masks that rows name in a column of their own, by row, and those not there."""
-    named = {
-        row: Path(path) for row, values in rows.values() if (path := values.get(roles.mask or ""))
-    }
+    cells = [(row, values.get(roles.mask or "", "").strip()) for row, values in table.rows]
     files = set(found.files)
+    named = {row: cell for row, cell in cells if cell}
+    there = {
+        row: path
+        for row, cell in named.items()
+        for path in (Path(cell), Path(cell.replace("\\", "/")))
+        if path in files
+    }
     gone = [
         DataError(
-            f"{row} names the mask {path}, which is no file below {found.root}",
+            f"{row} names the mask {cell}, which is no file below {found.root}",
             remedy="Restore the mask, or empty the cell",
         )
-        for row, path in named.items()
-        if path not in files
+        for row, cell in named.items()
+        if row not in there
     ]
-    return {row: path for row, path in named.items() if path in files}, gone
+    return there, gone
 
 
 def _class_of(key: str, values: Mapping[str, str], roles: Roles) -> str:

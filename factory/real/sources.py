@@ -8,12 +8,12 @@ from urllib.parse import parse_qsl
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.types as pt
 
 from factory.errors import DataError
-from factory.real.columns import Asked, find_roles
+from factory.real.columns import Asked
 from factory.real.dataset import Found, NotRead, RealDataset, RealImage, build_dataset
 from factory.real.dicom import dicom_items, is_dicom
+from factory.real.drawn import delta_table
 from factory.real.folders import (
     Listing,
     folder_items,
@@ -24,9 +24,10 @@ from factory.real.folders import (
     unnamed,
 )
 from factory.real.npz import find_medmnist, npz_items
+from factory.real.parquet import Columns, parquet_items
 from factory.real.smear import CLASS_NAMES, SmearStyle, smear_items
 from factory.real.stored import FileBytes
-from factory.real.tables import csv_items, parquet_items
+from factory.real.tables import TABLES, table_items
 
 
 def open_dataset(
@@ -135,6 +136,13 @@ def _items(
 
 def _of_folder(found: Listing, asked: Asked, *, follow_links: bool) -> Iterable[Found]:
     """Return what the reader of the kind finds that holds most images of a folder."""
+    if place := delta_table(found.root, found.files):
+        raise DataError(
+            f"{place} is a Delta table: its log says which rows count, and those of a catalog"
+            " are drawn, not real",
+            remedy="Give the folder or table of the real images; drawn ones leave a catalog by"
+            " `factory export`, and are compared by `factory evaluate`",
+        )
     parts = _parts(found)
     if asked.root is not None and not parts:
         raise DataError(
@@ -178,16 +186,13 @@ def _rows(parts: Sequence[Path], found: Listing, asked: Asked, *, others: int) -
     for path in parts:
         try:
             with pq.ParquetFile(path) as file:
-                column = find_roles(
-                    file.schema_arrow.names, Asked(image=asked.image), table=""
-                ).image
-                if column is None or not file.num_row_groups:
-                    continue
-                kind = file.schema_arrow.field(column).type
-                if pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_struct(kind):
+                columns = Columns.of(file.schema_arrow, asked, str(path))
+                if not columns.has_paths:
                     rows += file.metadata.num_rows
+                if not columns.has_paths or not file.num_row_groups:
                     continue
-                first = file.read_row_group(0, columns=[column]).column(column)[0].as_py()
+                image = columns.roles.image
+                first = file.read_row_group(0, columns=[image]).column(image)[0].as_py()
         except (OSError, pa.ArrowException, DataError):  # it is no table of these images
             continue
         if isinstance(first, str) and ((asked.root or found.root) / first).is_file():
@@ -213,8 +218,8 @@ def _parquet_folder(
 
 def _of_file(path: Path, asked: Asked, *, follow_links: bool) -> Iterable[Found]:
     match path.suffix.lower():
-        case ".csv":
-            return _kept_inside(csv_items(path, asked), asked.root or path.parent, follow_links)
+        case suffix if suffix in TABLES:
+            return _kept_inside(table_items(path, asked), asked.root or path.parent, follow_links)
         case ".parquet":
             rows = parquet_items([path], asked)
             return _kept_inside(rows, asked.root or path.parent, follow_links)
@@ -222,7 +227,8 @@ def _of_file(path: Path, asked: Asked, *, follow_links: bool) -> Iterable[Found]
             _refuse_columns(str(path), asked)
             return npz_items(path)
     raise DataError(
-        f"{path.name} is no dataset", remedy="Give a folder, a .csv, .parquet or .npz file"
+        f"{path.name} is no dataset",
+        remedy=f"Give a folder, a {', '.join(TABLES)}, .parquet or .npz file",
     )
 
 

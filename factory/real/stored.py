@@ -77,9 +77,15 @@ class ParquetBytes:
         return f"{self.path} row group {self.row_group} row {self.row}"
 
     def read(self) -> bytes:
-        """Return the cell's bytes; `DataError` when file or cell give none."""
+        """Return the cell's bytes, or those of the file that it names instead.
+
+        Raises:
+            DataError: file or cell give none.
+        """
         value = _parquet_column(self.path, self.row_group, self.column)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None and isinstance(value, dict) and value.get("path"):
+            return FileBytes(path=self.path.parent / value["path"]).read()
         if data is None:
             raise DataError(
                 f"{self.name} has no bytes in column {self.column!r}",
@@ -156,6 +162,19 @@ class InlineBytes:
     def read(self) -> bytes:
         """Return the bytes."""
         return self.data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A picture that a table names and that cannot be there: reading it says why."""
+
+    name: str
+    what: str
+    remedy: str
+
+    def read(self) -> bytes:
+        """Raise `DataError`."""
+        raise DataError(self.what, remedy=self.remedy)
 
 
 @lru_cache(maxsize=4)

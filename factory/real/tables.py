@@ -1,136 +1,106 @@
-"""Tables of images: CSV with paths, Parquet with paths or with the bytes themselves."""
+"""Tables of images with paths, CSV or JSON lines: every cell as text, every row accounted for.
 
+CSV is read as spreadsheets write it: UTF-8 or UTF-16, cells between commas, semicolons, tabs or
+bars, any line end.
+"""
+
+import codecs
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pyarrow.types as pt
-
 from factory.errors import DataError
-from factory.real.columns import Asked, Roles, find_roles, id_of_path, image_of_row, required
-from factory.real.dataset import RealImage
-from factory.real.stored import FileBytes, ParquetBytes, Stored
+from factory.real.columns import Asked, Files, Roles, find_roles, image_of_row, other_case, required
+from factory.real.dataset import Found, NotRead
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Suffixes of the tables that `read_table` reads."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Tables that lie in a folder of images; the first that is there is read."""
+_DELIMITERS = ",;\t|"
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_UNNAMED = "column without a name"
 
 
-def csv_items(path: Path, asked: Asked) -> Iterator[RealImage]:
-    """Yield the images of a CSV table; paths start at the root asked for or the table's folder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table as text: its columns, its rows as (name for errors, values), and what is wrong."""
 
-    Raises:
-        DataError: unreadable, a role without a column, a row of another length, no label or path.
-    """
-    columns, rows = read_csv(path)
-    roles = find_roles(columns, asked, table=str(path))
-    required(roles, "image", columns, table=str(path))
-    required(roles, "label", columns, table=str(path))
-    for row, values in rows:
-        yield _item_with_path(values, roles, row=row, root=asked.root or path.parent)
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, dict[str, str]], ...]
+    not_read: tuple[NotRead, ...] = ()
+    faults: tuple[DataError, ...] = ()
 
 
-def read_csv(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Return a CSV table's column names and its rows as (name for errors, values).
+def table_items(path: Path, asked: Asked) -> Iterator[Found]:
+    """Yield the images of a CSV or JSON lines table.
 
-    Values stay text: "001" is an id, not a number.
-
-    Raises:
-        DataError: unreadable, not UTF-8, or a row of another length than the head.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = [(f"{path} line {reader.line_num}", values) for values in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read as CSV ({error})", remedy="Save it as UTF-8 with commas"
-        ) from error
-    for name, values in rows:
-        if None in values or None in values.values():
-            raise DataError(
-                f"{name} has not the {len(columns)} cells of the head",
-                remedy="Quote cells that hold commas, or complete the row",
-            )
-    return columns, rows
-
-
-def parquet_items(paths: Sequence[Path], asked: Asked) -> Iterator[RealImage]:
-    """Yield the images of Parquet files; the bytes stay there until they are asked for.
-
-    The image (and mask) column holds encoded bytes, struct<bytes, path> (the Hugging Face `Image`
-    layout) or a path relative to the file's folder. An image without id column or path is called
-    by its number over all files.
+    Paths start at the root asked for or at the table's folder.
 
     Raises:
-        DataError: unreadable, a role without a column, a column of another type, no label.
+        DataError: unreadable, or a role without a column. A row of another length, without label
+            or path, or of an image that an earlier row names is yielded.
     """
-    number = 0
-    for path in paths:
-        for item in _parquet_file_items(path, asked, number):
-            yield item
-            number += 1
+    table = read_table(path)
+    if table.faults and not table.rows:
+        raise table.faults[0]
+    roles = _roles_with_paths(table.columns, asked, str(path))
+    yield from table.not_read
+    yield from table.faults
+    files = Files(root=asked.root or path.parent, asked=asked.root is not None)
+    yield from images_of_rows(table.rows, roles, files)
 
 
-def _parquet_file_items(path: Path, asked: Asked, number: int) -> Iterator[RealImage]:
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is no readable Parquet file ({error})", remedy=_RESTORE) from error
-    with file:
-        schema = file.schema_arrow
-        roles = find_roles(schema.names, asked, table=str(path))
-        image = required(roles, "image", schema.names, table=str(path))
-        required(roles, "label", schema.names, table=str(path))
-        pictures = [name for name in (image, roles.mask) if name is not None]
-        text = _text_columns(schema, pictures)
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=text)
-            for row, record in enumerate(table.to_pylist()):
-                values = _flat(record)
-                where = f"{path} row group {group} row {row}"
-                if pt.is_string(schema.field(image).type):
-                    yield _item_with_path(values, roles, row=where, root=asked.root or path.parent)
-                    continue
-                stored = [
-                    ParquetBytes(path=path, column=name, row_group=group, row=row)
-                    for name in pictures
-                ]
-                file_name = values.get(f"{image}.path")
-                yield image_of_row(
-                    values,
-                    roles,
-                    row=where,
-                    default_id=id_of_path(Path(file_name or "")) or f"{number + row:08d}",
-                    label=None,
-                    image=stored[0],
-                    mask=stored[1] if len(stored) > 1 else None,
+def read_table(path: Path) -> Table:
+    """Return a CSV or JSON lines table. Values stay text: "001" is an id, not a number.
+
+    Columns without a name hold row numbers, as pandas writes them: they are not read.
+
+    Raises:
+        DataError: unreadable, of an unknown encoding, or no table.
+    """
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return _json_lines(path)
+    text = _text_of(path)
+    first = re.match(r"sep=(.)\r?\n", text)  # a line for Excel alone
+    text = text[first.end() :] if first else text
+    rows = _cells(text, first[1] if first else _delimiter(text), path)
+    head = [name.strip() for name in rows[0][1]] if rows else []
+    named = [n for n, name in enumerate(head) if name]
+    faults, kept = [], []
+    for line, cells in rows[1:]:
+        where = f"{path} line {line + (1 if first else 0)}"
+        if len(cells) < len(head) or any(cells[len(head) :]):
+            faults.append(
+                DataError(
+                    f"{where} has not the {len(head)} cells of the head",
+                    remedy="Quote cells that hold commas, or complete the row",
                 )
-            number += table.num_rows
-
-
-def _text_columns(schema: pa.Schema, pictures: Sequence[str]) -> list[str]:
-    """Return the columns worth reading at once: everything but encoded pictures and nested ones."""
-    names = []
-    for column in schema:
-        kind = column.type
-        if column.name in pictures and pt.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            names += [f"{column.name}.path"] if kind.get_field_index("path") >= 0 else []
-        elif column.name in pictures and not (pt.is_string(kind) or _is_bytes(kind)):
-            raise DataError(
-                f"column {column.name!r} is {kind}, no image",
-                remedy="Store paths, encoded bytes or struct<bytes, path>",
             )
-        elif not (pt.is_nested(kind) or _is_bytes(kind)):
-            names.append(column.name)
-    return names
+            continue
+        kept.append((where, {head[n]: cells[n] for n in named}))
+    unnamed = [NotRead(kind=_UNNAMED, name=str(path)) for name in head if not name]
+    return Table(
+        name=path.name,
+        columns=tuple(head[n] for n in named),
+        rows=tuple(kept),
+        not_read=tuple(unnamed),
+        faults=tuple(faults),
+    )
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_binary_view(kind))
-
-
-def _flat(record: Mapping[str, object]) -> dict[str, str]:
-    """Return a row as text; the path inside an image struct becomes `<column>.path`."""
+def as_text(record: Mapping[str, object]) -> dict[str, str]:
+    """Return a row as text, None as ''; the path in an image struct becomes `<column>.path`."""
     values = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
@@ -139,21 +109,118 @@ def _flat(record: Mapping[str, object]) -> dict[str, str]:
     return values
 
 
-def _item_with_path(values: Mapping[str, str], roles: Roles, *, row: str, root: Path) -> RealImage:
-    path = values.get(roles.image or "")
-    if not path or not id_of_path(Path(path)):
-        raise DataError(f"{row} names no image", remedy="Fill the path or drop the row")
-    mask_path = values.get(roles.mask) if roles.mask else None
-    mask: Stored | None = FileBytes(path=root / mask_path) if mask_path else None
-    return image_of_row(
-        values,
-        roles,
-        row=row,
-        default_id=id_of_path(Path(path)),
-        label=None,
-        image=FileBytes(path=root / path),
-        mask=mask,
+def images_of_rows(
+    rows: Iterable[tuple[object, Mapping[str, str]]], roles: Roles, files: Files
+) -> Iterator[Found]:
+    """Yield the images of rows with paths; a file or an id that comes again is an error."""
+    by_file: dict[str, str] = {}
+    by_id: dict[str, str] = {}
+    for where, values in rows:
+        row = str(where)
+        try:
+            image, path_id = files.find(values.get(roles.image or "", ""), row=row)
+            mask_cell = values.get(roles.mask or "", "").strip()
+            mask = files.find(mask_cell, row=row)[0] if mask_cell else None
+            item = image_of_row(
+                values, roles, row=row, default_id=path_id, label=None, image=image, mask=mask
+            )
+            if (first := by_file.setdefault(image.name, row)) != row:
+                raise DataError(
+                    f"{row} names {values[roles.image or '']} again, after {first}",
+                    remedy="Keep one row for each image",
+                )
+            if roles.id and (first := by_id.setdefault(item.id, row)) != row:
+                raise DataError(
+                    f"{row} has the id {item.id!r} of {first}",
+                    remedy=f"Give every image an id of its own in column {roles.id!r}, or rename"
+                    " that column: ids then follow from paths",
+                )
+        except DataError as error:
+            yield error
+        else:
+            yield item
+
+
+def _roles_with_paths(columns: Sequence[str], asked: Asked, table: str) -> Roles:
+    """Return the roles of a table of text; ids name files where no column holds paths."""
+    roles = find_roles(columns, asked, table=table, hints=other_case(columns))
+    if roles.image is None and roles.id is not None:
+        roles = replace(roles, image=roles.id)
+    required(roles, "image", columns, table=table)
+    required(roles, "label", columns, table=table)
+    return roles
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of a table, decoded by its byte order mark, else as UTF-8."""
+    try:
+        data = path.read_bytes()
+        encoding = next((e for mark, e in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
+        if encoding == "utf-8" and len(data) > 3 and b"\0" in data[:2]:
+            encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DataError(
+            f"{path} cannot be read as a table (line {line} is no UTF-8: {error.reason})",
+            remedy="Save it as UTF-8; it may be in Latin-1 or Windows-1252",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read as a table ({error})", remedy="Correct its permissions"
+        ) from error
+
+
+def _cells(text: str, delimiter: str, path: Path) -> list[tuple[int, list[str]]]:
+    """Return the lines that hold anything, numbered from 1."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        return [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise DataError(
+            f"{path} cannot be read as CSV (line {reader.line_num}: {error})",
+            remedy="Save it as UTF-8 with commas",
+        ) from error
+
+
+def _delimiter(text: str) -> str:
+    """Return what stands between cells: what gives most columns that the first rows all have."""
+    best, most = ",", (False, 1)
+    for delimiter in _DELIMITERS:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            lengths = [len(cells) for cells in islice(rows, 50) if cells]
+        except csv.Error:
+            continue
+        if lengths and (found := (len(set(lengths)) == 1, lengths[0])) > most and lengths[0] > 1:
+            best, most = delimiter, found
+    return best
+
+
+def _json_lines(path: Path) -> Table:
+    """Return a table of JSON objects, one a line; nested values are not read."""
+    columns: dict[str, None] = {}
+    nested: dict[str, None] = {}
+    rows, faults = [], []
+    for number, line in enumerate(_text_of(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            record = json.loads(line)
+            plain = {n: v for n, v in record.items() if not isinstance(v, dict | list)}
+        except (ValueError, AttributeError) as error:  # no JSON, or no object
+            faults.append(
+                DataError(f"{where} is no JSON object ({error})", remedy="Write one {...} a line")
+            )
+            continue
+        nested |= dict.fromkeys(record.keys() - plain.keys())
+        columns |= dict.fromkeys(plain)
+        rows.append((where, as_text(plain)))
+    return Table(
+        name=path.name,
+        columns=tuple(columns),
+        rows=tuple((where, {n: values.get(n, "") for n in columns}) for where, values in rows),
+        not_read=tuple(NotRead(kind="nested column", name=f"{path} {name}") for name in nested),
+        faults=tuple(faults),
     )
-
-
-_RESTORE = "Restore the file or write it again"

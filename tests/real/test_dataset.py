@@ -179,3 +179,29 @@ def test_a_picture_all_but_black_beside_its_set_is_named_or_left_out(greatest):
         build_dataset(images)
     made = build_dataset(images, skip_broken=True)
     assert (made.ids, len(made.broken)) == (("full",), 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\u00dcbergang", "U\u0308bergang"),
+        ("basophil", "basophil "),
+        ("T cell", "T\u00a0cell"),
+        ("T cell", "T  cell"),
+        ("band", "ba\u200bnd"),
+    ],
+)
+def test_classes_that_print_alike_are_refused_with_their_spellings(one, other):
+    with pytest.raises(DataError, match="classes print alike") as told:
+        build_dataset([item("x", 1, one), item("y", 2, other), item("z", 3, "c")])
+    assert ascii(one) in str(told.value)
+    assert ascii(other) in str(told.value)
+
+
+def test_names_are_trimmed_and_composed_so_that_one_set_is_one_set_everywhere():
+    here = build_dataset([item("\u00dc/1", 1, "\u00dcbergang", group="p1")])
+    there = build_dataset([item("U\u0308/1", 1, " U\u0308bergang ", group="p1 ")])
+    assert there.class_names == ("\u00dcbergang",)
+    assert there.groups == ("p1",)
+    assert there.fingerprint == here.fingerprint
+    assert build_dataset([item("x", 1, "A"), item("y", 2, "a")]).class_names == ("A", "a")

@@ -88,7 +88,7 @@ def test_metadata_row_without_image_or_twice_names_the_line(tmp_path, name):
     root = class_folder(tmp_path, images="images")
     rows = [{"file": "images/a/1.png", "x": "1"}, {"file": name, "x": "2"}]
     write_table(root / "metadata.csv", rows)
-    with pytest.raises(DataError, match=r"metadata\.csv line 3 names 'a/"):
+    with pytest.raises(DataError, match=r"metadata\.csv line 3 names 'images/a/"):
         open_dataset(root)
 
 

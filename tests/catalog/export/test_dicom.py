@@ -76,10 +76,13 @@ def test_a_watermark_goes_into_the_pixels(tmp_path):
     assert detect(dataset.pixel_array, KEY).marked
 
 
-def test_the_export_comes_back_as_a_source_of_images(tmp_path, plain):
+def test_the_export_comes_back_as_what_it_is(tmp_path, plain):
+    from factory.errors import DataError
     from factory.real.sources import open_dataset
 
     export(plain, tmp_path / "out", "dicom")
-    dataset = open_dataset(tmp_path / "out" / "images")
+    with pytest.raises(DataError, match="DRAWN, NOT REAL: 7 of 7 images"):
+        open_dataset(tmp_path / "out" / "images")
+    dataset = open_dataset(tmp_path / "out" / "images", keep_faults=True)
     assert len(dataset) == 7
     assert set(dataset.labels) == {"zebra", "Ape", "mole"}
