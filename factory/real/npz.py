@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import DataError
-from factory.real.dataset import RealImage
+from factory.real.dataset import Found, NotRead, RealImage
 from factory.real.stored import NpzBytes, npz_array
 
 PARTS = ("train", "val", "test")
@@ -19,17 +19,19 @@ PART_ATTRIBUTE = "official_part"
 """Attribute that keeps MedMNIST's own part; the factory splits by itself."""
 
 
-def npz_items(path: Path, class_names: list[str] | None = None) -> Iterator[RealImage]:
+def npz_items(path: Path, class_names: list[str] | None = None) -> Iterator[Found]:
     """Yield the images of a MedMNIST `.npz`: arrays `<part>_images` and `<part>_labels`.
 
     Images are (N, H, W) or (N, H, W, 3) uint8, labels (N, 1) or (N,). Without `class_names` the
-    classes are called by their zero-padded number. An id is `<part>/<row>`.
+    classes are called by their zero-padded number. An id is `<part>/<row>`. Other arrays count
+    as not read.
 
     Raises:
         DataError: no such arrays, volumes, several labels per image, or a label out of range.
     """
     path = path.resolve()
-    parts = [part for part in PARTS if _has(path, f"{part}_images")]
+    arrays = _arrays(path)
+    parts = [part for part in PARTS if f"{part}_images" in arrays]
     if not parts:
         raise DataError(f"{path} has no array 'train_images'", remedy=_LAYOUT)
     labels = {part: _labels(path, part) for part in parts}
@@ -37,6 +39,9 @@ def npz_items(path: Path, class_names: list[str] | None = None) -> Iterator[Real
     names = class_names or [f"{n:0{len(str(top))}d}" for n in range(top + 1)]
     if top >= len(names):
         raise DataError(f"{path} has label {top} but {len(names)} class names", remedy=_LAYOUT)
+    read = {f"{part}_{kind}" for part in parts for kind in ("images", "labels")}
+    for name in sorted(arrays - read):
+        yield NotRead(kind="array", name=f"{path} {name}")
     for part in parts:
         for row, value in enumerate(labels[part]):
             yield RealImage(
@@ -94,10 +99,11 @@ def _package() -> Any:
         ) from error
 
 
-def _has(path: Path, key: str) -> bool:
+def _arrays(path: Path) -> set[str]:
+    """Return the names of the arrays in an `.npz`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return key in getattr(arrays, "files", ())
+            return set(getattr(arrays, "files", ()))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no readable .npz file ({error})", remedy=_LAYOUT) from error
 

@@ -28,6 +28,11 @@ def test_medmnist_file_gives_images_labels_and_official_parts(tmp_path):
     assert (made.image(2) == grey[0, ..., None]).all()
 
 
+def test_arrays_that_are_no_images_are_counted(tmp_path):
+    made = open_dataset(save(tmp_path / "x.npz", train_masks=np.zeros(2), note=np.array("x")))
+    assert [(one.kind, one.count) for one in made.not_read] == [("array", 2)]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
