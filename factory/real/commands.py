@@ -1,7 +1,7 @@
 """`factory real`: look at real images, split them once, or draw a demo set."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.errors import DataError
-from factory.real.options import FILE, column_options, opened
+from factory.real.options import FILE, column_options, not_read_text, opened
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
+    from factory.real.dataset import RealDataset
     from factory.real.describe import Description
     from factory.real.splits import Split
 
@@ -39,7 +40,9 @@ def _source(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--sheet", type=FILE, help="Write a contact sheet (PNG) here.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
-    """Print counts, sizes, class balance, near-duplicates and broken files.
+    """Print counts, sizes, class balance, what masks hold, near-duplicates and all that is wrong.
+
+    It ends with an error where something is: other commands would refuse the same images.
 
     Example: factory real describe data/wbc --group patient --sheet sheet.png
     """
@@ -47,7 +50,7 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
 
     from factory.real.describe import contact_sheet, describe
 
-    dataset = opened(uri, options, tell=False)
+    dataset = opened(uri, options, tell=False, keep_faults=True)
     found = describe(dataset)
     if sheet is not None:
         contact_sheet(dataset, sheet)
@@ -57,6 +60,14 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
         _print(found)
         if sheet is not None:
             click.echo(f"sheet        {sheet}")
+    wrong = [*([] if options["skip_broken"] else found.broken), *found.faults]
+    if wrong:
+        first = wrong[0].split(". ")[0]
+        raise DataError(
+            f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong with {uri},"
+            f" listed above, first: {first}",
+            remedy="Mend them" + (", or pass --skip-broken" if found.broken else ""),
+        )
 
 
 @real.command()
@@ -72,17 +83,19 @@ def split(
 
     Example: factory real split data/wbc --group patient --out split.json
     """
+    from factory.real.describe import split_warnings
     from factory.real.duplicates import grouped
     from factory.real.splits import Split, make_folds, make_split
 
     shares = _fractions(fractions)
     dataset = opened(uri, options)
+    groups = grouped(dataset)
     make = partial(make_split, fractions=shares) if folds is None else partial(make_folds, k=folds)
     made = make(
         dataset=dataset.fingerprint,
         ids=dataset.ids,
         labels=dataset.labels,
-        groups=grouped(dataset),
+        groups=groups,
         seed=seed,
     )
     parts = {out: made} if isinstance(made, Split) else _fold_paths(out, made)
@@ -90,6 +103,10 @@ def split(
         part.save(path)
         sizes = f"train {len(part.train)}, val {len(part.val)}, test {len(part.test)}"
         click.echo(f"{path}  {part.digest}  {sizes}")
+    _print_groups(dataset, groups)
+    _print_parts(dataset, list(parts.values()))
+    for warning in split_warnings(dataset, list(parts.values()), groups):
+        click.echo(f"warning: {warning}", err=True)
 
 
 @real.command()
@@ -176,22 +193,60 @@ def _fractions(text: str) -> dict[str, float]:
     return shares
 
 
+def _print_groups(dataset: "RealDataset", groups: "Sequence[str]") -> None:
+    """Print which column became the group, and how many of them were divided."""
+    from factory.real.describe import grouped_by
+
+    by = grouped_by(dataset)
+    what = f"by {', '.join(by)}" if by else "none given (--group COLUMN): images like each other"
+    click.echo(f"groups       {what}; {len(set(groups))} to divide")
+
+
+def _print_parts(dataset: "RealDataset", splits: "Sequence[Split]") -> None:
+    """Print images per class and part, of folds per class and test part."""
+    from factory.real.describe import part_counts
+
+    counts = [part_counts(dataset, split) for split in splits]
+    if len(counts) == 1:
+        _print_table(counts[0])
+        return
+    names = {f"test {n}": count for n, count in enumerate(counts)}
+    _print_table({name: {fold: c[name]["test"] for fold, c in names.items()} for name in counts[0]})
+
+
+def _print_table(rows: "dict[str, dict[str, int]]") -> None:
+    width = max(24, *map(len, rows))
+    columns = list(next(iter(rows.values())))
+    click.echo(f"  {'class':<{width}} {' '.join(f'{column:>7}' for column in columns)}")
+    for name, row in rows.items():
+        click.echo(f"  {name:<{width}} {' '.join(f'{row[column]:>7}' for column in columns)}")
+
+
 def _print(found: "Description") -> None:
-    """Print a description for people: the figures first, then what needs attention."""
+    """Print a description for people: the figures, then what needs attention."""
     sizes = ", ".join(f"{size} ({n})" for size, n in list(found.sizes_px.items())[:3])
     more = f", {len(found.sizes_px)} sizes in all" if len(found.sizes_px) > 3 else ""
     click.echo(f"fingerprint  {found.fingerprint}")
     click.echo(f"images       {found.num_images}, {found.num_masks} with masks")
+    for how, count in found.read_as.items():
+        click.echo(f"read as      {how}: {count}")
+    if found.mask_shares:
+        click.echo(f"masks        {_masks(found)}")
     click.echo(f"sizes        {sizes}{more}")
-    click.echo(f"groups       {found.num_groups}, to split by: {found.num_split_groups}")
+    by = f" by {', '.join(found.grouped_by)}" if found.grouped_by else ""
+    click.echo(f"groups       {found.num_groups}{by}, to split by: {found.num_split_groups}")
     click.echo(
         f"balance      majority rate {found.majority_rate:.3f}, imbalance {found.imbalance:.1f}"
     )
-    for name, count in found.classes.items():
-        click.echo(f"  {name:<24} {count:>7}  {count / found.num_images:>6.1%}")
+    _print_classes(found)
     for name, values in found.attributes.items():
         frequent = ", ".join(f"{value} {n}" for value, n in list(values.items())[:4])
         click.echo(f"attribute    {name}: {frequent}{', ...' if len(values) > 4 else ''}")
+    _print_findings(found)
+
+
+def _print_findings(found: "Description") -> None:
+    """Print what needs attention: pictures twice, what is not read, what is wrong or thin."""
     click.echo(f"near-duplicates  {len(found.duplicates)} sets")
     for ids in found.duplicates[:10]:
         more = f" = ... ({len(ids)} in all)" if len(ids) > SHOWN_IDS else ""
@@ -200,6 +255,35 @@ def _print(found: "Description") -> None:
         click.echo(f"conflicts    {len(found.conflicts)} of these sets are of several classes")
         for ids in found.conflicts[:10]:
             click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}")
+    if found.not_read:
+        click.echo(not_read_text(found.not_read))
     click.echo(f"broken       {len(found.broken)}")
     for reason in found.broken:
         click.echo(f"  {reason}")
+    if found.faults:
+        click.echo(f"faults       {len(found.faults)}")
+        for fault in found.faults:
+            click.echo(f"  {fault}")
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}")
+
+
+def _print_classes(found: "Description") -> None:
+    """Print images and share per class, and where a split by default puts them."""
+    parts = list(next(iter(found.parts.values()), {}))
+    width = max(24, *map(len, found.classes))
+    heads = "".join(f" {part:>6}" for part in parts)
+    click.echo(f"  {'class':<{width}} {'images':>7} {'share':>7}{heads}")
+    for name, count in found.classes.items():
+        row = "".join(f" {found.parts[name][part]:>6}" for part in parts)
+        click.echo(f"  {name:<{width}} {count:>7}  {count / found.num_images:>6.1%}{row}")
+
+
+def _masks(found: "Description") -> str:
+    """Return 'values 0 (71 %), 255 (29 %)', by which rule, and how many are of several files."""
+    from factory.real.mask_values import shares_text
+
+    rule = f", read by the rule {found.reading['masks']}" if "masks" in found.reading else ""
+    joined = found.num_joined_masks
+    files = f", {joined} joined of several files" if joined else ""
+    return f"{shares_text(found.mask_shares)}{rule}{files}"

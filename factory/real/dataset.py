@@ -307,8 +307,8 @@ def build_dataset(
     kept, broken = _read_all(listed, rule, skip_broken=skip_broken or keep_faults)
     if not kept:
         raise DataError(
-            f"no image is left ({len(broken)} broken, the first: {broken[0]})",
-            remedy="Check that the URI is the right one",
+            f"no image is left ({len(broken)} broken, the first: {broken[0].what})",
+            remedy=f"Check that the URI is the right one. {broken[0].remedy}",
         )
     faults += [*_drawn(kept), *_contradictions(kept), *(() if rule else _spoilt_masks(kept))]
     if faults and not keep_faults:
@@ -324,7 +324,7 @@ def build_dataset(
         items=tuple(item for item, _ in kept),
         contents=tuple(content for _, content in kept),
         class_names=names,
-        broken=tuple(broken),
+        broken=tuple(error.what for error in broken),
         faults=tuple(str(fault) for fault in faults),
         not_read=_by_kind(not_read),
         reading={"masks": rule.text} if rule else {},
@@ -374,7 +374,7 @@ def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool 
 
 def _read_all(
     items: Sequence[RealImage], rule: MaskRule | None, *, skip_broken: bool
-) -> tuple[list[tuple[RealImage, Content]], list[str]]:
+) -> tuple[list[tuple[RealImage, Content]], list[DataError]]:
     """Inspect all images; those whose depth only the whole set tells are inspected again."""
     kept, broken = _inspected(items, partial(inspect, rule=rule), skip_broken=skip_broken)
     bits = depth_bits(max((content.greatest for _, content in kept), default=0))
@@ -397,7 +397,7 @@ def _at_depth(item: RealImage, bits: int) -> RealImage:
 
 def _inspected(
     items: Sequence[RealImage], look: Callable[[RealImage], Content], *, skip_broken: bool
-) -> tuple[list[tuple[RealImage, Content]], list[str]]:
+) -> tuple[list[tuple[RealImage, Content]], list[DataError]]:
     kept, broken = [], []
     with ThreadPoolExecutor(CHECK_THREADS) as pool:
         results = pool.map(partial(_attempt, look), items)
@@ -405,7 +405,7 @@ def _inspected(
             if isinstance(result, Content):
                 kept.append((item, result))
             elif skip_broken:
-                broken.append(result.what)
+                broken.append(result)
             else:
                 pool.shutdown(cancel_futures=True)
                 raise result

@@ -1,7 +1,7 @@
 """What a real dataset holds, in figures and on one sheet, before anything is trained on it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from factory.atomic import write_bytes, writing
-from factory.real.dataset import RealDataset
+from factory.errors import DataError
+from factory.real.dataset import NotRead, RealDataset
 from factory.real.duplicates import merge_groups, near_duplicates
 from factory.real.images import encode_png, square_mask
+from factory.real.mask_values import pooled
+from factory.real.splits import PARTS, Split, make_split
+from factory.real.stored import JoinedMasks
 
 OUTLINE = (0, 170, 60)
 """Colour of mask borders on the sheet."""
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+"""How `factory real split` divides images unless it is told otherwise."""
+THIN_IMAGES = 10
+"""A class of fewer images is thin: a tenth of it, a part by default, is less than one image."""
+MOST_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +36,34 @@ class Description:
     classes: dict[str, int]
     sizes_px: dict[str, int]
     """Images per size, "360x363", most frequent first."""
+    grouped_by: dict[str, int]
+    """Images per column or attribute that their group comes from; without one: no entry."""
     num_groups: int
     num_split_groups: int
     """Groups once near-duplicates have joined some: what a split divides."""
     num_masks: int
+    num_joined_masks: int
+    """Images whose mask is put together from several files."""
+    mask_shares: dict[int, float]
+    """Share of the pixels of all masks per value, as they are read."""
+    reading: dict[str, str]
+    """Rules that the caller gave ("masks": "object")."""
+    read_as: dict[str, int]
+    """Images per way of reading, where the file leaves it open."""
+    parts: dict[str, dict[str, int]]
+    """Images per class and part of a split by default; empty where there can be none."""
     attributes: dict[str, dict[str, int]]
     """Per attribute the images per value."""
     duplicates: list[list[str]]
     """Ids that show the same picture, set by set."""
     conflicts: list[list[str]]
     """Those of the duplicates that are labelled as different classes."""
+    not_read: list[NotRead]
+    """What lies in the source besides, one entry per kind."""
     broken: list[str]
+    faults: list[str]
+    """What is wrong with files and rows that can be read."""
+    warnings: list[str]
 
     @property
     def majority_rate(self) -> float:
@@ -53,23 +79,141 @@ class Description:
 def describe(dataset: RealDataset) -> Description:
     """Return the figures of `dataset`; reads every image once to look for near-duplicates."""
     pairs = near_duplicates(dataset)
+    groups = merge_groups(dataset.groups, pairs)
     duplicates = _sets(dataset.ids, pairs)
     label_of = dict(zip(dataset.ids, dataset.labels, strict=True))
     labels = Counter(dataset.labels)
     sizes = Counter(f"{c.width_px}x{c.height_px}" for c in dataset.contents)
+    masks = pooled(content.mask_values for content in dataset.contents)
+    total = sum(count.pixels for count in masks)
+    by_default = _split_by_default(dataset, groups)
+    warnings = [*_thin(labels), *_about_folders(dataset)]
+    if isinstance(by_default, Split):
+        warnings += split_warnings(dataset, [by_default], groups)
+    else:
+        warnings += [f"a split as by default is not possible: {by_default}", *_folds(groups)]
     return Description(
         fingerprint=dataset.fingerprint,
         num_images=len(dataset),
         classes={name: labels[name] for name in dataset.class_names},
         sizes_px=dict(sizes.most_common()),
+        grouped_by=grouped_by(dataset),
         num_groups=len(set(dataset.groups)),
-        num_split_groups=len(set(merge_groups(dataset.groups, pairs))),
+        num_split_groups=len(set(groups)),
         num_masks=sum(item.mask is not None for item in dataset.items),
+        num_joined_masks=sum(isinstance(item.mask, JoinedMasks) for item in dataset.items),
+        mask_shares={count.value: count.pixels / total for count in masks},
+        reading=dict(dataset.reading),
+        read_as=dict(Counter(c.read_as for c in dataset.contents if c.read_as).most_common()),
+        parts=part_counts(dataset, by_default) if isinstance(by_default, Split) else {},
         attributes=_attribute_counts(dataset),
         duplicates=duplicates,
         conflicts=[ids for ids in duplicates if len({label_of[i] for i in ids}) > 1],
+        not_read=list(dataset.not_read),
         broken=list(dataset.broken),
+        faults=list(dataset.faults),
+        warnings=warnings,
     )
+
+
+def grouped_by(dataset: RealDataset) -> dict[str, int]:
+    """Return how many images have their group from which column or attribute."""
+    by = Counter(item.grouped_by or "group" for item in dataset.items if item.group)
+    return dict(by.most_common())
+
+
+def part_counts(dataset: RealDataset, split: Split) -> dict[str, dict[str, int]]:
+    """Return the images of each class in each part of a split."""
+    label_of = dict(zip(dataset.ids, dataset.labels, strict=True))
+    counts = {part: Counter(label_of[i] for i in getattr(split, part)) for part in PARTS}
+    return {name: {part: counts[part][name] for part in PARTS} for name in dataset.class_names}
+
+
+def split_warnings(
+    dataset: RealDataset, splits: Sequence[Split], groups: Sequence[str]
+) -> list[str]:
+    """Return what is thin about the parts of a split, or of folds, and what to do about it.
+
+    Args:
+        groups: what was divided, one per image: see `factory.real.duplicates.grouped`.
+    """
+    found = [text for split in splits for text in _poor_parts(dataset, split)]
+    if len(splits) > 1:
+        return [text if n == 1 else f"{text} ({n} times)" for text, n in Counter(found).items()]
+    return [*found, *(_folds(groups) if found else ())]
+
+
+def _folds(groups: Sequence[str]) -> list[str]:
+    """Return the proposal to cross-validate, where there are groups enough."""
+    folds = min(MOST_FOLDS, len(set(groups)))
+    if folds < 3:
+        return []
+    return [
+        f"`factory real split` with --folds {folds} tests every image once, over {folds} splits:"
+        " better for few images or patients"
+    ]
+
+
+def _poor_parts(dataset: RealDataset, split: Split) -> list[str]:
+    """Return the parts without an image of some class, or of one group only."""
+    counts = part_counts(dataset, split)
+    group_of = dict(zip(dataset.ids, dataset.groups, strict=True))
+    given = {item.id for item in dataset.items if item.group}
+    found = []
+    for part in PARTS:
+        ids = getattr(split, part)
+        without = [name for name, row in counts.items() if not row[part] and any(row.values())]
+        if ids and without:
+            found.append(f"{part} holds no image of {', '.join(without)}")
+        if ids and set(ids) <= given and len({group_of[i] for i in ids}) == 1:
+            by = "/".join(grouped_by(dataset)) or "group"
+            found.append(f"{part} holds one group only ({by} {group_of[ids[0]]!r})")
+    return found
+
+
+def _split_by_default(dataset: RealDataset, groups: Sequence[str]) -> Split | DataError:
+    try:
+        return make_split(
+            dataset=dataset.fingerprint,
+            ids=dataset.ids,
+            labels=dataset.labels,
+            groups=groups,
+            fractions=SHARES,
+            seed=0,
+        )
+    except DataError as error:
+        return error
+
+
+def _thin(labels: Mapping[str, int]) -> list[str]:
+    thin = [f"{name} {count}" for name, count in labels.items() if count < THIN_IMAGES]
+    if not thin:
+        return []
+    return [
+        f"fewer than {THIN_IMAGES} images are too few to learn a class from and to test on it:"
+        f" {', '.join(thin)}; add images, or leave the class out"
+    ]
+
+
+def _about_folders(dataset: RealDataset) -> list[str]:
+    """Return what the folders below the classes may mean besides."""
+    below = {
+        tuple(image_id.split("/")[:2])
+        for image_id, label in zip(dataset.ids, dataset.labels, strict=True)
+        if image_id.startswith(f"{label}/") and image_id.count("/") > 1
+    }
+    example = ", ".join(sorted({folder for _, folder in below})[:3])
+    if len(below) > 1 and len(dataset.class_names) == 1:
+        return [
+            f"all images are of one class, {dataset.class_names[0]!r}: if its folders ({example})"
+            " are the classes, give that folder itself"
+        ]
+    if below and not grouped_by(dataset):
+        return [
+            f"folders below the classes ({example}) are not taken as groups: if they are patients,"
+            " name them in a column (metadata.csv) and give --group"
+        ]
+    return []
 
 
 def contact_sheet(

@@ -1,7 +1,7 @@
 """Which values the masks of a dataset hold: its classes, unless something spoiled them."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -167,13 +167,18 @@ def refusal(counts: Sequence[ValueCount], lost: Sequence[int]) -> DataError:
     )
 
 
-def values_text(counts: Sequence[ValueCount], most: int = 8) -> str:
-    """Return 'values 0 (71 %), 255 (29 %)': ascending, the most frequent when there are many."""
+def values_text(counts: Sequence[ValueCount]) -> str:
+    """Return 'values 0 (71 %), 255 (29 %)' of counted pixels."""
     total = sum(count.pixels for count in counts)
-    frequent = sorted(counts, key=lambda count: -count.pixels)[:most]
-    shown = [f"{c.value} ({_percent(c.pixels / total)})" for c in counts if c in frequent]
-    rest = f", {len(counts) - len(shown)} others" if len(counts) > len(shown) else ""
-    return f"{'value' if len(counts) == 1 else 'values'} {', '.join(shown)}{rest}"
+    return shares_text({count.value: count.pixels / total for count in counts})
+
+
+def shares_text(shares: Mapping[int, float], most: int = 8) -> str:
+    """Return 'values 0 (71 %), 255 (29 %)': ascending, the most frequent when there are many."""
+    shown = sorted(sorted(shares, key=lambda value: -shares[value])[:most])
+    rest = f", {len(shares) - len(shown)} others" if len(shares) > len(shown) else ""
+    parts = ", ".join(f"{value} ({_percent(shares[value])})" for value in shown)
+    return f"{'value' if len(shares) == 1 else 'values'} {parts}{rest}"
 
 
 def found_values(dataset: "RealDataset", ids: Sequence[str]) -> tuple[int, ...]:

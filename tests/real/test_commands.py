@@ -6,7 +6,7 @@ from PIL import Image
 
 from factory.errors import DataError, OutputError
 from factory.real.commands import real
-from tests.real.builders import class_folder, png, put
+from tests.real.builders import class_folder, png, put, write_table
 
 SMEAR = "smear:60?size=16"
 
@@ -116,3 +116,62 @@ def test_smear_writes_a_folder_that_describe_reads(tmp_path):
 def test_help_of_every_command_has_an_example():
     for name, command in real.commands.items():
         assert f"factory real {name}" in command.help
+
+
+def fails(*arguments) -> tuple[str, DataError]:
+    result = CliRunner().invoke(real, [str(a) for a in arguments])
+    assert isinstance(result.exception, DataError), result.output
+    return result.output, result.exception
+
+
+def test_describe_lists_everything_and_ends_with_an_error(tmp_path):
+    root = class_folder(tmp_path)
+    put(root / "a/0.png", b"")
+    put(root / "a/3.png", png(3)[:50])
+    put(root / "b/7_mask.png", png(7))
+    put(root / "a/old.psd", b"x")
+    out, error = fails("describe", root)
+    for text in (
+        "images       4",
+        "broken       2",
+        "a/0.png is empty",
+        "a/3.png",
+        "faults       1",
+    ):
+        assert text in out
+    assert "7_mask.png is the mask of no image" in out
+    assert "not read: 1 (.psd 1; for example a/old.psd)" in out
+    assert "3 things are wrong with" in error.what
+    assert "--skip-broken" in error.remedy
+    out, error = fails("describe", root, "--skip-broken", "--json")
+    assert len(json.loads(out)["faults"]) == 1
+    (root / "b/7_mask.png").unlink()
+    assert "broken       2" in run("describe", root, "--skip-broken")
+
+
+def test_describe_tells_mask_values_and_takes_a_rule(tmp_path):
+    root = class_folder(tmp_path, images="images", masks=True)
+    assert "masks        values 0 (25 %), 40 (25 %), 80 (25 %), 120 (25 %)" in run("describe", root)
+    out = run("describe", root, "--masks", "object")
+    assert "masks        values 0 (25 %), 255 (75 %), read by the rule object" in out
+    assert "not read: 4 (mask 4;" in run("describe", root, "--masks", "none")
+
+
+def test_split_tells_groups_a_table_and_what_is_thin(tmp_path):
+    for n in range(24):
+        put(tmp_path / "set" / f"images/{'ab'[n % 2]}/{n}.png", png(n))
+    put(tmp_path / "set" / "images/c/24.png", png(24))
+    rows = [
+        {"file": f"images/{'ab'[n % 2] if n < 24 else 'c'}/{n}.png", "patient": str(n // 5)}
+        for n in range(25)
+    ]
+    write_table(tmp_path / "set/metadata.csv", rows)
+    out = run("split", tmp_path / "set", "--out", tmp_path / "s.json")
+    assert "groups       by patient; 5 to divide" in out
+    assert "  class                      train     val    test" in out
+    assert "warning: " in out
+    assert "holds no image of c" in out
+    assert "holds one group only (patient '" in out
+    out = run("split", tmp_path / "set", "--out", tmp_path / "f.json", "--folds", "5")
+    assert "test 0  test 1  test 2  test 3  test 4" in out
+    assert "(4 times)" in out  # four test parts without the image of c

@@ -42,3 +42,87 @@ def test_contact_sheet_shows_every_class_and_mask_borders(tmp_path):
         tiles = sheet[row * 68 + 20 : (row + 1) * 68]
         assert (tiles == OUTLINE).all(axis=2).sum() > 50
         assert tiles.std() > 20
+
+
+def test_all_that_is_wrong_is_listed_at_once_beside_the_figures(tmp_path):
+    root = class_folder(tmp_path)
+    put(root / "a/3.png", b"")
+    put(root / "b/4.png", png(9)[:60])
+    put(root / "b/5.bmp", encoded(pixels(0), "BMP"))  # as a/1.png
+    put(root / "b/6.bmp", encoded(pixels(1), "BMP"))  # as a/2.png
+    put(root / "b/1.bmp", encoded(pixels(8), "BMP"))  # called like b/1.png
+    put(root / "a/7_mask.png", png(7))
+    put(root / "notes.txt", b"x")
+    found = describe(open_dataset(root, keep_faults=True))
+    assert (found.num_images, len(found.broken)) == (6, 2)
+    reasons = ["mask of no image", "'b/1' belongs to 2", "under two classes", "under two classes"]
+    assert len(found.faults) == len(reasons)
+    for reason in reasons:
+        assert any(reason in fault for fault in found.faults)
+    assert [(one.kind, one.count) for one in found.not_read] == [(".txt", 1)]
+
+
+def test_what_masks_hold_is_told_with_shares_rule_and_joined_files(tmp_path):
+    for n in range(2):
+        put(tmp_path / f"{n}.png", png(n))
+        mask = np.zeros((10, 12), np.uint8)
+        mask[:5] = 7
+        put(tmp_path / f"{n}_mask.png", encoded(mask))
+    put(tmp_path / "0_mask_1.png", encoded(np.zeros((10, 12), np.uint8)))
+    found = describe(open_dataset(tmp_path))
+    assert (found.mask_shares, found.num_joined_masks) == ({0: 0.5, 7: 0.5}, 1)
+    found = describe(open_dataset(tmp_path, masks="object"))
+    assert (found.mask_shares, found.reading) == ({0: 0.5, 255: 0.5}, {"masks": "object"})
+
+
+def flat_set(root, classes, patients=None):
+    """Write images of these classes with a metadata table, one row a class entry."""
+    rows = []
+    for n, name in enumerate(classes):
+        put(root / f"images/{n}.png", png(n))
+        rows.append({"file": f"images/{n}.png", "class": name})
+        if patients:
+            rows[-1]["patient"] = patients[n]
+    write_table(root / "metadata.csv", rows)
+    return root
+
+
+def test_thin_classes_and_parts_are_warned_of_and_folds_proposed(tmp_path):
+    classes = ["a"] * 30 + ["b"] * 20 + ["c"] * 2
+    found = describe(open_dataset(flat_set(tmp_path, classes)))
+    assert found.parts["a"] == {"train": 24, "val": 3, "test": 3}
+    assert sum(found.parts["c"].values()) == 2
+    text = "\n".join(found.warnings)
+    assert "too few to learn a class from and to test on it: c 2;" in text
+    assert "holds no image of c" in text
+    assert "--folds 5 tests every image once" in text
+
+
+def test_a_part_of_one_patient_is_warned_of_and_the_column_named(tmp_path):
+    patients = [f"p{n // 12}" for n in range(60)]
+    root = flat_set(tmp_path, ["a", "b"] * 30, patients)
+    dataset = open_dataset(root)
+    found = describe(dataset)
+    assert found.grouped_by == {"patient": 60}
+    text = "\n".join(found.warnings)
+    assert "test holds one group only (patient 'p" in text
+    assert "--folds 5" in text
+    alone = describe(open_dataset(root, group="file"))
+    assert "one group only" not in "\n".join(alone.warnings)
+
+
+def test_a_split_that_is_not_possible_is_a_warning(tmp_path):
+    found = describe(open_dataset(flat_set(tmp_path, ["a"] * 40, [f"p{n % 2}" for n in range(40)])))
+    assert found.parts == {}
+    assert any("split as by default is not possible: no group is left" in w for w in found.warnings)
+
+
+def test_folders_below_classes_are_spoken_of(tmp_path):
+    for n in range(4):
+        put(tmp_path / f"x/BUSI/{'ab'[n % 2]}/{n}.png", png(n))
+        put(tmp_path / f"y/{'ab'[n % 2]}/p{n}/{n}.png", png(n))
+    wrapped = describe(open_dataset(tmp_path / "x"))
+    assert any("if its folders (a, b) are the classes" in w for w in wrapped.warnings)
+    patients = describe(open_dataset(tmp_path / "y"))
+    assert any("(p0, p1, p2) are not taken as groups" in w for w in patients.warnings)
+    assert not any("folders" in w for w in describe(open_dataset(tmp_path / "y/a")).warnings)
