@@ -160,7 +160,7 @@ def make_split(
     if empty:
         raise DataError(
             f"no group is left for {empty[0]} ({len(set(groups))} groups in all)",
-            remedy="Give more groups, or ask for fewer parts",
+            remedy="Cross-validate (--folds), give more groups, or ask for fewer parts",
         )
     return Split(dataset=dataset, seed=seed, **parts)
 

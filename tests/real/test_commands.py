@@ -162,12 +162,12 @@ def test_split_tells_groups_a_table_and_what_is_thin(tmp_path):
         put(tmp_path / "set" / f"images/{'ab'[n % 2]}/{n}.png", png(n))
     put(tmp_path / "set" / "images/c/24.png", png(24))
     rows = [
-        {"file": f"images/{'ab'[n % 2] if n < 24 else 'c'}/{n}.png", "patient": str(n // 5)}
+        {"file": f"images/{'ab'[n % 2] if n < 24 else 'c'}/{n}.png", "patient": str(n // 3)}
         for n in range(25)
     ]
     write_table(tmp_path / "set/metadata.csv", rows)
     out = run("split", tmp_path / "set", "--out", tmp_path / "s.json")
-    assert "groups       by patient; 5 to divide" in out
+    assert "groups       by patient; 9 to divide" in out
     assert "  class                      train     val    test" in out
     assert "warning: " in out
     assert "holds no image of c" in out

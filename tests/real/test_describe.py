@@ -99,7 +99,7 @@ def test_thin_classes_and_parts_are_warned_of_and_folds_proposed(tmp_path):
 
 
 def test_a_part_of_one_patient_is_warned_of_and_the_column_named(tmp_path):
-    patients = [f"p{n // 12}" for n in range(60)]
+    patients = [f"p{n // 6}" for n in range(60)]
     root = flat_set(tmp_path, ["a", "b"] * 30, patients)
     dataset = open_dataset(root)
     found = describe(dataset)
