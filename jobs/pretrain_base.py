@@ -42,22 +42,24 @@ def main(
     from factory.config import load_config
     from factory.finetune.base_run import export_base, prepare_base, pretrain_on_ray, train_here
     from factory.finetune.pretrain import BaseConfig
+    from factory.finetune.stages import claimed
     from factory.sample.session import ray_session
 
     config = load_config(BaseConfig, source, overrides)
-    prepare_base(config, data, output)
-    if without_ray:
-        train_here(config, output, perceptual_weights=perceptual_weights, report=click.echo)
-    else:
-        with ray_session(show_workers=True):
-            pretrain_on_ray(
-                config,
-                output,
-                workers=workers,
-                use_gpu=gpu,
-                perceptual_weights=perceptual_weights,
-            )
-    generator = export_base(config, output, folder or output / "generator")
+    with claimed(output, "base"):
+        prepare_base(config, data, output)
+        if without_ray:
+            train_here(config, output, perceptual_weights=perceptual_weights, report=click.echo)
+        else:
+            with ray_session(show_workers=True):
+                pretrain_on_ray(
+                    config,
+                    output,
+                    workers=workers,
+                    use_gpu=gpu,
+                    perceptual_weights=perceptual_weights,
+                )
+        generator = export_base(config, output, folder or output / "generator")
     click.echo(f"{config.name} {generator.model_id} in {generator.folder}")
 
 

@@ -16,6 +16,7 @@ from factory.finetune.config import AutoencoderAdaptation, FinetuneConfig
 from factory.finetune.first_stage import Lesson, train_first_stage
 from factory.finetune.losses import feature_distance
 from factory.finetune.plan import choose_images
+from factory.finetune.stages import check_seal, seal
 from factory.finetune.train import follow_here
 from factory.models.card import adapted_licence, finetuned_card
 from factory.models.export import write_generator
@@ -113,6 +114,7 @@ def adapt_autoencoder(
     name = digest(told)
     folder = output / f"base-{name}"
     if folder.is_dir():
+        check_seal(folder)
         return open_generator(folder)
     images = torch.from_numpy(dataset.array(size_px, ids))
     autoencoder = train_first_stage(
@@ -143,9 +145,11 @@ def adapt_autoencoder(
         "steps_trained": settings.steps,
     }
     pipeline = load_pipeline(base)
-    return write_generator(
+    adapted = write_generator(
         folder,
         parts={"vae": autoencoder} | {name: getattr(pipeline, name) for name in PARTS},
         manifest=manifest,
         card=finetuned_card(manifest),
     )
+    seal(folder)
+    return adapted

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from factory.atomic import write_text
 from factory.errors import ModelError
+from factory.finetune.stages import check_seal, seal
 
 NOTES = "notes.json"
 
@@ -143,7 +144,7 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, config: Mappin
     """Fill `tensors` in place, whatever the number of workers that wrote them; return the step.
 
     Raises:
-        ModelError: missing or truncated files, or a checkpoint of another configuration.
+        ModelError: missing, truncated or changed files, or a checkpoint of another configuration.
     """
     notes = read_notes(path)
     _check_config(path, notes, config)
@@ -155,6 +156,7 @@ def load_checkpoint(path: Path, tensors: Mapping[str, Tensor], *, config: Mappin
         )
     except (Exception, CheckpointException) as error:  # the latter is a BaseException
         raise _unreadable(path, error) from error
+    check_seal(path)
     return notes.step
 
 
@@ -189,6 +191,7 @@ class _Writer(HuggingFaceStorageWriter):
         notes = self._notes
         stored = {"step": notes.step, "config": dict(notes.config), "metrics": dict(notes.metrics)}
         write_text(self._work / NOTES, json.dumps(stored, indent=1, sort_keys=True))
+        seal(self._work)
         shutil.rmtree(self._target, ignore_errors=True)
         self._work.replace(self._target)
         self._written()

@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from factory.atomic import new_folder
 from factory.errors import ModelError
 from factory.finetune.adversarial import AdversarialTerm
 from factory.finetune.class_config import FirstStageConfig
@@ -18,6 +17,7 @@ from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import FeatureDistance, autoencoder_loss
 from factory.finetune.order import Part, step_generator, step_indices
+from factory.finetune.stages import check_seal, new_stage
 from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
 from factory.models.generator import find_generator
 
@@ -86,7 +86,7 @@ def train_first_stage(
     if config.scaling_factor or config.trains == "all":
         factor = config.scaling_factor or measure_scaling_factor(autoencoder, _some(lesson))
         autoencoder.register_to_config(scaling_factor=factor)
-    with new_folder(folder) as work:
+    with new_stage(folder) as work:
         autoencoder.save_pretrained(work)
     return autoencoder
 
@@ -95,7 +95,7 @@ def load_first_stage(folder: Path) -> AutoencoderKL:
     """Return the autoencoder that a first stage left in `folder`.
 
     Raises:
-        ModelError: missing or damaged.
+        ModelError: missing, damaged, or changed since.
     """
     try:
         loaded: AutoencoderKL = AutoencoderKL.from_pretrained(folder)
@@ -104,6 +104,7 @@ def load_first_stage(folder: Path) -> AutoencoderKL:
             f"{folder} holds no readable autoencoder ({next(iter(str(error).splitlines()), '')})",
             remedy="Delete it and start again: it is made anew, finished stages are kept",
         ) from error
+    check_seal(folder)
     return loaded.eval()
 
 

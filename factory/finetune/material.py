@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
 from factory.finetune.expert_features import FeaturesOf
 from factory.finetune.latents import encode_turned
+from factory.finetune.stages import check_seal, new_stage
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
@@ -117,7 +117,7 @@ def save_material(material: Material, folder: Path) -> None:
             "latents": [row.numpy().tobytes() for row in material.latents],
         }
     )
-    with new_folder(folder) as work:
+    with new_stage(folder) as work:
         pq.write_table(table, work / "latents.parquet", compression="zstd")
         if material.features is not None:
             save_file({"features": material.features}, work / FEATURES)
@@ -129,6 +129,7 @@ def load_material(folder: Path) -> Material:
 
     Raises:
         DataError: the folder is missing or damaged.
+        ModelError: it was changed since.
     """
     try:
         facts = json.loads((folder / FACTS).read_text())
@@ -142,6 +143,7 @@ def load_material(folder: Path) -> Material:
             f"cached latents {folder} cannot be read ({error})",
             remedy="Delete the folder; they are made again",
         ) from error
+    check_seal(folder)
     return Material(
         latents=latents,
         ids=tuple(table["image_id"].to_pylist()),

@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from factory.atomic import new_folder
 from factory.digest import digest
 from factory.errors import DataError
 from factory.evaluate.leaks import check_apart
 from factory.finetune.latents import encode_turned
 from factory.finetune.pairs_config import PairsConfig
+from factory.finetune.stages import check_seal, new_stage
 from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset
@@ -118,7 +118,7 @@ def prepare_pairs(
         "dataset_fingerprint": dataset.fingerprint,
         "split_digest": split.digest,
     }
-    with new_folder(folder) as work:
+    with new_stage(folder) as work:
         save_file(tensors, work / "pairs.safetensors")
         (work / "pairs.json").write_text(json.dumps(facts))
 
@@ -128,11 +128,12 @@ def load_pairs(folder: Path) -> PairSet:
 
     Raises:
         DataError: it is missing or damaged.
+        ModelError: it was changed since.
     """
     try:
         facts = json.loads((folder / "pairs.json").read_text())
         tensors = load_file(folder / "pairs.safetensors")
-        return PairSet(
+        found = PairSet(
             images=tensors["images"],
             masks=tensors["masks"],
             latents=tensors.get("latents"),
@@ -148,6 +149,8 @@ def load_pairs(folder: Path) -> PairSet:
             f"prepared pairs in {folder} cannot be read ({error})",
             remedy="Delete the folder and start again: they are made anew",
         ) from error
+    check_seal(folder)
+    return found
 
 
 def _numbers(clusters: Clusters | None, ids: Sequence[str]) -> list[int]:

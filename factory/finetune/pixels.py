@@ -13,6 +13,7 @@ from torch import Tensor
 from factory.atomic import write_bytes
 from factory.digest import digest
 from factory.errors import DataError
+from factory.finetune.stages import check_seal, seal
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 
@@ -67,6 +68,7 @@ def save_pixels(pixels: Pixels, path: Path) -> None:
     if pixels.masks is not None:
         tensors["masks"] = pixels.masks
     write_bytes(path, save(tensors, metadata={FACTS: json.dumps(facts)}))
+    seal(path)
 
 
 def load_pixels(path: Path) -> Pixels:
@@ -74,12 +76,13 @@ def load_pixels(path: Path) -> Pixels:
 
     Raises:
         DataError: missing or damaged.
+        ModelError: changed since it was written.
     """
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()[FACTS])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Pixels(
+        found = Pixels(
             images=tensors["images"],
             masks=tensors.get("masks"),
             ids=tuple(facts["ids"]),
@@ -92,3 +95,5 @@ def load_pixels(path: Path) -> Pixels:
             f"{path} cannot be read ({next(iter(str(error).splitlines()), type(error).__name__)})",
             remedy="Delete it and start again: it is made anew, finished stages are kept",
         ) from error
+    check_seal(path)
+    return found

@@ -40,6 +40,7 @@ from factory.finetune.losses import (
 )
 from factory.finetune.meter import Progress
 from factory.finetune.order import Part, step_indices, step_random
+from factory.finetune.stages import check_seal, seal
 from factory.finetune.workers import Workers, place, uses_bfloat16
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.generator import find_generator
@@ -212,8 +213,10 @@ def cache_latents(autoencoder: AutoencoderKL, data: TrainingSet, output: Path) -
             save_file({"latents": encode_turned(autoencoder, data.images)}, work / "part")
         (output / "latents-work" / "part").replace(path)
         (output / "latents-work").rmdir()
+        seal(path)
     with restoring(path):
         latents: Tensor = load_file(path)["latents"]
+    check_seal(path)
     scaled: Tensor = latents * autoencoder.config.scaling_factor
     return scaled
 
