@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,7 +30,8 @@ class BatchFile:
     """A written batch, not yet published. Plain data: `BatchFile(**asdict(file))` gives it back.
 
     `path` is relative to the table, `stats` is the Delta statistics (JSON), `rejected_by_gate` is
-    JSON {gate: images}: an image that two gates reject counts under both.
+    JSON {gate: images}: an image that two gates reject counts under both. `by_class` is JSON
+    {class: {drawn, accepted, rejected: {gate: [images, least score, greatest score]}}}.
     """
 
     path: str
@@ -43,6 +44,7 @@ class BatchFile:
     num_rejected: int
     rejected_by_gate: str
     pixel_bytes: int
+    by_class: str = "{}"
 
 
 def write_batch(
@@ -79,6 +81,7 @@ def write_batch(
         num_rejected=len(table) - accepted,
         rejected_by_gate=canonical_json(_rejections(table)),
         pixel_bytes=sum(_byte_lengths(table[column]) for column in ("image", "mask")),
+        by_class=canonical_json(_by_class(table)),
     )
 
 
@@ -218,6 +221,21 @@ def _rejections(table: pa.Table) -> Mapping[str, int]:
         for reasons in table["gate_reasons"].to_pylist()
         for gate in {reason.split(":")[0] for reason in reasons}
     )
+
+
+def _by_class(table: pa.Table) -> Mapping[str, object]:
+    """Return what each class lost to which gate, see `BatchFile`."""
+    scores = [name for name in table.column_names if name.endswith("_score")]
+    found: dict[str, dict[str, Any]] = {}
+    for row in table.select(["class_name", "gate_reasons", *scores]).to_pylist():
+        own = found.setdefault(row["class_name"], {"drawn": 0, "accepted": 0, "rejected": {}})
+        own["drawn"] += 1
+        own["accepted"] += not row["gate_reasons"]
+        for gate in {reason.split(":")[0] for reason in row["gate_reasons"]}:
+            score = row.get(f"{gate}_score") or 0.0
+            images, least, greatest = own["rejected"].get(gate, (0, score, score))
+            own["rejected"][gate] = (images + 1, min(least, score), max(greatest, score))
+    return found
 
 
 def _byte_lengths(pngs: pa.ChunkedArray) -> int:

@@ -1,7 +1,7 @@
 """What a run has published, counted: accepted images, and rejected ones by gate."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,7 @@ def run_counts(catalog: Catalog, run_id: str) -> Counts:
     accepted = (pc.sum(whole["num_records"]).as_py() or 0) if len(whole) else 0
     rejected = 0
     by_gate: Counter[str] = Counter()
-    for rows in _pieces(catalog, np.flatnonzero(mine & mixed)):
+    for rows in _pieces(catalog, np.flatnonzero(mine & mixed), ("gate_status", "gate_reasons")):
         passed = pc.equal(rows["gate_status"], ACCEPTED)
         accepted += pc.sum(passed).as_py() or 0
         reasons = rows["gate_reasons"].filter(pc.invert(passed)).to_pylist()
@@ -47,10 +47,29 @@ def run_counts(catalog: Catalog, run_id: str) -> Counts:
     return Counts(accepted=accepted, rejected=rejected, rejected_by_gate=by_gate)
 
 
-def _pieces(catalog: Catalog, numbers: NDArray[np.int64]) -> Iterator[pa.Table]:
+def recipe_counts(
+    catalog: Catalog, run_id: str, *, before_batch: int
+) -> dict[str, tuple[int, int]]:
+    """Return recipe digest -> (published, accepted) images in the first batches of a run."""
+    files = catalog.files("samples")
+    mine = files.may("run_id", "=", run_id) & files.may("batch_index", "<", before_batch)
+    published, accepted = Counter[str](), Counter[str]()
+    columns = ("recipe_digest", "gate_status", "batch_index", "run_id")
+    for rows in _pieces(catalog, np.flatnonzero(mine), columns):
+        early = pc.less(rows["batch_index"], before_batch)
+        kept = rows.filter(pc.and_(early, pc.equal(rows["run_id"], run_id)))
+        published.update(kept["recipe_digest"].to_pylist())
+        passed = kept.filter(pc.equal(kept["gate_status"], ACCEPTED))
+        accepted.update(passed["recipe_digest"].to_pylist())
+    return {digest: (published[digest], accepted[digest]) for digest in published}
+
+
+def _pieces(
+    catalog: Catalog, numbers: NDArray[np.int64], columns: Sequence[str]
+) -> Iterator[pa.Table]:
     files = catalog.files("samples")
     for start in range(0, len(numbers), FILES_AT_A_TIME):
         kept = ~files.every()
         kept[numbers[start : start + FILES_AT_A_TIME]] = True
         with reading(catalog.uri):
-            yield files.dataset(kept).to_table(columns=["gate_status", "gate_reasons"])
+            yield files.dataset(kept).to_table(columns=list(columns))

@@ -86,6 +86,7 @@ SAMPLES = pa.schema(
         pa.field("mask_parts_score", pa.float64()),  # mask parts gate: connected objects
         pa.field("agreement_score", pa.float64()),  # agreement gate: Dice with a segmenter
         pa.field("copy_score", pa.float64()),  # copy gate: distance to training / that of unseen
+        pa.field("noise_score", pa.float64()),  # noise gate: share of coloured grain, 1 = noise
     ]
 )
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 from pydantic_core import ErrorDetails
 
 from factory.digest import digest
@@ -63,9 +72,9 @@ class GenerateConfig(Frozen):
     method: Literal["text", "class_conditional", "pairs", "bridge"] | None = None
     """null: that of the generator."""
     num_images: int = Field(gt=0, le=10**9)
-    classes: Mapping[str, Prompts] = Field(default_factory=dict)
-    """Class -> prompt, or several prompts that share the class's images evenly. Empty: every class
-    that the generator knows, each under its own prompt."""
+    classes: Mapping[str, Prompts] | tuple[str, ...] = Field(default_factory=dict)
+    """Class -> prompt, or several prompts that share the class's images evenly; or names alone, for
+    the generator's own prompts. Empty: every class that the generator knows."""
     negative_prompt: Prompt = ""
     guidance_scale: float = Field(2.0, ge=0)
     num_inference_steps: Steps = 20
@@ -86,14 +95,25 @@ class GenerateConfig(Frozen):
     """How many images each reference serves before the next is taken."""
     options: Mapping[str, Any] = Field(default_factory=dict)
     """Options of the method itself."""
-    gates: PixelGates = PixelGates()
+    gates: PixelGates | None = PixelGates()
+    """Thresholds that are not named are the generator's own, measured on the real images that it
+    learnt (`factory.gate.calibration`); null: nothing is refused for its pixels."""
     mask_gates: MaskGates = MaskGates()
     """Of rows with a mask."""
     agreement: AgreementGate | None = None
     """Judge masks by a segmenter; null: no such gate."""
     copies: CopyGate | None = None
     """Refuse what is nearly a training image; null: no such gate."""
+    max_tries: int | None = Field(None, ge=1, le=1000)
+    """Images drawn for one that the gates accept, at most: what they refuse is replaced as long as
+    a class lacks some of its number. 1: `num_images` are drawn, whatever the gates say. null: 3 for
+    a generator that brings thresholds of its own, else 1."""
     stream: StreamConfig = StreamConfig()
+
+    @property
+    def prompts(self) -> Mapping[str, Prompts]:
+        """Class -> its prompts, once `sample.prepare.with_classes` has resolved `classes`."""
+        return self.classes if isinstance(self.classes, Mapping) else {}
 
     @field_validator("scheduler")
     @classmethod
@@ -103,6 +123,12 @@ class GenerateConfig(Frozen):
         if name not in SCHEDULERS:
             raise ValueError(f"choose one of {', '.join(SCHEDULERS)}")
         return name
+
+    @model_serializer(mode="wrap")
+    def _without_max_tries(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave it out while it says nothing: older searches hold this section whole."""
+        dumped: dict[str, Any] = handler(self)
+        return {k: v for k, v in dumped.items() if k != "max_tries" or v is not None}
 
     @property
     def digest(self) -> str:
@@ -120,6 +146,7 @@ _LATER: Mapping[str, Any] = {
     "mask_gates": MaskGates(),
     "agreement": None,
     "copies": None,
+    "max_tries": None,
 }
 """Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""
 
@@ -313,13 +340,26 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
         known = ", ".join(_section(kind, first["loc"][:-1]).model_fields)
         return ConfigError(f"{where}: unknown key {key!r}", remedy=f"Known keys: {known}")
     value = "" if absent or not key else f" is {_shown(first['input'])}"
+    if first["loc"][-1:] == ("[key]",):  # a name, which YAML took for something else
+        key, value = f"{first['loc'][0]}.{first['input']}", f" is {_shown(first['input'])}"
     told = f"{key}{value}: " if key else ""
     message = first["msg"].removeprefix("Value error, ")
-    remedy = "Correct this value and run again"
-    if isinstance(first["input"], bool) and first["type"] in ("string_type", "is_instance_of"):
+    if isinstance(first["input"], bool) and first["type"] in _TEXT_ERRORS:
         message = "no text"
-        remedy = "Quote it ('no'): YAML reads no, off, on and yes as false and true"
-    return ConfigError(f"{where}: {told}{message}", remedy=remedy)
+    return ConfigError(f"{where}: {told}{message}", remedy=_remedy(first))
+
+
+_TEXT_ERRORS = ("string_type", "is_instance_of")
+
+
+def _remedy(error: ErrorDetails) -> str:
+    """Return what to do; YAML's own idea of `no`, `on` and `1` surprises whoever has such names."""
+    if error["type"] not in _TEXT_ERRORS or isinstance(error["input"], str | Mapping | tuple):
+        return "Correct this value and run again"
+    return (
+        "Quote it ('no'): YAML reads no, off, yes and on as false and true, 1 and 1.5 as"
+        " numbers, null and ~ as nothing, 2024-01-01 as a day"
+    )
 
 
 def _deepest(error: ValidationError, stored: Any) -> ErrorDetails:

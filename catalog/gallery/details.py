@@ -32,13 +32,14 @@ GROUPS = {
 APART = (
     *("image", "mask", "class_names", "soft_label", "recipe", "engine", "gate_status"),
     *("gate_reasons", "blank_score", "range_score", "blur_score", "mask_area_score"),
-    *("mask_parts_score", "agreement_score", "copy_score"),
+    *("mask_parts_score", "agreement_score", "copy_score", "noise_score"),
 )
 
 GATES = {
     "blank": ("blank_score", ("gates", "min_contrast"), None),
     "range": ("range_score", None, ("gates", "max_clipped")),
     "blur": ("blur_score", ("gates", "min_sharpness"), None),
+    "noise": ("noise_score", None, ("gates", "max_noise")),
     "mask_area": ("mask_area_score", ("mask_gates", "min_area"), ("mask_gates", "max_area")),
     "mask_parts": ("mask_parts_score", None, ("mask_gates", "max_parts")),
     "agreement": ("agreement_score", ("agreement", "min_dice"), None),

@@ -26,6 +26,7 @@ RANGES = {
     "parts": "mask_parts_score",
     "agreement": "agreement_score",
     "copy": "copy_score",
+    "noise": "noise_score",
 }
 """Parameter -> column; NAME_min and NAME_max bound it, both inclusive."""
 SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {

@@ -10,6 +10,7 @@ import torch
 from factory.errors import ModelError
 from factory.finetune.cluster import ClusterConfig
 from factory.finetune.losses import feature_distance
+from factory.finetune.material import measured
 from factory.finetune.meter import Progress, describe
 from factory.finetune.pretrain import (
     BaseConfig,
@@ -170,6 +171,7 @@ def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:
         "config": config.model_dump(mode="json"),
         "steps_trained": step,
         "images_trained": len(data.images),
+        "gates": measured(data.images, data.labels).model_dump(mode="json"),
     }
     with loop.ema.applied(model):
         return write_generator(

@@ -38,7 +38,7 @@ from factory.finetune.first_stage import Follow, Lesson, load_first_stage, train
 from factory.finetune.latent_scale import check_latent_scale
 from factory.finetune.loop import Loop
 from factory.finetune.losses import feature_distance
-from factory.finetune.material import Material, load_material, save_material, spread
+from factory.finetune.material import Material, load_material, measured, save_material, spread
 from factory.finetune.pixels import Pixels, load_pixels
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
 from factory.finetune.validation import FEWEST, Distance, Validation
@@ -230,6 +230,7 @@ def export(plan: ClassPlan) -> Generator:
         "licence": "unknown",
         "config": config.model_dump(mode="json"),
         "images_trained": len(pixels.ids),
+        "gates": measured(pixels.images, pixels.labels).model_dump(mode="json"),
         "steps_trained": config.training.steps,
     }
     parts = {"unet": network.unet, "vae": autoencoder, "scheduler": noise_scheduler(config.noise)}

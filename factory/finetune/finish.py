@@ -52,6 +52,7 @@ def export(plan: Plan) -> Generator:
     """
     results = {target: Result.load(plan.folder_of(target)) for target in plan.targets}
     base = find_generator(plan.config.base, revision=plan.config.revision)
+    made_here = base.folder.parent == plan.output  # by `with_adapted_autoencoder`
     folder, material = plan.output / "generator", load_material(plan.material)
     manifest: dict[str, Any] = {
         "name": plan.config.name,
@@ -61,13 +62,14 @@ def export(plan: Plan) -> Generator:
         "prompts": {name: plan.config.prompt_of(name) for name in sorted(set(material.labels))},
         "split_digest": material.split_digest,
         "dataset_fingerprint": material.dataset_fingerprint,
-        "base": plan.config.base,
+        "base": base.manifest.get("name", plan.config.base) if made_here else plan.config.base,
         "base_revision": plan.config.revision,
         "base_model_id": base.model_id,
         "lora_scale": 1.0,
         "licence": adapted_licence(base.manifest),
         "config": plan.config.model_dump(mode="json"),
         "images_trained": len(material.ids),
+        "gates": plan.gates.model_dump(mode="json"),
         "steps_trained": max(result.step for result in results.values()),
         "validation": {
             target: {"step": result.step, **result.metrics} for target, result in results.items()
@@ -85,6 +87,7 @@ def export(plan: Plan) -> Generator:
         manifest=manifest,
         card=card,
         pictures=pictures,
+        base=base.folder if made_here else None,
     )
     return open_generator(folder)
 

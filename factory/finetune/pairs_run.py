@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from factory.atomic import write_bytes, write_text
 from factory.digest import digest
 from factory.finetune.loop import Loop
+from factory.finetune.material import measured
 from factory.finetune.pairs import PairTask, build_task, pairs_loop
 from factory.finetune.pairs_base import load_base, with_base
 from factory.finetune.pairs_config import PairsConfig
@@ -152,6 +153,7 @@ def export(plan: PairsPlan, target: str) -> Generator:
         "licence": "as the images it was trained on",
         "config": config.model_dump(mode="json", exclude={"clusters"}),
         "images_trained": len(pairs.ids),
+        "gates": measured(pairs.images, pairs.labels).model_dump(mode="json"),
         "steps_trained": config.training.steps,
     }
     if task.base_model_id is not None:

@@ -9,6 +9,7 @@ from factory.atomic import write_text
 from factory.errors import DataError
 from factory.evaluate.leaks import check_apart
 from factory.finetune.config import FinetuneConfig
+from factory.gate.calibration import Calibration
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot
 
@@ -25,6 +26,8 @@ class Plan:
     validation: Path | None
     targets: tuple[str, ...]
     output: Path
+    gates: Calibration
+    """What the images to learn from score."""
 
     def save(self) -> None:
         """Write `plan.json`."""
@@ -34,6 +37,7 @@ class Plan:
             "material": str(self.material),
             "validation": str(self.validation) if self.validation else None,
             "targets": list(self.targets),
+            "gates": self.gates.model_dump(mode="json"),
         }
         write_text(self.output / PLAN, json.dumps(stored, indent=1))
 
@@ -48,6 +52,7 @@ class Plan:
             validation=Path(stored["validation"]) if stored["validation"] else None,
             targets=tuple(stored["targets"]),
             output=output,
+            gates=Calibration.model_validate(stored["gates"]),
         )
 
     def folder_of(self, target: str) -> Path:

@@ -11,9 +11,10 @@ from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
 from factory.finetune.checkpoint import check_newest
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.expert_features import features_of
-from factory.finetune.material import load_material, make_material
+from factory.finetune.material import GATED, load_material, make_material, spread
 from factory.finetune.plan import Plan, choose_images
 from factory.finetune.validation import FEWEST, keep_features
+from factory.gate.calibration import calibrate
 from factory.models.conditioning import check_text_parts
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert
@@ -49,6 +50,7 @@ def prepare(
     ids = choose_images(dataset, split, config)
     config = with_adapted_autoencoder(config, dataset, split, output=output, tell=tell)
     base = find_generator(config.base, revision=config.revision)
+    size_px = config.size_px or base.size_px
     pipeline, seen = load_pipeline(base), features_of(expert_of(config), config.alignment)
     check_text_parts(pipeline)
 
@@ -59,7 +61,7 @@ def prepare(
             split,
             generator=base,
             autoencoder=pipeline.vae,
-            size_px=config.size_px or base.size_px,
+            size_px=size_px,
             turns=config.turns,
             folder=latents or output / "latents",
             features_of=seen,
@@ -69,6 +71,7 @@ def prepare(
     classes = tuple(sorted({labels[i] for i in ids}))
     held_out = [i for i in split.val if labels[i] in classes]
     _check_validation(config, Counter(labels[i] for i in held_out), classes)
+    seen_by_gates = [ids[row] for row in spread([labels[i] for i in ids], GATED)]
     plan = Plan(
         config=config,
         base_model_id=base.model_id,
@@ -76,13 +79,14 @@ def prepare(
         validation=encoded(held_out) if held_out else None,
         targets=classes if config.separate else (EVERY_CLASS,),
         output=output,
+        gates=calibrate(dataset.array(size_px, seen_by_gates), [labels[i] for i in seen_by_gates]),
     )
     if config.validation.features is not None and plan.validation is not None:
         keep_features(
             dataset,
             held_out,
             load_feature_space(config.validation.features),
-            size_px=config.size_px or base.size_px,
+            size_px=size_px,
             folder=plan.validation,
         )
     _check_begun(plan)

@@ -2,11 +2,14 @@
 
     folder/factory.json            base, base_model_id, adapters, lora_scale, ...
     folder/lora/<class>/pytorch_lora_weights.safetensors      or   folder/lora/all/...
+    folder/base/                   the base, where it was made for these LoRAs
 
 Any of these LoRA folders loads with diffusers' `load_lora_weights` on the same base.
 """
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from factory.atomic import new_folder
-from factory.models.generator import LORA_FOLDER, Generator
+from factory.models.generator import BASE_FOLDER, LORA_FOLDER, Generator
 from factory.models.lora_file import Lora, LoraNotes, fuse_lora, open_lora, save_lora
 
 
@@ -26,6 +29,7 @@ def write_adapters(
     manifest: Mapping[str, Any],
     card: str,
     pictures: Mapping[str, bytes] | None = None,
+    base: Path | None = None,
 ) -> None:
     """Write the folder atomically.
 
@@ -35,6 +39,7 @@ def write_adapters(
         manifest: the content of `factory.json`, with 'base' and 'base_model_id'.
         card: Markdown, written as README.md.
         pictures: file name -> PNG that the card shows.
+        base: folder of a base that nobody else has: it is taken along.
     """
     with new_folder(folder) as work:
         for name, (tensors, notes) in sorted(loras.items()):
@@ -44,6 +49,16 @@ def write_adapters(
         (work / "README.md").write_text(card)
         for name, content in (pictures or {}).items():
             (work / name).write_bytes(content)
+        if base is not None:
+            shutil.copytree(base, work / BASE_FOLDER, copy_function=_linked)
+
+
+def _linked(source: str, target: str) -> None:
+    """Make a second name of a file, or a copy where names cannot be shared."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 class Adapted:

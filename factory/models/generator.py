@@ -1,13 +1,14 @@
 """A generator on disk: a diffusers folder with a `factory.json`, found, checked and named."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from factory.digest import digest, digest_files
 from factory.errors import ConfigError, ModelError
+from factory.gate.calibration import Calibration
 from factory.models.folder import (
     INDEX,
     MANIFEST,
@@ -22,6 +23,8 @@ EMBEDDED = {"wbc-base": Path(__file__).parent / "wbc_base"}
 
 LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
 """Where the LoRAs of a generator lie: <folder>/lora/<class>/<the file that diffusers looks for>."""
+BASE_FOLDER = "base"
+"""Where a base that was made for its LoRAs alone lies: it goes wherever they go."""
 EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
 CLUSTERS = "clusters.safetensors"
@@ -76,6 +79,12 @@ class Generator:
         """How it is sampled; folders without a manifest are Stable Diffusion pipelines."""
         return str(self.manifest.get("method", "text"))
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the real images score that it learnt; None: nobody measured them."""
+        stored = self.manifest.get("gates")
+        return None if stored is None else Calibration.model_validate(stored)
+
     def adapter_of(self, class_name: str) -> str | None:
         """Return the digest of the LoRA that draws a class; None: no LoRA does.
 
@@ -96,15 +105,37 @@ class Generator:
         Raises:
             ModelError: it is missing, or not the one they were trained on.
         """
+        wanted, told = self.manifest.get("base_model_id"), ""
         name, revision = str(self.manifest.get("base")), self.manifest.get("base_revision")
-        base = find_generator(name, revision=revision)
-        if base.model_id != self.manifest.get("base_model_id"):
-            raise ModelError(
-                f"{self.folder} was trained on base {self.manifest.get('base_model_id')},"
-                f" {name!r} is {base.model_id}",
-                remedy="Put that base where 'base' in factory.json points to, or train again",
-            )
-        return base
+        for place in self._places_of_base(name):
+            try:
+                base = find_generator(place, revision=revision if place == name else None)
+            except ModelError as error:
+                told = error.what if place == name else told
+                continue
+            if base.model_id == wanted:
+                return base
+            told = f"{name!r} is {base.model_id}" if place == name else told
+        raise ModelError(
+            f"{self.folder} was trained on base {wanted}, and it is not there ({told})",
+            remedy=f"Put that base into {self.folder / BASE_FOLDER} or beside {self.folder.name},"
+            " or train again",
+        )
+
+    def _places_of_base(self, name: str) -> Iterator[str]:
+        """Yield where the base may lie: with the LoRAs, where it was, or beside; its id decides.
+
+        A folder can so be moved: the path in its manifest is a hint, not more.
+        """
+        within, here = self.folder / BASE_FOLDER, self.folder.resolve()
+        if within.is_dir():
+            yield str(within)
+        yield name
+        beside = [here.parent / Path(name).name, *sorted(here.parent.iterdir())]
+        for folder in dict.fromkeys(beside):
+            if folder not in (here, Path(name)) and (folder / INDEX).is_file():
+                yield str(folder)
+        yield from (embedded for embedded in EMBEDDED if embedded != name)
 
 
 def check_revision(name: str, revision: str | None) -> None:
@@ -159,7 +190,10 @@ def open_generator(folder: Path, *, name: str | None = None) -> Generator:
             remedy="Point to the folder that `save_pretrained` of a diffusers pipeline wrote",
         )
     check_folder(folder)
-    model_id = digest_files(folder, deciding_files(folder))
+    names = deciding_files(folder)
+    if adapters:  # its base is named by an id of its own
+        names = [name for name in names if not name.startswith(f"{BASE_FOLDER}/")]
+    model_id = digest_files(folder, names)
     if adapters:
         model_id = digest([model_id, manifest.get("base_model_id"), manifest.get("lora_scale")])
     if domains:

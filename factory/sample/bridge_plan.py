@@ -162,7 +162,7 @@ def _prompt(config: GenerateConfig, generator: Generator, domain: str, turn: int
 
     Several take turns from source to source.
     """
-    prompts = config.classes.get(domain, generator.prompts.get(domain, ""))
+    prompts = config.prompts.get(domain, generator.prompts.get(domain, ""))
     return prompts if isinstance(prompts, str) else prompts[turn % len(prompts)]
 
 

@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -15,24 +17,35 @@ from catalog.place import local_path
 from catalog.query import sql
 from catalog.sheet import sheet_of
 from catalog.table import Catalog
+from factory.gate.calibration import Calibration
 from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
 
 LINE_SECONDS = 5.0
 """Between progress lines where there is no terminal, as in a job's log."""
 SHEET_PER_CLASS = 12
+FEWEST_DRAWN = 4
+"""Images of a class before anything is said of its losses."""
 
 
 def follow(run: Prepared) -> RunProgress:
     """Execute `run` with a progress display, print the summary, return the last progress."""
     console = Console(width=None if sys.stdout.isatty() else 100)
     _say(console, f"run {run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
+    measured = run.generator.calibration
+    if measured and measured.thresholds == run.config.gates:
+        _say(
+            console, f"gates of the {measured.images} real images that {run.generator.name} learnt"
+        )
+    losses = Losses(measured)
     show = _Bar(console) if console.is_terminal else _Lines(console)
     progress = None
     try:
         with show:
             for progress in execute(run, recorder=recorder_for(os.environ)):
                 show.update(progress)
+                for line in losses.lines(progress):
+                    _say(console, line)
     except KeyboardInterrupt:
         resume = f"factory generate --resume {run.run_id} --catalog {shlex.quote(run.catalog_uri)}"
         _say(console, f"stopped; what was published stays. Go on with: {resume}")
@@ -56,6 +69,44 @@ def describe(progress: RunProgress) -> str:
         f"{progress.images_per_second:.1f} images/s, ETA {eta},"
         f" accepted {progress.accepted}, rejected {rejected}"
     )
+
+
+class Losses:
+    """Finds what a person should hear at once: a class that loses its images to a gate.
+
+    Each class and gate is told once; so is that a run draws on.
+    """
+
+    def __init__(self, measured: Calibration | None) -> None:
+        """`measured`: the real images' scores, to stand beside those of drawn ones."""
+        self._measured, self._told = measured, set[tuple[str, str]]()
+        self._requested: int | None = None
+
+    def lines(self, progress: RunProgress) -> Iterator[str]:
+        """Yield what is new since the last progress."""
+        if self._requested is not None and progress.requested > self._requested:
+            more = progress.requested - self._requested
+            yield f"drawing on: {more} more images in place of refused ones"
+        self._requested = progress.requested
+        for name, counts in progress.by_class.items():
+            for gate, (images, least, greatest) in counts.rejected.items():
+                many = counts.drawn >= FEWEST_DRAWN and 2 * images >= counts.drawn
+                if many and (name, gate) not in self._told:
+                    self._told.add((name, gate))
+                    yield (
+                        f"{name}: {images} of {counts.drawn} images refused by the gate {gate}"
+                        f" ({_span(least, greatest)}; {self._beside(name, gate)})"
+                    )
+
+    def _beside(self, name: str, gate: str) -> str:
+        real = (self._measured.real if self._measured else {}).get(name, {}).get(gate)
+        if real is None:
+            return "its real images were not measured; --set gates=null refuses nothing"
+        return f"real images of the class: {_span(real[0], real[2])}"
+
+
+def _span(least: float, greatest: float) -> str:
+    return f"{least:.3g}" if least == greatest else f"{least:.3g} to {greatest:.3g}"
 
 
 class _Bar:
@@ -107,7 +158,7 @@ class _Lines:
 
 def _summary(console: Console, run: Prepared) -> None:
     catalog = Catalog(run.catalog_uri, run.storage_options)
-    console.print(_class_table(catalog, run.run_id))
+    console.print(_class_table(catalog, run))
     sheet = _write_sheet(catalog, run)
     example = sql(
         catalog, f"SELECT image_id FROM samples WHERE run_id = '{run.run_id}' ORDER BY 1 LIMIT 1"
@@ -127,16 +178,20 @@ def _summary(console: Console, run: Prepared) -> None:
         _say(console, f"  {line}")
 
 
-def _class_table(catalog: Catalog, run_id: str) -> Table:
+def _class_table(catalog: Catalog, run: Prepared) -> Table:
+    wanted = Counter[str]()
+    for quota in run.plan.quotas:
+        wanted[quota.recipe.class_name] += quota.count
     rows = sql(
         catalog,
         "SELECT class_name, count(*) AS drawn, count(*) FILTER (gate_status = 'accepted')"
-        f" AS accepted FROM samples WHERE run_id = '{run_id}' GROUP BY ALL ORDER BY 1",
+        f" AS accepted FROM samples WHERE run_id = '{run.run_id}' GROUP BY ALL ORDER BY 1",
     ).to_pylist()
-    table = Table("class", "drawn", "accepted", "rejected", title=f"run {run_id}")
+    table = Table("class", "asked", "drawn", "accepted", "rejected", title=f"run {run.run_id}")
     for row in rows:
-        rejected = row["drawn"] - row["accepted"]
-        table.add_row(Text(row["class_name"]), *map(str, (row["drawn"], row["accepted"], rejected)))
+        name, drawn, accepted = row["class_name"], row["drawn"], row["accepted"]
+        numbers = (wanted[name], drawn, accepted, drawn - accepted)
+        table.add_row(Text(name), *map(str, numbers))
     return table
 
 

@@ -61,7 +61,7 @@ def pairs_quotas(
     targets = target_of(ids, options.target, seed=int(config.seed or 0), nearest=nearest)
     counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
     names = generator.class_names or tuple(sorted(config.classes))
-    turns = PromptTurns(config.classes)
+    turns = PromptTurns(config.prompts)
     for image_id, count in counts.items():
         shown = references.get(image_id, base.height_px, masks=options.reads_masks)
         if options.reads_masks:

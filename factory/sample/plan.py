@@ -5,7 +5,7 @@ counts, and works out batch `i` when asked.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -13,6 +13,9 @@ from itertools import accumulate
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.sample.recipe import Recipe, Request
+
+HOPELESS = 100
+"""Images of a recipe, none of them accepted, after which no more are tried: less than 3 % pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +33,23 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Quota:
-    """How many images of a recipe: indices 0 .. count - 1."""
+    """How many images of a recipe: indices first .. first + count - 1."""
 
     recipe: Recipe
     count: int
+    first: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Recipes with counts, in an order that keeps equal settings together."""
+    """Recipes with counts, in an order that keeps equal settings together.
+
+    A run that draws on has several, one after another: the batches of each are numbered from
+    `first_batch`, and its images of a recipe from `Quota.first`.
+    """
 
     quotas: tuple[Quota, ...]
+    first_batch: int = 0
 
     def __post_init__(self) -> None:
         """Check what would give one image two rows.
@@ -64,13 +73,18 @@ class Plan:
         """Batches in all; the last of each settings group may be padded."""
         return self._group_starts[-1]
 
+    @property
+    def indices(self) -> range:
+        """The numbers of its batches."""
+        return range(self.first_batch, self.first_batch + self.num_batches)
+
     @cached_property
     def digest(self) -> str:
         """Names the plan: the same recipes and counts in any order are one plan."""
         return digest(sorted([q.recipe.digest, q.count] for q in self.quotas))
 
     def batch(self, index: int) -> Batch:
-        """Return batch `index` (0 .. num_batches - 1) in O(log of the number of recipes).
+        """Return batch `index`, one of `indices`, in O(log of the number of recipes).
 
         Raises:
             IndexError: no such batch.
@@ -88,13 +102,14 @@ class Plan:
 
     def batches(self, indices: Sequence[int] | range | None = None) -> Iterator[Batch]:
         """Yield the batches with these indices (default: all), one at a time."""
-        for index in range(self.num_batches) if indices is None else indices:
+        for index in self.indices if indices is None else indices:
             yield self.batch(index)
 
     def _places(self, index: int) -> tuple["_Group", range]:
         """Return the settings group of a batch, and its requests' places within that group."""
-        if not 0 <= index < self.num_batches:
-            raise IndexError(f"batch {index} of {self.num_batches}")
+        if index not in self.indices:
+            raise IndexError(f"batch {index} of {self.indices}")
+        index -= self.first_batch
         number = bisect_right(self._group_starts, index) - 1
         group = self._groups[number]
         first = (index - self._group_starts[number]) * group.size
@@ -125,7 +140,39 @@ class _Group:
     def request(self, place: int) -> Request:
         number = bisect_right(self.ends, place)
         quota = self.quotas[number]
-        return Request(recipe=quota.recipe, index=place - self.ends[number] + quota.count)
+        place -= self.ends[number] - quota.count
+        return Request(recipe=quota.recipe, index=quota.first + place)
+
+
+def plan_further(
+    wanted: Plan,
+    found: Mapping[str, tuple[int, int]],
+    *,
+    first_batch: int,
+    max_tries: int,
+) -> Plan | None:
+    """Return what is drawn on in place of refused images; None where there is nothing to draw.
+
+    Of a recipe that lacks some of its number, as many more as it takes at the rate at which its
+    images were accepted, up to `max_tries` times its number in all. It follows from what is
+    published alone: a run that was killed plans the same again.
+
+    Args:
+        wanted: the run's first plan.
+        found: recipe digest -> (drawn, accepted) of all earlier plans.
+        first_batch: the number after their last batch.
+        max_tries: 1 replaces nothing.
+    """
+    quotas = []
+    for quota in wanted.quotas:
+        drawn, accepted = found.get(quota.recipe.digest, (0, 0))
+        lacking, left = quota.count - accepted, max_tries * quota.count - drawn
+        if accepted == 0 and drawn >= HOPELESS:
+            continue
+        if lacking > 0 and left > 0:
+            more = min(left, -(-lacking * drawn // max(accepted, 1)))
+            quotas.append(Quota(recipe=quota.recipe, count=more, first=drawn))
+    return Plan(quotas=tuple(quotas), first_batch=first_batch) if quotas else None
 
 
 def split_evenly(num_images: int, parts: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
+from factory.gate.calibration import gates_for
 from factory.gate.masks import MaskGates
 from factory.models.generator import CLUSTERS, Generator
 from factory.real.clusters import load_clusters
@@ -18,6 +19,9 @@ from factory.sample.pairs_plan import Nearest, pairs_quotas
 from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
 from factory.sample.references import PromptTurns, References, counts_by_reference
+
+CALIBRATED_TRIES = 3
+"""Of a generator whose gates know its real images: foreign ones may refuse a class altogether."""
 
 
 def with_seed(config: GenerateConfig) -> GenerateConfig:
@@ -33,19 +37,37 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
     Raises:
         ConfigError: neither names a class.
     """
-    if config.classes:
+    if config.classes and isinstance(config.classes, Mapping):
         return config
     if not generator.prompts:
         raise ConfigError(
             f"generator {generator.name!r} names no classes",
             remedy="Set classes: {name: prompt, ...}",
         )
-    return config.model_copy(update={"classes": dict(generator.prompts)})
+    names = tuple(config.classes) or tuple(generator.prompts)
+    if unknown := [name for name in names if name not in generator.prompts]:
+        raise ConfigError(
+            f"classes: {unknown[0]!r} is unknown to generator {generator.name!r}",
+            remedy=f"Choose from {', '.join(generator.prompts)}, or write {{name: prompt, ...}}",
+        )
+    return config.model_copy(update={"classes": {name: generator.prompts[name] for name in names}})
+
+
+def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
+    """Return `config` with the thresholds that count, all named, and its tries.
+
+    See `gates_for`: the generator's own, where it was measured on real images.
+    """
+    measured = generator.calibration
+    tries = config.max_tries or (CALIBRATED_TRIES if measured else None)
+    return config.model_copy(
+        update={"gates": gates_for(config.gates, measured), "max_tries": tries}
+    )
 
 
 def with_first_prompts(config: GenerateConfig) -> GenerateConfig:
     """Return `config` with one prompt per class, under which older runs showed all references."""
-    first = {n: p if isinstance(p, str) else p[0] for n, p in config.classes.items()}
+    first = {n: p if isinstance(p, str) else p[0] for n, p in config.prompts.items()}
     return config.model_copy(update={"classes": first})
 
 
@@ -119,8 +141,8 @@ def _base_recipe(config: GenerateConfig, generator: Generator) -> Recipe:
 
 def _quotas(config: GenerateConfig, generator: Generator, base: Recipe) -> Iterator[Quota]:
     names = class_names(config, generator)
-    counts = split_evenly(config.num_images, len(config.classes))
-    for (class_name, prompts), count in zip(config.classes.items(), counts, strict=True):
+    counts = split_evenly(config.num_images, len(config.prompts))
+    for (class_name, prompts), count in zip(config.prompts.items(), counts, strict=True):
         prompts = (prompts,) if isinstance(prompts, str) else prompts
         if twice := [prompt for prompt in prompts if prompts.count(prompt) > 1]:
             raise ConfigError(
@@ -154,7 +176,7 @@ def _shown_quotas(
     names = class_names(config, generator)
     ids = reference_ids(config, references)
     counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
-    turns = PromptTurns(config.classes)
+    turns = PromptTurns(config.prompts)
     for image_id, count in counts.items():
         shown = references.get(image_id, base.height_px, masks=options.reads_masks)
         recipe = replace(
@@ -214,7 +236,7 @@ def run_id_of(plan: Plan, config: GenerateConfig) -> str:
 
     So a resubmitted run resumes, and never draws an image twice.
     """
-    judged: list[object] = [plan.digest, config.gates.model_dump(mode="json")]
+    judged: list[object] = [plan.digest, gates_for(config.gates, None).model_dump(mode="json")]
     if config.mask_gates != MaskGates():  # older runs know none of these, and keep their names
         judged.append({"mask_gates": config.mask_gates.model_dump(mode="json")})
     if config.agreement is not None:

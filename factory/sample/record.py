@@ -16,6 +16,7 @@ from catalog.tombstones import forgotten
 from factory.code_version import code_version
 from factory.config import GenerateConfig
 from factory.errors import CatalogError
+from factory.gate.calibration import gates_for
 from factory.models.domains import members_of
 from factory.models.generator import Generator
 from factory.sample.fingerprint import software
@@ -61,7 +62,7 @@ class RunRecord:
             started_at=first["started_at"],
             code_version=code_version(),
             class_names=class_names(self.config, self.generator),
-            gates=self.config.gates,
+            gates=gates_for(self.config.gates, None),
             mask_gates=self.config.mask_gates,
             lineage=lineage(self.generator),
         )

@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.counts import recipe_counts
 from catalog.sink import BatchFile, SampleSink
 from catalog.table import Catalog
 from catalog.transaction import Retry
@@ -18,8 +19,15 @@ from factory.errors import CatalogError, ConfigError
 from factory.gate.copies import check_bank
 from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
-from factory.sample.plan import Plan
-from factory.sample.prepare import make_plan, run_id_of, with_classes, with_first_prompts, with_seed
+from factory.sample.plan import Plan, plan_further
+from factory.sample.prepare import (
+    make_plan,
+    run_id_of,
+    with_classes,
+    with_first_prompts,
+    with_gates,
+    with_seed,
+)
 from factory.sample.record import Figures, RunRecord
 from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
@@ -30,6 +38,27 @@ if TYPE_CHECKING:
 StorageOptions = dict[str, str] | None
 Stream = Callable[["Work", NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
 """Draws batches of a run and yields their files as they are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassCounts:
+    """Images of one class; `rejected` is gate -> (images, least score, greatest score)."""
+
+    drawn: int = 0
+    accepted: int = 0
+    rejected: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
+
+    def plus(self, told: Mapping[str, Any]) -> "ClassCounts":
+        """Return the sum with what a `BatchFile` says of the class."""
+        rejected = dict(self.rejected)
+        for gate, (images, least, greatest) in told["rejected"].items():
+            before, low, high = rejected.get(gate, (0, least, greatest))
+            rejected[gate] = (before + images, min(low, least), max(high, greatest))
+        return ClassCounts(
+            drawn=self.drawn + told["drawn"],
+            accepted=self.accepted + told["accepted"],
+            rejected=rejected,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +74,8 @@ class RunProgress:
     images_per_second: float
     seconds_commit: float
     seconds: float
+    by_class: Mapping[str, ClassCounts]
+    """What became of this submission's images, class by class."""
     complete: bool = False
 
     @property
@@ -68,9 +99,15 @@ class Prepared:
 
 
 def prepare(
-    config: GenerateConfig, catalog_uri: str, *, storage_options: StorageOptions = None
+    config: GenerateConfig,
+    catalog_uri: str,
+    *,
+    storage_options: StorageOptions = None,
+    begun: bool = False,
 ) -> Prepared:
-    """Resolve a configuration: find the generator, fix the seed, plan, name the run.
+    """Resolve a configuration: find the generator, fix seed and thresholds, plan, name the run.
+
+    `begun`: its thresholds were resolved when the run began, and stay.
 
     Raises:
         ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
@@ -78,6 +115,7 @@ def prepare(
     """
     generator = find_generator(config.model, revision=config.revision)
     config = with_classes(with_seed(config), generator)
+    config = config if begun else with_gates(config, generator)
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
@@ -114,10 +152,10 @@ def prepare_resume(
     """
     row = Catalog(catalog_uri, storage_options).run(run_id)
     stored = parse_config(GenerateConfig, json.loads(str(row["config"])), where=f"run {run_id}")
-    prepared = prepare(stored, catalog_uri, storage_options=storage_options)
+    prepared = prepare(stored, catalog_uri, storage_options=storage_options, begun=True)
     if prepared.run_id != run_id:
         before = with_first_prompts(stored)
-        prepared = prepare(before, catalog_uri, storage_options=storage_options)
+        prepared = prepare(before, catalog_uri, storage_options=storage_options, begun=True)
     if prepared.run_id != run_id:
         raise ConfigError(
             f"run {run_id} cannot go on: generator {stored.model!r} has other files now"
@@ -136,6 +174,8 @@ def execute(
     recorder: Recorder = NOTHING,
 ) -> Iterator[RunProgress]:
     """Draw and publish whatever of `run` the catalog does not hold yet; yield after every batch.
+
+    What gates refused is replaced, plan after plan, as far as the run's `max_tries` go.
 
     `stream` draws: on Ray (None), or in this process (`draw_here`): the same rows. The last
     item says `complete`. Submitting a complete run again yields just that. `recorder` is told of
@@ -159,29 +199,51 @@ def execute(
     sink = SampleSink(
         run.catalog_uri, run.run_id, storage_options=run.storage_options, retry=_told(recorder)
     )
-    todo = _missing(run.plan, sink)
-    already = run.plan.num_images - _count(run.plan, todo)
-    tally = _Tally(run, already=already, left=len(todo), recorder=recorder)
-    if len(todo) == 0:
-        yield tally.progress(complete=True)
-        return
-    facts = record.started()
-    recorder.begun(_info(run, already=already, num_batches=len(todo)))
-    try:
-        for file in _published(run, stream or stream_batches, facts, todo, sink, tally):
-            tally.add(file)
-            yield tally.progress()
-    except BaseException as error:
-        record.failed(tally.figures(), error)
-        recorder.failed(error)
-        raise
-    record.completed(tally.figures())
-    recorder.completed(version=Catalog(run.catalog_uri, run.storage_options).version)
+    tally, worked = _Tally(run, recorder=recorder), False
+    for plan in _plans(run):
+        todo = _missing(plan, sink)
+        tally.plans(plan, todo)
+        if len(todo) == 0:
+            continue
+        record = replace(record, num_requested=tally.requested)
+        facts, worked = record.started(), True
+        recorder.begun(_info(run, tally))
+        try:
+            for file in _published(run, plan, stream or stream_batches, facts, todo, sink, tally):
+                tally.add(file)
+                yield tally.progress()
+        except BaseException as error:
+            record.failed(tally.figures(), error)
+            recorder.failed(error)
+            raise
+    if worked:
+        record.completed(tally.figures())
+        recorder.completed(version=Catalog(run.catalog_uri, run.storage_options).version)
     yield tally.progress(complete=True)
+
+
+def _plans(run: Prepared) -> Iterator[Plan]:
+    """Yield the run's plan, and what follows from the images it published, see `plan_further`.
+
+    Each is asked for when all images of those before are published.
+    """
+    yield run.plan
+    tries, plan = run.config.max_tries or 1, run.plan
+    if run.plan.quotas[0].recipe.method == "bridge":  # its images are numbered by their depth
+        return
+    while tries > 1:
+        stop = plan.indices.stop
+        catalog = Catalog(run.catalog_uri, run.storage_options)
+        found = recipe_counts(catalog, run.run_id, before_batch=stop)
+        further = plan_further(run.plan, found, first_batch=stop, max_tries=tries)
+        if further is None:
+            return
+        yield (plan := further)
 
 
 def _published(
     run: Prepared,
+    plan: Plan,
     stream: Stream,
     facts: RunFacts,
     todo: NDArray[np.int64],
@@ -192,7 +254,7 @@ def _published(
     from factory.sample.stream import Work
 
     work = Work(
-        plan=run.plan,
+        plan=plan,
         facts=facts,
         generator=run.config.model,
         revision=run.config.revision,
@@ -226,7 +288,7 @@ def _told(recorder: Recorder) -> Retry:
     return Retry(sleep=sleep)
 
 
-def _info(run: Prepared, *, already: int, num_batches: int) -> RunInfo:
+def _info(run: Prepared, tally: "_Tally") -> RunInfo:
     return RunInfo(
         run_id=run.run_id,
         catalog_uri=run.catalog_uri,
@@ -234,17 +296,18 @@ def _info(run: Prepared, *, already: int, num_batches: int) -> RunInfo:
         model_name=run.generator.manifest.get("name") or run.generator.folder.name,
         config_digest=run.config.digest,
         data=run.config.data,
-        num_requested=run.plan.num_images,
-        num_published=already,
-        num_batches=num_batches,
+        num_requested=tally.requested,
+        num_published=tally.already + tally.drawn,
+        num_batches=tally.left,
     )
 
 
 def _missing(plan: Plan, sink: SampleSink) -> NDArray[np.int64]:
     """Return the batch indices that the catalog lacks: one bit a batch, whatever the rows."""
     missing = np.ones(plan.num_batches, bool)
-    missing[list(sink.published())] = False
-    return np.flatnonzero(missing)
+    own = [index for index in sink.published() if index in plan.indices]
+    missing[np.array(own, np.int64) - plan.first_batch] = False
+    return np.flatnonzero(missing) + plan.first_batch
 
 
 def _count(plan: Plan, todo: NDArray[np.int64]) -> int:
@@ -266,15 +329,22 @@ def _refuse_drawn_elsewhere(run: Prepared, catalog: Catalog) -> None:
 class _Tally:
     """Counts and times of one submission."""
 
-    def __init__(self, run: Prepared, *, already: int, left: int, recorder: Recorder) -> None:
-        self.run, self.already, self.recorder = run, already, recorder
-        self.left, self.waiting = left, 0
+    def __init__(self, run: Prepared, *, recorder: Recorder) -> None:
+        self.run, self.recorder = run, recorder
+        self.requested = self.already = 0
+        self.left = self.waiting = 0
         self.drawn = self.accepted = 0
         self.rejected_by_gate: dict[str, int] = {}
+        self.by_class: dict[str, ClassCounts] = {}
         self.seconds_commit = 0.0
         self.started = time.monotonic()
         self.first_file: float | None = None
         self.first_images = 0
+
+    def plans(self, plan: Plan, todo: NDArray[np.int64]) -> None:
+        self.requested += plan.num_images
+        self.already += plan.num_images - _count(plan, todo)
+        self.left = len(todo)
 
     def add(self, file: BatchFile) -> None:
         if self.first_file is None:  # the rate leaves out loading the model
@@ -283,6 +353,8 @@ class _Tally:
         self.accepted += file.num_accepted
         for gate, count in json.loads(file.rejected_by_gate).items():
             self.rejected_by_gate[gate] = self.rejected_by_gate.get(gate, 0) + count
+        for name, told in json.loads(file.by_class).items():
+            self.by_class[name] = self.by_class.get(name, ClassCounts()).plus(told)
         self.left, self.waiting = self.left - 1, self.waiting + 1
         self.recorder.drawn(file, left=self.left, waiting=self.waiting)
 
@@ -307,11 +379,12 @@ class _Tally:
         rate = (self.drawn - self.first_images) / steady if steady > 0 else 0.0
         return RunProgress(
             run_id=self.run.run_id,
-            requested=self.run.plan.num_images,
+            requested=self.requested,
             published=self.already,
             drawn=self.drawn,
             accepted=self.accepted,
             rejected_by_gate=dict(self.rejected_by_gate),
+            by_class=dict(self.by_class),
             images_per_second=rate or self.drawn / max(now - self.started, 1e-9),
             seconds_commit=self.seconds_commit,
             seconds=now - self.started,

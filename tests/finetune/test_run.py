@@ -1,5 +1,6 @@
 """Fine-tuning from images to a generator folder, on the drawn demo set and a tiny base."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from factory.finetune.material import load_material
 from factory.finetune.order import Part
 from factory.finetune.plan import Plan, choose_images
 from factory.finetune.run import finetune_here, prepare
-from factory.models.generator import Generator
+from factory.gate.verdict import status_of
+from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
@@ -212,3 +214,49 @@ def test_a_generator_whose_base_changed_is_refused(
     scheduler.write_text(scheduler.read_text().replace("0.012", "0.013"))
     with pytest.raises(ModelError, match="was trained on base"):
         Engine(generator)
+
+
+def test_a_generator_is_drawn_with_wherever_it_was_moved(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    asked = config(base, only=["monocyte"], autoencoder={"steps": 1, "batch_size": 2})
+    made = finetune_here(prepare(asked, dataset, split, tmp_path / "run"), tell=lambda _: None)
+    named = json.loads((made.folder / "factory.json").read_text())
+    assert named["base"] == "tiny-0-autoencoder"  # a name, no place of this machine
+    moved = open_generator(shutil.move(made.folder, tmp_path / "elsewhere"))
+    shutil.rmtree(tmp_path / "run")
+    assert moved.model_id == made.model_id
+    assert moved.base().folder == tmp_path / "elsewhere" / "base"
+    Engine(moved)
+
+
+def test_a_base_that_was_moved_too_is_found_by_its_id(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(base.folder, tmp_path / "lab" / "my base")
+    asked = config(base, base=str(mine), only=["monocyte"])
+    made = finetune_here(
+        prepare(asked, dataset, split, tmp_path / "lab" / "run"), tell=lambda _: None
+    )
+    away = tmp_path / "away"
+    away.mkdir()
+    shutil.move(made.folder, away / "generator")
+    tiny_generator(away / "another", seed=3)
+    shutil.move(mine, away / "renamed")
+    assert open_generator(away / "generator").base().folder == away / "renamed"
+    shutil.rmtree(away / "renamed")
+    with pytest.raises(ModelError, match=r"it is not there .*my base.*beside generator"):
+        open_generator(away / "generator").base()
+
+
+def test_a_generator_brings_the_thresholds_of_the_images_it_learnt(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    plan = prepare(config(base), dataset, split, tmp_path)
+    generator = finetune_here(plan, tell=lambda _: None)
+    measured = generator.calibration
+    learnt = load_material(plan.material).ids
+    assert measured.images == len(learnt)
+    assert set(measured.real) == set(dataset.labels)
+    for image in dataset.array(generator.size_px, learnt):
+        assert status_of(measured.thresholds.judge(image)) == "accepted"

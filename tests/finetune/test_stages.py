@@ -1,4 +1,4 @@
-"""What a training left behind is used as it was made or not at all, and by one training at a time."""
+"""What a training left behind is used as it was made or not at all, by one training at a time."""
 
 import json
 import subprocess

@@ -48,4 +48,27 @@ def test_a_gate_that_is_off_still_scores() -> None:
     gates = PixelGates(min_contrast=None)
     verdict = verdicts(np.full((64, 64, 3), 210, np.uint8), gates)["blank"]
     assert verdict.passed
-    assert set(score_columns(gates.judge(disc()))) == {"blank_score", "range_score", "blur_score"}
+    scored = {"blank_score", "range_score", "blur_score", "noise_score"}
+    assert set(score_columns(gates.judge(disc()))) == scored
+
+
+def test_noise_is_told_from_fine_texture_by_its_colours() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(128, 45, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+    stain = np.array([1.0, 1.6, 0.8])  # one dye: all colours darken together, if unequally
+    texture = (200 - rng.uniform(0, 60, (64, 64, 1)) * stain).astype(np.uint8)
+    scores = {
+        name: verdicts(image)["noise"].score
+        for name, image in {"noise": noise, "texture": texture, "cell": disc()}.items()
+    }
+    assert scores["noise"] == pytest.approx(1, abs=0.05)
+    assert scores["texture"] < 0.05
+    assert scores["cell"] < 0.05
+    assert verdicts(noise)["noise"].passed  # of older runs nothing more is refused
+    assert not verdicts(noise, PixelGates(max_noise=0.2))["noise"].passed
+    assert verdicts(np.full((8, 8, 3), 7, np.uint8))["noise"].score == 0
+
+
+def test_a_later_threshold_that_says_nothing_leaves_no_trace() -> None:
+    assert list(PixelGates().model_dump()) == ["min_contrast", "max_clipped", "min_sharpness"]
+    assert PixelGates(max_noise=0.2).model_dump(mode="json")["max_noise"] == 0.2
