@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from factory.atomic import write_bytes, writing
 from factory.errors import DataError
+from factory.real.columns import likely_groups
 from factory.real.dataset import NotRead, RealDataset
 from factory.real.duplicates import merge_groups, near_duplicates
 from factory.real.images import encode_png, square_mask
@@ -87,7 +88,7 @@ def describe(dataset: RealDataset) -> Description:
     masks = pooled(content.mask_values for content in dataset.contents)
     total = sum(count.pixels for count in masks)
     by_default = _split_by_default(dataset, groups)
-    warnings = [*_thin(labels), *_about_folders(dataset)]
+    warnings = [*_thin(labels), *_about_folders(dataset), *_about_names(dataset)]
     if isinstance(by_default, Split):
         warnings += split_warnings(dataset, [by_default], groups)
     else:
@@ -214,6 +215,26 @@ def _about_folders(dataset: RealDataset) -> list[str]:
             " name them in a column (metadata.csv) and give --group"
         ]
     return []
+
+
+def _about_names(dataset: RealDataset) -> list[str]:
+    """Return what names of columns and classes speak of, though nobody said so."""
+    found = []
+    columns = dict.fromkeys(name for item in dataset.items for name in item.attributes)
+    if not grouped_by(dataset) and (likely := likely_groups(list(columns))):
+        found.append(
+            f"images are not grouped, and column {likely[0]!r} speaks of patients, slides or"
+            f" studies: pass --group {likely[0]} so that none is in train and test"
+        )
+    folded: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dataset.class_names:
+        folded[name.casefold()].append(name)
+    found += [
+        f"classes {' and '.join(map(repr, same))} differ in case alone: rename one if they are one"
+        for same in folded.values()
+        if len(same) > 1
+    ]
+    return found
 
 
 def contact_sheet(

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from factory.real.describe import OUTLINE, contact_sheet, describe
@@ -126,3 +127,23 @@ def test_folders_below_classes_are_spoken_of(tmp_path):
     patients = describe(open_dataset(tmp_path / "y"))
     assert any("(p0, p1, p2) are not taken as groups" in w for w in patients.warnings)
     assert not any("folders" in w for w in describe(open_dataset(tmp_path / "y/a")).warnings)
+
+
+@pytest.mark.parametrize("column", ["PatientID", "StudyInstanceUID", "lesion_id"])
+def test_a_column_that_speaks_of_patients_is_proposed_as_group_and_not_taken(tmp_path, column):
+    root = class_folder(tmp_path)
+    rows = [{"file": f"{n}.png", column: f"p{n[-1]}", "age": "7"} for n in ("a/1", "a/2", "b/1")]
+    write_table(root / "metadata.csv", rows)
+    (text,) = (text for text in describe(open_dataset(root)).warnings if "--group" in text)
+    assert f"pass --group {column} " in text
+    grouped = describe(open_dataset(root, group=column))
+    assert not [text for text in grouped.warnings if "speaks of" in text]
+
+
+def test_classes_that_differ_in_case_alone_are_told(tmp_path):
+    for n, name in enumerate(["Basophil", "basophil", "monocyte"]):
+        put(tmp_path / name / f"{n}.png", png(n))
+    found = [text for text in describe(open_dataset(tmp_path)).warnings if "case" in text]
+    assert found == [
+        "classes 'Basophil' and 'basophil' differ in case alone: rename one if they are one"
+    ]
