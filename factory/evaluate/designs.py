@@ -140,6 +140,12 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
         case PerReference():
             return every + _of_references(arm, stock)
         case Add() | TopUp() | Ratio():
+            quota = arm.quota if isinstance(arm, Add) else {}
+            if unknown := sorted(set(quota) - set(real)):
+                raise ConfigError(
+                    f"arm {name!r}: a quota of class {unknown[0]!r}, which no real image has",
+                    remedy=f"Choose of {', '.join(real)}",
+                )
             asked = {n: _added(name, arm, n)(len(rows)) for n, rows in real.items()}
             kept = arm.to if isinstance(arm, TopUp) and arm.cut else len(every)
             first = [row for rows in real.values() for row in rows[:kept]]

@@ -1,7 +1,7 @@
 """A study: arms x folds x seeds on one real dataset, planned before anything is trained."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from catalog import Catalog
 from factory.digest import digest
@@ -11,7 +11,7 @@ from factory.evaluate.config import StudyConfig
 from factory.evaluate.designs import make_arms
 from factory.evaluate.intervals import counted
 from factory.evaluate.leaks import Held, Use, check_apart, refuse_leaks
-from factory.evaluate.lineage import Known
+from factory.evaluate.lineage import Known, Origin
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
@@ -28,6 +28,10 @@ class Inputs:
     generator_splits: tuple[Split, ...] = ()
     seen: tuple[Use, ...] = ()
     """Other real images that generators, references, clusters or gates saw."""
+    expected: Pool | None = None
+    """What is still to be drawn, in place of the catalog's rows: a plan before its images."""
+    models: Mapping[str, Origin] = field(default_factory=dict)
+    """By id, beside those that the catalog knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +61,20 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
         DataError: a leak, a split of another dataset, too few images.
         CatalogError: see `read_pool`.
     """
-    if config.mixed and inputs.catalog is None:
+    if config.mixed and inputs.catalog is None and inputs.expected is None:
         raise ConfigError(
             f"arm {config.mixed[0]!r} takes synthetic images, and no catalog has them",
             remedy="Give --catalog, or leave out arms with synthetic images",
         )
     dataset, catalog = inputs.dataset, inputs.catalog
     subgroup_of = subgroup_values(dataset, config.subgroups)
-    pool = read_pool(catalog, config.synthetic, dataset.class_names) if catalog else EMPTY
+    pool = inputs.expected or EMPTY
+    if inputs.expected is None and catalog is not None:
+        pool = read_pool(catalog, config.synthetic, dataset.class_names)
     fingerprints = {use.dataset.fingerprint for use in inputs.seen}
     known = Known(
         splits={split.digest: split for split in inputs.generator_splits},
-        models=known_models(catalog) if catalog else {},
+        models={**inputs.models, **known_models(catalog)},
         foreign=frozenset([*config.synthetic.foreign, *fingerprints]) - {dataset.fingerprint},
     )
     drawn, refusals = [], []

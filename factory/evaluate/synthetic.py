@@ -1,7 +1,7 @@
 """Synthetic images that a study may use: accepted, of a pinned version, without a leak."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +72,38 @@ def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[s
     text = f"SELECT {_COLUMNS} FROM samples WHERE gate_status = 'accepted'{condition}"
     found = sql(catalog, text)
     found = found.filter(pc.invert(forgotten(catalog.uri, catalog.storage_options).holds(found)))
-    rows = {row["image_id"]: row for row in found.to_pylist()}
+    return pool_of(found.to_pylist(), choice, class_names, version=catalog.version)
+
+
+def pool_of(
+    found: Iterable[Mapping[str, Any]],
+    choice: SyntheticChoice,
+    class_names: Sequence[str],
+    *,
+    version: int | None,
+) -> Pool:
+    """Return rows as a pool; they need the columns of labels, references and lineage.
+
+    Raises:
+        DataError: a class that the real dataset does not have.
+    """
+    rows = {row["image_id"]: row for row in found}
     return Pool(
-        version=catalog.version,
+        version=version,
         images=tuple(_drawn(row, choice.classes, class_names) for row in rows.values()),
-        origins={row["model_id"]: _origin(row) for row in rows.values()},
+        origins={row["model_id"]: origin_of(row) for row in rows.values()},
         model_of={image_id: row["model_id"] for image_id, row in rows.items()},
     )
 
 
-def known_models(catalog: Catalog) -> dict[str, Origin]:
-    """Return the origins of the models that the catalog or the package knows, by id."""
-    found = {row["model_id"]: _origin(row) for row in catalog.models().to_pylist()}
+def known_models(catalog: Catalog | None) -> dict[str, Origin]:
+    """Return the origins of the models that the catalog, if any, or the package knows, by id."""
+    stored = catalog.models().to_pylist() if catalog else []
+    found = {row["model_id"]: origin_of(row) for row in stored}
     for name, folder in EMBEDDED.items():
         generator = open_generator(folder, name=name)
         row = {**generator.manifest, "model_id": generator.model_id}
-        found.setdefault(generator.model_id, _origin(row))
+        found.setdefault(generator.model_id, origin_of(row))
     return found
 
 
@@ -128,7 +144,8 @@ def _cells(catalog: Catalog, ids: Sequence[str], column: str) -> Any:
         yield from catalog.rows(chunk, columns=[column])[column].to_pylist()
 
 
-def _origin(row: Mapping[str, Any]) -> Origin:
+def origin_of(row: Mapping[str, Any]) -> Origin:
+    """Return what a row of `samples` or `models` says of the training of its model."""
     return Origin(
         model_id=row["model_id"],
         split_digest=row.get("split_digest"),

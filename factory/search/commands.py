@@ -69,7 +69,7 @@ def sweep(
     from catalog.store import check_place
     from factory.evaluate.leaks import Use
     from factory.real.sources import open_dataset
-    from factory.search.objective import Ground
+    from factory.search.objective import Ground, check_plans, told_plans
 
     check_place(uri, storage)
     known = {place: open_dataset(place) for place in seen}
@@ -83,6 +83,9 @@ def sweep(
         generator_splits=other_parts,
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
+    click.echo("planning: nothing is drawn before every corner of the space can be trained")
+    for line in told_plans(ground, check_plans(ground)):
+        click.echo(line)
     from factory.evaluate.study_run import execute_on_ray  # torch, Ray: the search can begin
     from factory.evaluate.tasks import check_learner
     from factory.search.drawer import Drawer

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from catalog.schema import SAMPLES
 from factory.config import Frozen, GenerateConfig, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
@@ -15,6 +16,10 @@ from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Re
 Value = bool | int | float | str
 Point = Mapping[str, Value]
 """A place in the space: a value for every axis."""
+SCORES = tuple(name for name in SAMPLES.names if name.endswith("_score"))
+"""Columns of the catalog that `gate.` axes may name."""
+GROWING = ("trials", "final_seeds")
+"""Keys of a search that may change when it goes on."""
 WINNER, TRIED, DUPLICATE = "winner", "tried", "duplicate"
 
 
@@ -118,7 +123,7 @@ class SweepConfig(Frozen):
     @property
     def digest(self) -> str:
         """Names the search; how long it looks may grow."""
-        return digest(self.model_dump(mode="json", exclude={"trials", "final_seeds"}))
+        return digest(self.model_dump(mode="json", exclude=set(GROWING)))
 
 
 class _Parts(Frozen):
@@ -154,13 +159,14 @@ def setting_at(config: SweepConfig, point: Point) -> Setting:
     least = {}
     for key, value in point.items():
         section, _, path = key.partition(".")
-        if section == "gate" and path.isidentifier():
-            least[path] = float(value)
+        if section == "gate" and path in SCORES:
+            least[path] = _bound(key, value)
             continue
         if section not in stored or not path:
             raise ConfigError(
                 f"axis {key!r} is no key of generate, arm or learner, and no gate",
-                remedy="Write e.g. generate.guidance_scale, arm.per_class or gate.blur_score",
+                remedy="Write e.g. generate.guidance_scale, arm.per_class or gate.blur_score;"
+                f" scores are {', '.join(SCORES)}",
             )
         *above, last = path.split(".")
         node = stored[section]
@@ -169,7 +175,22 @@ def setting_at(config: SweepConfig, point: Point) -> Setting:
             node = node[name]
         node[last] = value
     parts = parse_config(_Parts, stored, where="the space")
+    for column, gate in (("agreement_score", "agreement"), ("copy_score", "copies")):
+        if column in least and getattr(parts.generate, gate) is None:
+            raise ConfigError(
+                f"axis 'gate.{column}': no image is judged by that gate",
+                remedy=f"Set generate.{gate}, or leave this axis out",
+            )
     return Setting(generate=parts.generate, arm=parts.arm, learner=parts.learner, least=least)
+
+
+def _bound(key: str, value: Value) -> float:
+    if isinstance(value, bool | str):
+        raise ConfigError(
+            f"axis {key!r} is {value!r}",
+            remedy="Give numbers: the least score of a row",
+        )
+    return float(value)
 
 
 def study_of(

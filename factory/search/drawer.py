@@ -1,17 +1,18 @@
 """Draws what trials lack, through the line that all images go through."""
 
 from factory.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.run import RunProgress, execute, prepare
 from factory.sample.stream import draw_here, stream_batches
 
 
 class Drawer:
-    """Draws what trials lack, one after another: nothing twice, the generator stays loaded."""
+    """Draws what trials lack, one after another: nothing twice."""
 
     def __init__(self, catalog_uri: str, storage: dict[str, str] | None, *, on_ray: bool) -> None:
         """`on_ray`: through sampling actors; else in this process, which needs no other core."""
         self._uri, self._storage = catalog_uri, storage
         self._stream = stream_batches if on_ray else draw_here
+        self._told: str | None = None
 
     def draw(self, config: GenerateConfig) -> tuple[str, int]:
         """Publish what the run of `config` lacks; return the run and how many were drawn now."""
@@ -19,4 +20,17 @@ class Drawer:
         drawn = 0
         for progress in execute(run, stream=self._stream):
             drawn = progress.drawn
+            self._told = _line(progress)
+        self._told = None
         return run.run_id, drawn
+
+    def progress(self) -> str | None:
+        """Return a line on the drawing that goes on; None: nothing is drawn."""
+        return self._told
+
+
+def _line(progress: RunProgress) -> str:
+    done, eta = progress.published + progress.drawn, progress.eta_seconds
+    left = "" if eta is None else f", {eta:.0f} s left"
+    speed = f"{progress.images_per_second:.2g} images/s"
+    return f"drawing {progress.run_id}: {done}/{progress.requested} images ({speed}{left})"

@@ -1,17 +1,33 @@
 """The score of a point: draw what is missing, train on real and drawn images, validate."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from catalog import Catalog
+from factory.errors import CatalogError, ConfigError
+from factory.evaluate.intervals import counted
 from factory.evaluate.leaks import Use
-from factory.evaluate.study import Inputs, Planned, plan_study
+from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
+from factory.evaluate.synthetic import origin_of, pool_of
+from factory.models.domains import members_of
+from factory.models.generator import Generator, find_generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.search.config import TRIED, Point, Setting, SweepConfig, setting_at, study_of
+from factory.sample.prepare import lineage, with_classes
+from factory.sample.run import prepare
+from factory.search.config import (
+    TRIED,
+    WINNER,
+    Point,
+    Setting,
+    SweepConfig,
+    setting_at,
+    study_of,
+)
+from factory.search.space import corners, num_points
 
 Draw = Callable[[Setting], tuple[str, int]]
 """Publishes what a setting's run lacks; returns the run and how many images were drawn now."""
@@ -31,11 +47,15 @@ class Ground:
     seen: tuple[Use, ...] = ()
 
     def inputs(self) -> Inputs:
-        """Return what a study works on, with the catalog as it is now."""
+        """Return what a study works on, with the catalog as it is now; none before a drawing."""
+        try:
+            catalog = Catalog(self.catalog_uri, self.storage)
+        except CatalogError:  # if it is there and broken, drawing says so
+            catalog = None
         return Inputs(
             dataset=self.dataset,
             splits=self.splits,
-            catalog=Catalog(self.catalog_uri, self.storage),
+            catalog=catalog,
             generator_splits=self.generator_splits,
             seen=self.seen,
         )
@@ -56,6 +76,115 @@ class Scored:
     """Images that it would have had to draw without the catalog."""
 
 
+def setting_of(ground: Ground, point: Point) -> Setting:
+    """Return what a point means on these real images: only their classes are drawn.
+
+    Raises:
+        ConfigError: see `setting_at`; or a class that the real images do not have.
+        ModelError: no such generator.
+    """
+    setting, config = setting_at(ground.config, point), ground.config
+    generator = find_generator(setting.generate.model, revision=setting.generate.revision)
+    if not setting.generate.classes and not generator.prompts:
+        return setting
+    own, lead = set(ground.dataset.class_names), config.synthetic.classes
+    asked = with_classes(setting.generate, generator)
+    kept = {name: p for name, p in asked.classes.items() if lead.get(name, name) in own}
+    others = [name for name in asked.classes if name not in kept]
+    if others and (setting.generate.classes or not kept):
+        raise ConfigError(
+            f"class {others[0]!r} would be drawn, and the real images have none of it"
+            f" ({', '.join(ground.dataset.class_names)})",
+            remedy="Map names with synthetic.classes: {drawn: real}, or leave it out of"
+            " generate.classes",
+        )
+    return replace(setting, generate=asked.model_copy(update={"classes": kept}))
+
+
+def check_plans(ground: Ground) -> list[int]:
+    """Plan what every corner of the space would draw and train, before anything is drawn.
+
+    Returns:
+        How many images each of the ways of drawing that it met would draw.
+
+    Raises:
+        FactoryError: what a trial, or the test of the winner, would end with: leaks, a generator
+            that may not be used, classes or scores that it does not have, too few images.
+    """
+    ways: dict[str, Inputs] = {}
+    models: set[str] = set()
+    for number, point in enumerate(corners(ground.config)):
+        setting = setting_of(ground, point)
+        way = setting.generate.digest
+        if way not in ways:
+            ways[way] = _expected(ground, setting)
+        inputs, name = ways[way], WINNER if number == 0 else TRIED
+        study = study_of(ground.config, setting, "planned", arm_name=name, final=number == 0)
+        if number == 0 or setting.generate.model not in models:
+            plan_study(study, inputs)  # leaks too: seconds
+            models.add(setting.generate.model)
+        elif inputs.expected is not None:
+            one = study.model_copy(update={"seeds": study.seeds[:1]})
+            plan_units(one, ground.dataset, ground.splits[:1], [inputs.expected.images])
+    return [len(inputs.expected.images) for inputs in ways.values() if inputs.expected]
+
+
+def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
+    """Return what the search will cost, as far as it is known, and what its test can show."""
+    config, size = ground.config, num_points(ground.config)
+    trainings = len(config.seeds) * len(ground.splits)
+    points = "" if size is None else f" of {counted(size, 'point')}"
+    trials = config.trials if size is None else min(config.trials, size)
+    arms = len(config.controls) + 2
+    final = arms * len(config.final_seeds) * len(ground.splits)
+    axes = sorted(key for key in config.space if key.startswith("generate."))
+    each = f", for each way of drawing ({', '.join(axes)})" if axes else ""
+    return [
+        f"{counted(trials, 'trial')}{points}, each of up to {counted(trainings, 'training')};"
+        f" then {counted(final, 'training')} of the winner and its controls",
+        f"{ways[0]} images are drawn{each}",
+    ]
+
+
+def _expected(ground: Ground, setting: Setting) -> Inputs:
+    """Return what a study would work on once a setting's images are drawn, all of them accepted."""
+    run = prepare(setting.generate, ground.catalog_uri, storage_options=ground.storage)
+    generator, dataset = run.generator, ground.dataset
+    _check_scores(setting, generator)
+    told = {"model_id": generator.model_id, **lineage(generator)}
+    requests = (request for batch in run.plan.batches() for request in batch.requests)
+    rows = (
+        {
+            "image_id": request.image_id,
+            "class_name": request.recipe.class_name,
+            "class_names": [request.recipe.class_name],
+            "soft_label": [1.0],
+            "reference_ids": [i for i in (request.recipe.reference_id,) if i],
+            **told,
+        }
+        for request in requests
+    )
+    pool = pool_of(rows, ground.config.synthetic, dataset.class_names, version=None)
+    members = members_of(generator)
+    known = {m.model_id: origin_of({**m.manifest, "model_id": m.model_id}) for m in members}
+    own = {**generator.manifest, **told, "member_ids": sorted(known)}
+    for each in (generator, *members):
+        if each.adapters:
+            base = each.base()
+            known[base.model_id] = origin_of({**base.manifest, "model_id": base.model_id})
+    known[generator.model_id] = origin_of(own)
+    return replace(ground.inputs(), expected=pool, models=known)
+
+
+def _check_scores(setting: Setting, generator: Generator) -> None:
+    masks = [column for column in setting.least if column.startswith("mask_")]
+    if masks and not generator.manifest.get("mask_values"):
+        raise ConfigError(
+            f"axis 'gate.{masks[0]}': generator {generator.name!r} draws no masks",
+            remedy="Leave this axis out",
+        )
+
+
 def score_point(ground: Ground, point: Point, draw: Draw) -> Iterator[Scored]:
     """Train a point, fold by fold and seed by seed, and yield its score after every training.
 
@@ -68,7 +197,7 @@ def score_point(ground: Ground, point: Point, draw: Draw) -> Iterator[Scored]:
     from factory.evaluate.study_run import read_result, write_result
     from factory.evaluate.tasks import TASKS, run_unit
 
-    setting = setting_at(ground.config, point)
+    setting = setting_of(ground, point)
     run_id, drawn = draw(setting)
     planned = plan_trial(ground, setting, run_id)
     units, folder = planned.units, ground.output / "units"

@@ -1,9 +1,10 @@
 """The space of a search as Optuna has it, and whether everything in it means something."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from factory.search.config import Choices, Range, SweepConfig, setting_at
+from factory.search.config import Choices, Point, Range, SweepConfig, Value, setting_at
 
 if TYPE_CHECKING:  # what is wrong in a space is told before optuna is imported
     from optuna.distributions import BaseDistribution
@@ -11,7 +12,7 @@ if TYPE_CHECKING:  # what is wrong in a space is told before optuna is imported
 
 def distributions(config: SweepConfig) -> "dict[str, BaseDistribution]":
     """Return the space as Optuna has it."""
-    return {key: _distribution(axis) for key, axis in config.space.items()}
+    return {key: distribution_of(axis) for key, axis in config.space.items()}
 
 
 def check_space(config: SweepConfig) -> None:
@@ -20,15 +21,39 @@ def check_space(config: SweepConfig) -> None:
     Raises:
         ConfigError: naming the axis.
     """
-    middle = {key: _ends(axis)[0] for key, axis in config.space.items()}
-    for key, axis in config.space.items():
-        for value in _ends(axis):
-            setting_at(config, {**middle, key: value})
-    for point in config.start:
+    for point in corners(config):
         setting_at(config, point)
 
 
-def _distribution(axis: Choices | Range) -> "BaseDistribution":
+def corners(config: SweepConfig) -> Iterator[Point]:
+    """Yield points that have every choice and both ends of every range, and those to start with."""
+    yield from config.start
+    first = {key: _ends(axis)[0] for key, axis in config.space.items()}
+    for key, axis in config.space.items():
+        for value in _ends(axis):
+            yield {**first, key: value}
+
+
+def values_of(axis: Choices | Range) -> Sequence[Value] | None:
+    """Return all values of an axis, each once; None where they are not to be counted."""
+    if isinstance(axis, Choices):
+        return tuple(dict.fromkeys(axis.choices))
+    if axis.whole:
+        return range(int(axis.low), int(axis.high) + 1, int(axis.step or 1))
+    if axis.step is None:
+        return None
+    count = int((axis.high - axis.low) / axis.step + 1e-9) + 1
+    return [axis.low + number * axis.step for number in range(count)]
+
+
+def num_points(config: SweepConfig) -> int | None:
+    """Return how many points the space has; None: more than can be tried."""
+    counts = [None if v is None else len(v) for v in map(values_of, config.space.values())]
+    return None if None in counts else math.prod(count for count in counts if count is not None)
+
+
+def distribution_of(axis: Choices | Range) -> "BaseDistribution":
+    """Return an axis as Optuna has it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(axis, Choices):

@@ -1,11 +1,18 @@
 """The search itself: trials on Ray Tune, led by Optuna; what they lack is drawn once and stays."""
 
+import json
+import logging
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import optuna
 import ray
 from ray import tune
@@ -16,19 +23,57 @@ from factory.atomic import write_text
 from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
 from factory.evaluate.study_run import Tell
-from factory.search.config import Setting, SweepConfig
+from factory.search.config import GROWING, Setting, SweepConfig, Value
 from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
-from factory.search.space import check_space, distributions
-from factory.search.trials import SCORE, SIZE, TRAINED, Trial, short
+from factory.search.space import check_space, distributions, num_points, values_of
+from factory.search.trials import SCORE, SIZE, TRAINED, Trial, as_optuna, short
+
+Key = tuple[tuple[str, str], ...]
+"""Names a point."""
+TELL_SECONDS = 5.0
+"""Between two lines on what is being drawn."""
+TRIES = 20
+"""Suggestions of Optuna, all of them tried before, after which what is left is looked through."""
+MOST_POINTS = 10_000
+"""Of a space that is looked through."""
+
+
+class Telling:
+    """How `Teller`s of this process speak, and of whose drawing.
+
+    A search that goes on has its callbacks from a file, which can hold neither.
+    """
+
+    tell: ClassVar[Tell] = print
+    drawer: ClassVar[Any] = None
 
 
 class Teller(tune.Callback):  # type: ignore[misc]
-    """Says what every trial scored."""
+    """Says how drawing goes on, and what every trial scored."""
 
-    def __init__(self, tell: Tell, asked: int) -> None:
-        """`asked`: trials of the whole search."""
-        self._tell, self._asked = tell, asked
+    _next = 0.0
+    _said = ""
+    _asking: Any = None
+
+    def __init__(self, asked: int) -> None:
+        """`asked`: trials of this part of the search."""
+        self._asked = asked
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+        """Tell of images that are being drawn, now and then; Ray calls it all the time."""
+        if self._asking is None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + TELL_SECONDS
+            ask = Telling.drawer.progress.options(concurrency_group="telling")
+            self._asking = ask.remote()
+        if self._asking is None or not ray.wait([self._asking], timeout=0)[0]:
+            return
+        asking, self._asking = self._asking, None
+        with suppress(ray.exceptions.RayActorError):  # it is started again
+            line = ray.get(asking)
+            if line and line != self._said:
+                Telling.tell(line)
+                self._said = line
 
     def on_trial_complete(self, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tell a trial that ended well; Ray calls it."""
@@ -36,7 +81,7 @@ class Teller(tune.Callback):  # type: ignore[misc]
         finished = 1 + sum(each.status == "TERMINATED" for each in others)
         found = trial.last_result
         point = ", ".join(f"{key} {short(value)}" for key, value in found["point"].items())
-        self._tell(
+        Telling.tell(
             f"trial {finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
             f" trainings, {found[SIZE]} drawn images ({point})"
         )
@@ -45,7 +90,9 @@ class Teller(tune.Callback):  # type: ignore[misc]
 def run_trials(
     ground: Ground, *, at_once: int | None = None, tell: Tell = lambda _line: None
 ) -> list[Trial]:
-    """Search, or go on where a killed search stopped; return the finished trials, best first.
+    """Search, or go on where a killed or shorter one stopped; return finished trials, best first.
+
+    See `check_plans` for what is better known before.
 
     Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them.
 
@@ -58,44 +105,122 @@ def run_trials(
         ConfigError: an axis that fits nowhere, or a search of another space in `ground.output`.
         SearchError: every trial failed; it says why the first one did.
     """
-    config = ground.config
-    check_space(config)
-    _claim(ground)
+    check_space(ground.config)
+    stages = _claim(ground)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints tables at any verbosity
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative places mean in trials what they mean here
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = ray.cluster_resources()
-    drawer = (ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Drawer)).remote(
-        ground.catalog_uri, ground.storage, on_ray=resources.get("GPU", 0) > 0
-    )
+    drawer = ray.remote(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"telling": 1}
+    )(Drawer).remote(ground.catalog_uri, ground.storage, on_ray=resources.get("GPU", 0) > 0)
+    Telling.tell, Telling.drawer = tell, drawer
     trainable = tune.with_resources(
         tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": 1}
     )
-    folder = ground.output.resolve() / "tune"
-    if tune.Tuner.can_restore(str(folder)):
-        tuner = tune.Tuner.restore(str(folder), trainable=trainable, restart_errored=True)
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=_tune_config(ground, at_once or max(1, int(resources.get("CPU", 1)))),
-            run_config=tune.RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent),
-                verbose=0,
-                callbacks=[Teller(tell, config.trials)],
-            ),
-        )
-    tell(f"{config.trials} trials in {folder}")
-    results = tuner.fit()
-    trials = [_told(result.metrics) for result in results if TRAINED in (result.metrics or {})]
+    at_once = at_once or max(1, int(resources.get("CPU", 1)))
+    trials: list[Trial] = []
+    errors: list[BaseException] = []
+    with _quiet("ray.tune.execution.tune_controller"):  # it logs the traceback of every failure
+        for number, count in enumerate(stages):
+            folder = ground.output.resolve() / (f"tune-{number}" if number else "tune")
+            tell(f"{count} trials in {folder}")
+            results = _tuner(ground, trainable, folder, count, at_once, trials).fit()
+            errors += results.errors
+            trials += [_told(r.metrics) for r in results if TRAINED in (r.metrics or {})]
     if not trials:
         raise SearchError(
-            f"all {len(results)} trials failed, the first with {_cause(results.errors)}",
+            f"all {sum(stages)} trials failed, the first with {_cause(errors)}",
             remedy="Mend the cause and run the same command again",
         )
-    if failed := len(results.errors):
-        tell(f"{failed} trials failed, the first with {_cause(results.errors)}")
+    if errors:
+        tell(f"{len(errors)} trials failed, the first with {_cause(errors)}")
     return sorted(trials, key=lambda trial: (-trial.trained, -trial.score))
+
+
+def _tuner(
+    ground: Ground,
+    trainable: Any,
+    folder: Path,
+    count: int,
+    at_once: int,
+    earlier: Sequence[Trial],
+) -> tune.Tuner:
+    """Return what tries `count` further points, or goes on trying them."""
+    if tune.Tuner.can_restore(str(folder)):
+        return tune.Tuner.restore(str(folder), trainable=trainable, restart_errored=True)
+    return tune.Tuner(
+        trainable,
+        tune_config=_tune_config(ground, count, at_once, earlier),
+        run_config=tune.RunConfig(
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            callbacks=[Teller(count)],
+        ),
+    )
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class NewPoints(OptunaSearch):  # type: ignore[misc]
+    """Optuna's choice, but for points that were tried: those are not tried again while any is left.
+
+    What it knows lies in its Optuna study alone, which Ray saves and restores.
+    """
+
+    values: Sequence[Sequence[Value] | None] = ()
+    """Of every axis, None where they are not to be counted."""
+
+    def learn(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Take a trial of an earlier part of the search into account."""
+        self._ot_study.add_trial(trial)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next point, or `FINISHED` where every one was tried; Ray calls it."""
+        for _ in range(TRIES):
+            point: dict[str, Any] = super().suggest(trial_id)
+            if _key(point) not in self._tried(besides=trial_id):
+                return point
+            again = self._ot_trials.pop(trial_id)
+            self._ot_study.tell(again, state=optuna.trial.TrialState.FAIL)
+        untried = self._untried()
+        if untried == []:
+            return str(self.FINISHED)
+        if untried:
+            rng = np.random.Generator(np.random.Philox(key=[self._seed or 0, len(untried)]))
+            self._ot_study.enqueue_trial(untried[rng.integers(len(untried))])
+        return dict(super().suggest(trial_id))
+
+    def _tried(self, *, besides: str | None = None) -> set[Key]:
+        own = self._ot_trials[besides].number if besides else None
+        failed = optuna.trial.TrialState.FAIL
+        trials = self._ot_study.get_trials(deepcopy=False)
+        return {_key(t.params) for t in trials if t.number != own and t.state != failed}
+
+    def _untried(self) -> list[dict[str, Any]] | None:
+        """Return the points that are left; None where there are too many to be counted."""
+        axes = [values for values in self.values if values is not None]
+        if len(axes) < len(self.values) or math.prod(map(len, axes)) > MOST_POINTS:
+            return None
+        tried = self._tried()
+        points = (dict(zip(self._space, values, strict=True)) for values in product(*axes))
+        return [point for point in points if _key(point) not in tried]
+
+
+def _key(point: Mapping[str, Any]) -> Key:
+    """Return what names a point, however its numbers were rounded."""
+    told = {k: f"{v:.10g}" if isinstance(v, float) else str(v) for k, v in point.items()}
+    return tuple(sorted(told.items()))
 
 
 def _trial(point: dict[str, Any], *, ground: Ground, drawer: Any) -> None:
@@ -113,16 +238,21 @@ def _trial(point: dict[str, Any], *, ground: Ground, drawer: Any) -> None:
         tune.report({**asdict(scored), "point": point, "begun": begun, "ended": time.time()})
 
 
-def _tune_config(ground: Ground, at_once: int) -> tune.TuneConfig:
+def _tune_config(
+    ground: Ground, count: int, at_once: int, earlier: Sequence[Trial]
+) -> tune.TuneConfig:
     config = ground.config
     two = config.objective == "score_and_size"
-    search = OptunaSearch(
+    search = NewPoints(
         space=distributions(config),
         metric=[SCORE, SIZE] if two else SCORE,
         mode=["max", "min"] if two else "max",
-        points_to_evaluate=[dict(point) for point in config.start],
-        seed=config.seed,
+        points_to_evaluate=[] if earlier else [dict(point) for point in config.start],
+        seed=config.seed + len(earlier),
     )
+    search.values = [values_of(axis) for axis in config.space.values()]
+    for trial in earlier:
+        search.learn(as_optuna(trial, config))
     most = len(config.seeds) * len(ground.splits)
     scheduler = None
     if config.halving is not None and not two and most > config.halving.grace:
@@ -137,30 +267,45 @@ def _tune_config(ground: Ground, at_once: int) -> tune.TuneConfig:
     return tune.TuneConfig(
         search_alg=search,
         scheduler=scheduler,
-        num_samples=config.trials,
+        num_samples=count,
         max_concurrent_trials=at_once,
         reuse_actors=True,  # a worker takes seconds to import what it needs
     )
 
 
-def _claim(ground: Ground) -> None:
-    """Note what is searched in the output folder, or check that it is the same.
+def _claim(ground: Ground) -> list[int]:
+    """Return how many trials the search has in each of its parts: it was extended after each.
+
+    What is searched is noted in the output folder, or checked to be the same.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or fewer trials are asked for than it has.
     """
-    path = ground.output / "sweep.yaml"
-    if not path.exists():
-        write_text(path, to_yaml(ground.config))
-        return
-    before = load_config(SweepConfig, path)
-    if before.digest != ground.config.digest or before.trials != ground.config.trials:
-        old, new = (c.model_dump(mode="json") for c in (before, ground.config))
-        key = next(key for key in old if old[key] != new[key])
-        raise ConfigError(
-            f"{ground.output} holds a search with another {key} ({old[key]!r}, now {new[key]!r})",
-            remedy="Go on with the configuration it began with, or give another --output",
-        )
+    config, path = ground.config, ground.output / "sweep.yaml"
+    noted, size = ground.output / "parts.json", num_points(config)
+    asked = config.trials if size is None else min(config.trials, size)
+    stages: list[int] = []
+    if path.exists():
+        before = load_config(SweepConfig, path)
+        if before.digest != config.digest:
+            old, new = (c.model_dump(mode="json") for c in (before, config))
+            key = next(key for key in old if old[key] != new[key] and key not in GROWING)
+            raise ConfigError(
+                f"{ground.output} holds a search with another {key}"
+                f" ({old[key]!r}, now {new[key]!r})",
+                remedy="Go on with the configuration it began with, or give another --output",
+            )
+        stages = json.loads(noted.read_text()) if noted.exists() else [before.trials]
+        if asked < sum(stages) and config.trials < before.trials:
+            raise ConfigError(
+                f"{ground.output} holds a search of {sum(stages)} trials, not {config.trials}",
+                remedy=f"Ask for {sum(stages)} or more, or give another --output",
+            )
+    if asked > sum(stages):
+        stages.append(asked - sum(stages))
+    write_text(noted, json.dumps(stages) + "\n")
+    write_text(path, to_yaml(config))
+    return stages
 
 
 def _told(metrics: Mapping[str, Any]) -> Trial:

@@ -43,19 +43,21 @@ def store_study(trials: Sequence[Trial], config: SweepConfig, output: Path) -> o
         study_name=config.name,
         directions=directions,
     )
-    space = distributions(config)
     for trial in trials:
-        values = [trial.score, float(trial.num_synthetic)][: 1 + two]
-        facts = asdict(trial) | {"seconds": trial.ended - trial.begun}
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=trial.point,
-                distributions=space,
-                values=values,
-                user_attrs={key: facts[key] for key in ("trained", "drawn", SIZE, "seconds")},
-            )
-        )
+        study.add_trial(as_optuna(trial, config))
     return study
+
+
+def as_optuna(trial: Trial, config: SweepConfig) -> optuna.trial.FrozenTrial:
+    """Return a trial as Optuna has it, with one value or two."""
+    two = config.objective == "score_and_size"
+    facts = asdict(trial) | {"seconds": trial.ended - trial.begun}
+    return optuna.trial.create_trial(
+        params=trial.point,
+        distributions=distributions(config),
+        values=[trial.score, float(trial.num_synthetic)][: 1 + two],
+        user_attrs={key: facts[key] for key in ("trained", "drawn", SIZE, "seconds")},
+    )
 
 
 def short(value: Any) -> str:

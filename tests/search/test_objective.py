@@ -1,17 +1,31 @@
 """A point's score: drawn once, trained on, validated; what a space may hold."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from catalog import Catalog, sql
 from factory.config import parse_config, to_yaml
 from factory.errors import ConfigError, DataError
-from factory.search.config import SweepConfig, setting_at
+from factory.real.dataset import RealDataset
+from factory.real.splits import Split
+from factory.search.config import Axis, SweepConfig, setting_at
 from factory.search.drawer import Drawer
-from factory.search.objective import Ground, plan_trial, score_point
-from factory.search.space import check_space
+from factory.search.objective import (
+    Ground,
+    check_plans,
+    plan_trial,
+    score_point,
+    setting_of,
+    told_plans,
+)
+from factory.search.space import check_space, distribution_of, values_of
+from tests.fakes.tiny import tiny_generator
 
 
 def drawer(ground: Ground):
@@ -70,6 +84,10 @@ def test_gates_become_conditions(stored: dict[str, Any]) -> None:
         ({"arm.per_class": {"low": 0, "high": 2}}, "arm.per_class is 0"),
         ({"generate.scheduler": {"choices": ["ddim", "magic"]}}, "generate.scheduler is 'magic'"),
         ({"gate.a b": {"low": 0.0, "high": 1.0}}, "axis 'gate.a b' is no key"),
+        ({"gate.seed": {"low": 0.0, "high": 1.0}}, "axis 'gate.seed' is no key.*gate.blur_score"),
+        ({"gate.blur_score": {"choices": ["high"]}}, "axis 'gate.blur_score' is 'high'"),
+        ({"gate.copy_score": {"low": 0.5, "high": 1.0}}, "no image is judged by that gate"),
+        ({"gate.agreement_score": {"choices": [0.5]}}, "Set generate.agreement, or leave"),
     ],
 )
 def test_an_axis_that_means_nothing_is_named(
@@ -100,6 +118,126 @@ def test_the_seed_of_drawing_must_be_fixed(stored: dict[str, Any]) -> None:
     generate = stored["generate"] | {"seed": None}
     with pytest.raises(ConfigError, match="fix it, so that images are found again"):
         parse_config(SweepConfig, stored | {"generate": generate}, where="test")
+
+
+def test_plans_are_checked_without_a_drawing(ground: Ground, split: Split) -> None:
+    assert check_plans(ground) == [25, 25]
+    lines = told_plans(ground, [25, 25])
+    assert lines[0].startswith("5 trials, each of up to 2 trainings; then 8 trainings")
+    for changes, message in (
+        ({"splits": (replace(split, seed=9),)}, "no synthetic image may be used"),
+        (
+            {"config": changed(ground, arm={"design": "add", "per_class": 2, "quota": {"x": 9}})},
+            "quota of class 'x', which no real image has",
+        ),
+        ({"config": with_axis(ground, "arm.per_class", low=1, high=6)}, r"\(5 of 6\)"),
+        ({"config": with_axis(ground, "gate.mask_area_score", low=0.1, high=0.2)}, "no masks"),
+    ):
+        asked = replace(ground, **changes)
+        with pytest.raises((ConfigError, DataError), match=message):
+            check_plans(asked)
+    assert not Path(ground.catalog_uri).exists()
+
+
+def changed(ground: Ground, **changes: Any) -> SweepConfig:
+    stored = ground.config.model_dump(mode="json") | changes
+    return parse_config(SweepConfig, stored, where="test")
+
+
+def with_axis(ground: Ground, key: str, **axis: Any) -> SweepConfig:
+    space = ground.config.model_dump(mode="json")["space"] | {key: axis}
+    return changed(ground, space=space, start=[])
+
+
+def test_only_classes_of_the_real_images_are_drawn(
+    ground: Ground, cells: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    names = ("another", *cells.class_names)
+    folder = tmp_path / "more"
+    tiny_generator(folder, class_names=names)
+    told = json.loads((folder / "factory.json").read_text())
+    told |= {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    (folder / "factory.json").write_text(json.dumps(told))
+    generate = ground.config.generate.model_copy(update={"model": str(folder)})
+    more = replace(ground, config=ground.config.model_copy(update={"generate": generate}))
+    drawn = setting_of(more, ground.config.start[0]).generate
+    assert list(drawn.classes) == [*cells.class_names]
+    assert check_plans(more) == [25, 25]
+    asked = generate.model_copy(update={"classes": dict.fromkeys(names, "x")})
+    config = ground.config.model_copy(update={"generate": asked})
+    with pytest.raises(ConfigError, match="class 'another' would be drawn, and the real images"):
+        check_plans(replace(ground, config=config))
+    mapped = {"synthetic": {"classes": {"another": cells.class_names[0]}}}
+    merged = changed(replace(ground, config=config), **mapped)
+    assert check_plans(replace(ground, config=merged)) == [25, 25]
+
+
+def test_a_drawer_says_how_far_it_is(ground: Ground) -> None:
+    made = Drawer(ground.catalog_uri, None, on_ray=False)
+    assert made.progress() is None
+    stream, lines = made._stream, []
+
+    def watched(*given: Any) -> Any:
+        for file in stream(*given):
+            yield file
+            lines.append(made.progress())
+
+    made._stream = watched
+    made.draw(ground.config.generate.model_copy(update={"batch_size": 5}))
+    assert made.progress() is None
+    assert [line.split()[2] for line in lines if line] == [
+        "5/25",
+        "10/25",
+        "15/25",
+        "20/25",
+        "25/25",
+    ]
+
+
+def searcher(space: dict[str, Any], *, start: Sequence[dict[str, Any]] = (), seed: int = 0) -> Any:
+    from factory.search.sweep import NewPoints
+
+    read = TypeAdapter(dict[str, Axis]).validate_python(space)
+    made = NewPoints(
+        space={key: distribution_of(axis) for key, axis in read.items()},
+        metric="score",
+        mode="max",
+        points_to_evaluate=[*start],
+        seed=seed,
+    )
+    made.values = [values_of(axis) for axis in read.values()]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        ({"a": {"choices": [1, 2]}, "b": {"choices": ["x", "y"]}}, 4),
+        ({"a": {"low": 1, "high": 6}}, 6),
+        ({"a": {"low": 8, "high": 64, "step": 8}, "b": {"choices": [True, False, True]}}, 16),
+        ({"a": {"low": 0.1, "high": 0.5, "step": 0.1}}, 5),
+        ({"a": {"low": 1, "high": 9, "log": True}}, 9),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_point_is_tried_twice_while_another_is_open(
+    space: dict[str, Any], size: int, seed: int
+) -> None:
+    made, points = searcher(space, seed=seed), []
+    for number in range(size):
+        point = made.suggest(str(number))
+        points.append(tuple(f"{value:.6}" if isinstance(value, float) else value
+                            for value in point.values()))  # fmt: skip
+        made.on_trial_complete(str(number), {"score": 1.0})  # one as good as the other
+    assert len(set(points)) == size
+    assert made.suggest("one more") == made.FINISHED
+
+
+def test_a_search_on_a_line_has_points_without_end() -> None:
+    made = searcher({"a": {"low": 0.0, "high": 1.0}}, start=[{"a": 0.5}, {"a": 0.5}])
+    points = [made.suggest(str(number))["a"] for number in range(8)]
+    assert points[0] == 0.5
+    assert len(set(points)) == 8
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:

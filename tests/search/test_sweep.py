@@ -18,6 +18,7 @@ from catalog import Catalog, sql
 from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError, SearchError
 from factory.evaluate.study_run import execute_here
+from factory.search import sweep
 from factory.search.config import SweepConfig
 from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
@@ -67,9 +68,32 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     assert page.count("data:image/png;base64,") == 1
     assert page.index("Differences of") < page.index("The search")
 
+    longer = replace(ground, config=ground.config.model_copy(update={"trials": 7}))
+    extended = run_trials(longer, at_once=1)
+    assert len(extended) == 7
+    assert [trial for trial in extended if trial in trials] == trials
+    assert run_trials(longer, at_once=1) == extended
+    with pytest.raises(ConfigError, match="holds a search of 7 trials, not 5"):
+        run_trials(ground)
+
     more = replace(ground, config=ground.config.model_copy(update={"seeds": (0, 1, 2)}))
     with pytest.raises(ConfigError, match="holds a search with another seeds"):
         run_trials(more)
+
+
+def test_few_points_are_tried_once_each_and_drawing_is_told(
+    ground: Ground, stored: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "TELL_SECONDS", 0.0)
+    space = {"arm.per_class": {"choices": [1, 2]}, "generate.guidance_scale": {"choices": [1, 2]}}
+    generate = {**stored["generate"], "batch_size": 1}
+    changed = stored | {"space": space, "start": (), "trials": 30, "generate": generate}
+    small = replace(ground, config=parse_config(SweepConfig, changed, where="test"))
+    lines: list[str] = []
+    trials = run_trials(small, tell=lines.append)
+    points = [tuple(trial.point.values()) for trial in trials]
+    assert sorted(points) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert any(line.startswith("drawing run-") and "/25 images" in line for line in lines)
 
 
 def test_the_first_error_is_shown_where_every_trial_fails(
