@@ -81,10 +81,10 @@ def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:
     started, _ = build_denoiser(DATA, config(base=str(base.folder)))
     expected = model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in started.state_dict().items())
-    with pytest.raises(ConfigError, match="the unet of denoiser.base .* is another network"):
+    with pytest.raises(ConfigError, match=r"the unet of denoiser\.base .* is another network"):
         build_denoiser(DATA, config(base=str(base.folder), channels=(32, 64)))
 
 
 def test_a_base_of_other_words_is_refused() -> None:
-    with pytest.raises(ConfigError, match="denoiser.base 'wbc-base' knows other words"):
+    with pytest.raises(ConfigError, match=r"denoiser\.base 'wbc-base' knows other words"):
         build_denoiser(DATA, config(base="wbc-base", channels=(128, 192)))
