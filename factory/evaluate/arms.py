@@ -116,18 +116,29 @@ class Stock:
         """Return the sort key of the seeded shuffle."""
         return digest(["arm", self.seed, image_id])
 
-    def synthetic_rows(self, wanted: Mapping[str, int], *, weight: float) -> list[Row]:
+    def synthetic_rows(
+        self, wanted: Mapping[str, int], *, weight: float, arm: str, most: str
+    ) -> list[Row]:
         """Return the first so many synthetic images of every class.
+
+        Args:
+            wanted: class to count.
+            weight: of their loss.
+            arm: its name, for errors.
+            most: what it could ask for at most, such as "ratio=0.5".
 
         Raises:
             DataError: a class with fewer.
         """
-        short = {n: len(self.drawn_by_class[n]) for n in wanted}
-        lacking = [f"{n!r} ({short[n]} of {wanted[n]})" for n in wanted if short[n] < wanted[n]]
-        if lacking:
+        have = {n: len(self.drawn_by_class[n]) for n in wanted}
+        if lacking := [n for n in wanted if have[n] < wanted[n]]:
+            more = ", ".join(f"{wanted[n] - have[n]} of {n!r}" for n in lacking)
             raise DataError(
-                f"too few synthetic images of {', '.join(lacking)}",
-                remedy="Draw more with `factory generate`, or ask for fewer",
+                f"arm {arm!r}: too few synthetic images of "
+                + ", ".join(f"{n!r} ({have[n]} of {wanted[n]})" for n in lacking),
+                remedy=f"Draw more with `factory generate` (lacking: {more}), ask for less (at most"
+                f" --set arms.{arm}.{most}), or leave classes out: --set"
+                f" 'without=[{', '.join(lacking)}]'",
             )
         return [
             synthetic_row(image, weight=weight)

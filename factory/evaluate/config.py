@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from factory.config import Frozen, Place
 from factory.digest import digest
@@ -148,6 +148,10 @@ Learner = Annotated[
 ]
 
 
+OLD_SHOTS_SEED = 42
+"""Of studies without a generator of few shots, from before a study asked its generators."""
+
+
 class SyntheticChoice(Frozen):
     """Which rows of the catalog the arms may take; rejected ones never."""
 
@@ -156,8 +160,13 @@ class SyntheticChoice(Frozen):
     classes: Mapping[str, str] = Field(default_factory=dict)
     """Class of the catalog -> class of the real dataset, where their names differ."""
     foreign: tuple[str, ...] = ()
-    """Fingerprints of other real datasets that generators were trained on, which share no image
-    with this one: your word for it. Without it their images are refused."""
+    """Models of other real datasets (by name, or the fingerprint of those) whose training images
+    share none with this one: your word for it, where nothing can be compared."""
+
+    @field_validator("foreign", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     def within(self, condition: str) -> "SyntheticChoice":
         """Return the choice among rows that also satisfy `condition`."""
@@ -175,7 +184,13 @@ class StudyConfig(Frozen):
     """Each is one training per arm and fold: its weights, order of images and choice of rows."""
     shots: int | None = Field(None, ge=1)
     """Real training images per class, drawn from each train part; null: all of it."""
-    shots_seed: int = Field(42, ge=0)
+    shots_seed: int | None = Field(None, ge=0)
+    """Draws them; null: as the generators drew theirs (`n_shot`), 42 where none did."""
+    equal_information: bool = True
+    """Refuse synthetic images of generators that learnt from real images, or were shown some, which
+    the real arms do not hold: their controls would know less. false: compared, and said."""
+    without: tuple[str, ...] = ()
+    """Classes that are left out, such as one of two images."""
     baseline: str | None = None
     """The control that verdicts are about; null: the one with the best val score."""
     synthetic: SyntheticChoice = SyntheticChoice()
@@ -206,4 +221,15 @@ class StudyConfig(Frozen):
     @property
     def digest(self) -> str:
         """Names the configuration."""
-        return digest(self.model_dump(mode="json"))
+        return digest(plain(self.model_dump(mode="json")))
+
+
+def plain(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped study or search without the keys that it learnt later and does not use."""
+    told = dict(told)
+    if told["shots_seed"] is None:
+        told["shots_seed"] = OLD_SHOTS_SEED
+    for key, unused in (("equal_information", True), ("without", [])):
+        if told[key] == unused:
+            del told[key]
+    return told

@@ -107,7 +107,8 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
     if empty:
         raise DataError(
             f"no real training image of {', '.join(empty)}",
-            remedy="Make another split, or leave these classes out",
+            remedy="Make a split whose train part has one of each, or leave them out: --set"
+            f" 'without=[{', '.join(empty)}]'",
         )
     made: dict[str, Manifest] = {}
     for name in sorted(designs, key=lambda n: isinstance(designs[n], Duplicate)):
@@ -136,7 +137,9 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
         case SyntheticOnly():
             found = {n: len(images) for n, images in stock.drawn_by_class.items()}
             wanted = found if arm.per_class is None else dict.fromkeys(found, arm.per_class)
-            return stock.synthetic_rows(wanted, weight=arm.synthetic_weight)
+            return stock.synthetic_rows(
+                wanted, weight=arm.synthetic_weight, arm=name, most=_most(arm, stock)
+            )
         case PerReference():
             return every + _of_references(arm, stock)
         case Add() | TopUp() | Ratio():
@@ -149,7 +152,20 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
             asked = {n: _added(name, arm, n)(len(rows)) for n, rows in real.items()}
             kept = arm.to if isinstance(arm, TopUp) and arm.cut else len(every)
             first = [row for rows in real.values() for row in rows[:kept]]
-            return first + stock.synthetic_rows(asked, weight=arm.synthetic_weight)
+            return first + stock.synthetic_rows(
+                asked, weight=arm.synthetic_weight, arm=name, most=_most(arm, stock)
+            )
+
+
+def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str:
+    """Return the largest number of its key that the synthetic images of every class allow."""
+    have = {n: len(images) for n, images in stock.drawn_by_class.items()}
+    held = {n: len(rows) for n, rows in stock.real_rows.items()}
+    if isinstance(arm, Ratio):
+        return f"ratio={math.floor(100 * min(have[n] / held[n] for n in have)) / 100:g}"
+    if isinstance(arm, TopUp):
+        return f"to={min(have[n] + held[n] for n in have)}"
+    return f"per_class={min(have.values())}"
 
 
 def _added(name: str, arm: Add | TopUp | Ratio, class_name: str) -> Callable[[int], int]:

@@ -38,7 +38,7 @@ def study_material(
         if values:
             masks.append(mask_pixels(catalog, drawn, learner.size_px))
     return Material(
-        class_names=dataset.class_names,
+        class_names=units[0].manifest.class_names,
         images=np.concatenate(images),
         position={i: n for n, i in enumerate([*real, *drawn])},
         labels={i: dataset.labels[dataset.index_of(i)] for i in real},

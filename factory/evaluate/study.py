@@ -1,17 +1,17 @@
 """A study: arms x folds x seeds on one real dataset, planned before anything is trained."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from catalog import Catalog
 from factory.digest import digest
-from factory.errors import ConfigError
+from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn, Stock
-from factory.evaluate.config import StudyConfig
+from factory.evaluate.config import OLD_SHOTS_SEED, StudyConfig
 from factory.evaluate.designs import make_arms
 from factory.evaluate.intervals import counted
 from factory.evaluate.leaks import Held, Use, check_apart, refuse_leaks
-from factory.evaluate.lineage import Known, Origin
+from factory.evaluate.lineage import Barred, Known, Origin, Surplus, family, surpluses
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.real.dataset import RealDataset
@@ -67,36 +67,34 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
             remedy="Give --catalog, or leave out arms with synthetic images",
         )
     dataset, catalog = inputs.dataset, inputs.catalog
+    _check_without(config, dataset)
     subgroup_of = subgroup_values(dataset, config.subgroups)
     pool = inputs.expected or EMPTY
     if inputs.expected is None and catalog is not None:
-        pool = read_pool(catalog, config.synthetic, dataset.class_names)
+        pool = read_pool(catalog, config.synthetic, dataset.class_names, without=config.without)
     fingerprints = {use.dataset.fingerprint for use in inputs.seen}
     known = Known(
         splits={split.digest: split for split in inputs.generator_splits},
         models={**inputs.models, **known_models(catalog)},
         foreign=frozenset([*config.synthetic.foreign, *fingerprints]) - {dataset.fingerprint},
     )
-    drawn, refusals = [], []
+    config = _with_shots_seed(config, [known.about(o) for o in pool.origins.values()])
+    drawn, refusals, told = [], [], []
     for fold, split in enumerate(inputs.splits):
         held = _checked(inputs, split)
         images, refused = pool.usable(held, split, known)
         drawn.append(images)
         refusals.append(refused)
         if config.mixed and not images:
-            raise ConfigError(
-                f"no synthetic image may be used in fold {fold}:"
-                f" {'; '.join(refused.values()) or 'none'}",
-                remedy="Train the generator under the study's split, or give --generator-split; of"
-                " another dataset give --seen, or synthetic.foreign if you know they share nothing",
-            )
+            raise _nothing_to_use(fold, refused)
+        told += _information(config, dataset, split, pool, images, known)
     units = plan_units(config, dataset, inputs.splits, drawn)
     return Planned(
         config=config,
         inputs=inputs,
         pool=pool,
         units=tuple(units),
-        notes=_left_out(refusals),
+        notes=(*_left_out(refusals), *dict.fromkeys(told)),
         subgroup_of=subgroup_of,
     )
 
@@ -122,11 +120,12 @@ def plan_units(
     if not splits:
         raise ConfigError("a study without a split", remedy="Give one or more --split files")
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    names = tuple(name for name in dataset.class_names if name not in config.without)
     units = []
     for seed in config.seeds:
         for fold, split in enumerate(splits):
             stock = Stock(
-                class_names=dataset.class_names,
+                class_names=names,
                 real={i: labels[i] for i in train_ids(config, split, labels)},
                 drawn=drawn[fold],
                 seed=seed,
@@ -138,8 +137,8 @@ def plan_units(
                     fold=fold,
                     seed=seed,
                     split_digest=split.digest,
-                    val=split.val,
-                    test=split.test,
+                    val=tuple(i for i in split.val if labels[i] in names),
+                    test=tuple(i for i in split.test if labels[i] in names),
                 )
                 for manifest in make_arms(config.arms, stock).values()
             ]
@@ -152,10 +151,105 @@ def train_ids(config: StudyConfig, split: Split, labels: Mapping[str, str]) -> t
     Raises:
         DataError: a class with fewer images than shots.
     """
+    train = tuple(i for i in split.train if labels[i] not in config.without)
     if config.shots is None:
-        return split.train
-    shots = n_shot(split, labels=labels, shots=config.shots, seed=config.shots_seed)
+        return train
+    seed = OLD_SHOTS_SEED if config.shots_seed is None else config.shots_seed
+    shots = n_shot(replace(split, train=train), labels=labels, shots=config.shots, seed=seed)
     return tuple(i for ids in shots.values() for i in ids)
+
+
+def _check_without(config: StudyConfig, dataset: RealDataset) -> None:
+    names = set(dataset.class_names)
+    if unknown := sorted(set(config.without) - names):
+        raise ConfigError(
+            f"without: there is no class {unknown[0]!r}",
+            remedy=f"Choose of {', '.join(dataset.class_names)}",
+        )
+    if len(names - set(config.without)) == 0:
+        raise ConfigError("without: no class is left", remedy="Leave fewer classes out")
+
+
+def _with_shots_seed(config: StudyConfig, origins: Sequence[Origin]) -> StudyConfig:
+    """Return the study with a seed of its shots: that by which its generators chose theirs."""
+    choices = [o.choice for o in origins if o.choice and o.choice.n_shot is not None]
+    seeds = {choice.seed for choice in choices}
+    if config.shots_seed is not None or config.shots is None or len(seeds) != 1:
+        return config
+    return config.model_copy(update={"shots_seed": seeds.pop()})
+
+
+def _information(
+    config: StudyConfig,
+    dataset: RealDataset,
+    split: Split,
+    pool: Pool,
+    images: Sequence[Drawn],
+    known: Known,
+) -> list[str]:
+    """Return what drawn images know that the real arms of a fold do not, as notes.
+
+    Raises:
+        DataError: generators saw real training images that the real arms do not hold.
+    """
+    if not (config.mixed and images):
+        return []
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    real = frozenset(train_ids(config, split, labels))
+    origins = pool.origins_of(images)
+    told = []
+    for surplus in surpluses(origins, split, real, known, labels):
+        if config.equal_information:
+            raise DataError(
+                f"{surplus}: their arms would know more than the controls",
+                remedy=f"{_equal(config, surplus)}, or compare openly: --set"
+                " equal_information=false",
+            )
+        told.append(f"arms with synthetic images know more than their controls: {surplus}")
+    shown = {i for image in images for i in image.reference_ids} & set(labels)
+    if more := sorted(shown - real):
+        what = (
+            f"synthetic images were drawn from {len(shown)} real images, {len(more)} of which the"
+            f" real arms do not hold, such as {more[0]!r}"
+        )
+        if config.equal_information:
+            raise DataError(
+                f"{what}: their arms would know more than the controls",
+                remedy="Draw from the images of the real arms alone (references), leave shots out,"
+                " or compare openly: --set equal_information=false",
+            )
+        told.append(f"arms with synthetic images know more than their controls: {what}")
+    others = [
+        m for m in family(origins, known) if m.dataset_fingerprint not in (None, split.dataset)
+    ]
+    return told + [
+        f"{model} knows {model.images_trained or 'the'} images of another dataset"
+        f" ({model.dataset_fingerprint}), which no control has seen"
+        for model in others
+    ]
+
+
+def _equal(config: StudyConfig, surplus: Surplus) -> str:
+    """Return what makes the real arms hold what a generator learnt from."""
+    choice = surplus.model.choice
+    if config.shots is None:
+        return "Give the split that it was trained under"
+    if choice is None or choice.n_shot is None:
+        seed = OLD_SHOTS_SEED if config.shots_seed is None else config.shots_seed
+        return (
+            f"Leave shots out, or train it on the same images (n_shot={config.shots} seed={seed})"
+        )
+    return f"Use its images: --set shots={choice.n_shot} --set shots_seed={choice.seed}"
+
+
+def _nothing_to_use(fold: int, refused: Mapping[str, Barred]) -> ConfigError:
+    remedies = dict.fromkeys(barred.remedy for barred in refused.values())
+    return ConfigError(
+        f"no synthetic image may be used in fold {fold}:"
+        f" {'; '.join(map(str, refused.values())) or 'none was accepted'}",
+        remedy="; ".join(remedies)
+        or "Draw some with `factory generate`, or choose others with synthetic.where",
+    )
 
 
 def subgroup_values(dataset: RealDataset, attribute: str | None) -> dict[str, str]:
@@ -176,7 +270,7 @@ def subgroup_values(dataset: RealDataset, attribute: str | None) -> dict[str, st
     return found
 
 
-def _left_out(refusals: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+def _left_out(refusals: Sequence[Mapping[str, Barred]]) -> tuple[str, ...]:
     """Return notes on models that may not be used, by fold: reasons where none may use them."""
     reasons = {model: reason for refused in refusals for model, reason in refused.items()}
     nowhere = [m for m in reasons if all(m in refused for refused in refusals)]

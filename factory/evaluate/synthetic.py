@@ -1,8 +1,9 @@
 """Synthetic images that a study may use: accepted, of a pinned version, without a leak."""
 
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,14 @@ from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.config import SyntheticChoice
 from factory.evaluate.leaks import Held
-from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
+from factory.evaluate.lineage import (
+    Barred,
+    Choice,
+    Known,
+    Origin,
+    check_references,
+    may_be_used,
+)
 from factory.models.generator import EMBEDDED, open_generator
 from factory.real.images import square, square_mask
 from factory.real.splits import Split
@@ -39,7 +47,9 @@ class Pool:
     model_of: Mapping[str, str]
     """Model by image."""
 
-    def usable(self, held: Held, split: Split, known: Known) -> tuple[list[Drawn], dict[str, str]]:
+    def usable(
+        self, held: Held, split: Split, known: Known
+    ) -> tuple[list[Drawn], dict[str, Barred]]:
         """Return the images that a study under `split` may use; by model why others may not.
 
         Raises:
@@ -48,14 +58,26 @@ class Pool:
         verdicts = {m: may_be_used(o, held, split, known) for m, o in self.origins.items()}
         images = [i for i in self.images if verdicts[self.model_of[i.id]] is None]
         check_references([r for i in images for r in i.reference_ids], held)
-        return images, {m: reason for m, reason in verdicts.items() if reason is not None}
+        return images, {m: barred for m, barred in verdicts.items() if barred is not None}
+
+    def origins_of(self, images: Sequence[Drawn]) -> list[Origin]:
+        """Return the models that drew these images."""
+        return [self.origins[m] for m in dict.fromkeys(self.model_of[i.id] for i in images)]
 
 
 EMPTY = Pool(version=None, images=(), origins={}, model_of={})
 
 
-def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[str]) -> Pool:
+def read_pool(
+    catalog: Catalog,
+    choice: SyntheticChoice,
+    class_names: Sequence[str],
+    *,
+    without: Sequence[str] = (),
+) -> Pool:
     """Return the accepted rows of `catalog`'s version that `choice` names, without forgotten ones.
+
+    Rows that show a class of `without` are passed over.
 
     Raises:
         CatalogError: the condition does not parse, or names unknown columns.
@@ -72,7 +94,7 @@ def read_pool(catalog: Catalog, choice: SyntheticChoice, class_names: Sequence[s
     text = f"SELECT {_COLUMNS} FROM samples WHERE gate_status = 'accepted'{condition}"
     found = sql(catalog, text)
     found = found.filter(pc.invert(forgotten(catalog.uri, catalog.storage_options).holds(found)))
-    return pool_of(found.to_pylist(), choice, class_names, version=catalog.version)
+    return pool_of(found.to_pylist(), choice, class_names, without=without, version=catalog.version)
 
 
 def pool_of(
@@ -81,6 +103,7 @@ def pool_of(
     class_names: Sequence[str],
     *,
     version: int | None,
+    without: Sequence[str] = (),
 ) -> Pool:
     """Return rows as a pool; they need the columns of labels, references and lineage.
 
@@ -88,9 +111,11 @@ def pool_of(
         DataError: a class that the real dataset does not have.
     """
     rows = {row["image_id"]: row for row in found}
+    kept = [name for name in class_names if name not in without]
+    drawn = (_drawn(row, choice.classes, kept, without) for row in rows.values())
     return Pool(
         version=version,
-        images=tuple(_drawn(row, choice.classes, class_names) for row in rows.values()),
+        images=tuple(image for image in drawn if image is not None),
         origins={row["model_id"]: origin_of(row) for row in rows.values()},
         model_of={image_id: row["model_id"] for image_id, row in rows.items()},
     )
@@ -103,7 +128,7 @@ def known_models(catalog: Catalog | None) -> dict[str, Origin]:
     for name, folder in EMBEDDED.items():
         generator = open_generator(folder, name=name)
         row = {**generator.manifest, "model_id": generator.model_id}
-        found.setdefault(generator.model_id, origin_of(row))
+        found[generator.model_id] = replace(origin_of(row), digests=generator.seen)
     return found
 
 
@@ -152,14 +177,35 @@ def origin_of(row: Mapping[str, Any]) -> Origin:
         dataset_fingerprint=row.get("dataset_fingerprint"),
         base_model_id=row.get("base_model_id"),
         member_ids=tuple(row.get("member_ids") or ()),
+        name=row.get("name"),
+        images_trained=row.get("images_trained"),
+        choice=_choice(row.get("config")),
     )
 
 
-def _drawn(row: Mapping[str, Any], classes: Mapping[str, str], class_names: Sequence[str]) -> Drawn:
+def _choice(config: Any) -> Choice | None:
+    """Return how a training chose its images: from a manifest's plain data, or a row's JSON."""
+    try:
+        stored = json.loads(config) if isinstance(config, str) else config
+        n_shot, seed = stored.get("n_shot"), stored.get("seed", 0)
+        only = tuple(stored.get("only") or ())
+        return Choice(only=only, n_shot=n_shot and int(n_shot), seed=int(seed))
+    except (ValueError, TypeError, AttributeError):  # a catalog's text may be anything: not known
+        return None
+
+
+def _drawn(
+    row: Mapping[str, Any],
+    classes: Mapping[str, str],
+    class_names: Sequence[str],
+    without: Sequence[str],
+) -> Drawn | None:
     weights = dict.fromkeys(class_names, 0.0)
     told = zip(row["class_names"], row["soft_label"], strict=True)
     for name, weight in [*((n, w) for n, w in told if w > 0), (row["class_name"], 0.0)]:
         own = classes.get(name, name)
+        if own in without:
+            return None
         if own not in weights:
             raise DataError(
                 f"synthetic image {row['image_id']} is of class {name!r}, which the real images"

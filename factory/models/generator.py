@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from factory.digest import digest, digest_files
 from factory.errors import ConfigError, ModelError
@@ -18,6 +18,9 @@ from factory.models.folder import (
     read_manifest,
 )
 
+if TYPE_CHECKING:  # numpy and Arrow wait until images are compared
+    from factory.real.duplicates import Digests
+
 EMBEDDED = {"wbc-base": Path(__file__).parent / "wbc_base"}
 """Generators that ship inside the package, by name."""
 
@@ -29,6 +32,8 @@ EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
 CLUSTERS = "clusters.safetensors"
 """File of the clusters that a generator of pairs was trained by, see `factory.real.clusters`."""
+SEEN = "seen.parquet"
+"""File of digests of a generator's training images, for whoever has images like them."""
 DOMAINS = "domains"
 """Key of the manifest under which a generator binds others, see `factory.models.domains`."""
 
@@ -73,6 +78,18 @@ class Generator:
         return self.manifest.get("prompts") or {
             name: f"a {name.replace('_', ' ')}" for name in self.class_names
         }
+
+    @property
+    def seen(self) -> "Digests | None":
+        """Digests of its training images, if its folder has some.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        from factory.real.duplicates import Digests
+
+        path = self.folder / SEEN
+        return Digests.load(path) if path.is_file() else None
 
     @property
     def method(self) -> str:

@@ -48,7 +48,7 @@ DIGEST_BITS = 192
 DIGEST_SHARE = 0.8
 """A digest describes this share of the side of the central square: narrower crops of a picture hold
 it as well."""
-DIGEST_DISTANCE_BITS = 32
+DIGEST_DISTANCE_BITS = 28
 """Digests up to this Hamming distance are of one picture, see `Digests`."""
 _QUERY_SHARES = tuple(DIGEST_SHARE ** (k / 4) for k in range(12))
 """Central shares under which a picture is looked for: 1 .. 0.54, of a wider or narrower field."""
@@ -153,7 +153,13 @@ class Digests:
     The signs of the 192 lowest DCT terms of the grey central 0.8 of a picture; one that is looked
     for is tried under eight turns and twelve central shares from 1 to 0.54.
 
-    MEASURED
+    Measured on the 15,080 cells that wbc-base learnt from (the central 256 of PBC's 360 px frames).
+    Found: 300 of 300 as JPEG of quality 50, at 48 .. 224 px, in grey, brighter, of another hue or
+    turned, and central crops from 0.8 of their field; 99 % at 32 px; 200 of 200 as whole frames,
+    1.4 times as wide, and 99 % of crops between. Not found: narrower crops (25 % at 0.75, none at
+    0.7), crops off centre (51 % by 1 % of the side, none by 2 %), turns by 10 degrees. False
+    alarms: none of 1,675 cells of the same microscope that it never saw (the nearest at 32 bits),
+    nor of 224 cells of another hospital (34), 400 colorectal tiles (55) or 84 embryos (45).
     """
 
     codes: NDArray[np.uint64]

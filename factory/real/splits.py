@@ -220,7 +220,8 @@ def n_shot(
         if not 1 <= shots <= len(members):
             raise DataError(
                 f"{shots} shots of class {name!r} asked, its train part has {len(members)} images",
-                remedy="Ask for fewer shots or leave this class out",
+                remedy=f"Ask for 1 to {min(map(len, by_class.values()))} shots, or leave this class"
+                " out",
             )
     return {
         name: tuple(sorted(sorted(members, key=lambda i: digest(["shot", seed, i]))[:shots]))

@@ -10,7 +10,7 @@ from catalog.schema import SAMPLES
 from factory.config import Frozen, GenerateConfig, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
-from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice
+from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice, plain
 from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
 
 Value = bool | int | float | str
@@ -102,7 +102,10 @@ class SweepConfig(Frozen):
     final_seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2)
     """Of the winner and the controls on the test part."""
     shots: int | None = Field(None, ge=1)
-    shots_seed: int = Field(42, ge=0)
+    shots_seed: int | None = Field(None, ge=0)
+    equal_information: bool = True
+    without: tuple[str, ...] = ()
+    """These four as in a study."""
     synthetic: SyntheticChoice = SyntheticChoice()
     seed: int = Field(0, ge=0)
     """Of the search."""
@@ -123,7 +126,8 @@ class SweepConfig(Frozen):
     @property
     def digest(self) -> str:
         """Names the search; how long it looks may grow."""
-        return digest(self.model_dump(mode="json", exclude=set(GROWING)))
+        told = self.model_dump(mode="json", exclude=set(GROWING))
+        return digest(plain(told))
 
 
 class _Parts(Frozen):
@@ -197,7 +201,8 @@ def study_of(
     config: SweepConfig, setting: Setting, run_id: str, *, arm_name: str, final: bool
 ) -> StudyConfig:
     """Return the study of a point: its arm beside real images alone, or in the end all controls."""
-    stored = config.model_dump(mode="json", include={"shots", "shots_seed"})
+    same = {"shots", "shots_seed", "equal_information", "without"}
+    stored = config.model_dump(mode="json", include=same)
     arms: dict[str, Design] = {arm_name: setting.arm}
     controls: dict[str, Design] = dict(config.controls) if final else {"real": Real()}
     if final:

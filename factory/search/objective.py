@@ -164,7 +164,13 @@ def _expected(ground: Ground, setting: Setting) -> Inputs:
         }
         for request in requests
     )
-    pool = pool_of(rows, ground.config.synthetic, dataset.class_names, version=None)
+    pool = pool_of(
+        rows,
+        ground.config.synthetic,
+        dataset.class_names,
+        without=ground.config.without,
+        version=None,
+    )
     members = members_of(generator)
     known = {m.model_id: origin_of({**m.manifest, "model_id": m.model_id}) for m in members}
     own = {**generator.manifest, **told, "member_ids": sorted(known)}

@@ -8,8 +8,16 @@ from PIL import Image
 
 from factory.errors import DataError
 from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
-from factory.evaluate.lineage import Known, Origin, check_references, may_be_used
+from factory.evaluate.lineage import (
+    Choice,
+    Known,
+    Origin,
+    check_references,
+    learnt_from,
+    may_be_used,
+)
 from factory.real.dataset import RealDataset, RealImage, build_dataset
+from factory.real.duplicates import Digests
 from factory.real.smear import smear_items
 from factory.real.splits import Split
 from factory.real.stored import InlineBytes
@@ -113,7 +121,7 @@ def test_a_generator_of_an_unknown_split_or_no_split_may_not(cells, split, held)
     other = divided(cells, seed=1)
     assert f"under split {other.digest}" in str(may_be_used(origin(other), held, split, Known()))
     reason = may_be_used(origin(None), held, split, Known())
-    assert reason == "model mine does not say what it was trained on"
+    assert str(reason) == "model mine does not say what it was trained on"
 
 
 def test_where_the_other_split_is_known_its_test_images_are_named(cells, split, held):
@@ -137,6 +145,52 @@ def test_a_generator_of_another_dataset_must_have_been_compared(split, held):
     foreign = Origin(model_id="far", split_digest="s", dataset_fingerprint="pbc")
     assert "dataset pbc, which was not compared" in str(may_be_used(foreign, held, split, Known()))
     assert may_be_used(foreign, held, split, Known(foreign=frozenset({"pbc"}))) is None
+
+
+def test_a_generator_that_carries_digests_of_its_images_is_compared_by_them(cells, split, held):
+    others = build_dataset(smear_items(60, seed=77, size_px=32))
+    digests = Digests.of(others.picture(i) for i in range(len(others)))
+    far = Origin(
+        model_id="far", name="pbc", split_digest="s", dataset_fingerprint="pbc", digests=digests
+    )
+    known = Known(models={"far": far})
+    row = Origin(model_id="far", split_digest="s", dataset_fingerprint="pbc")  # of `samples`
+    assert may_be_used(row, held, split, known) is None
+    taken = cells.index_of(split.test[0])
+    copy = cells.picture(taken).transpose(Image.Transpose.ROTATE_90)
+    leaky = dataclasses.replace(far, digests=Digests.of([others.picture(3), copy]))
+    known = Known(models={"far": leaky})
+    told = rf"model pbc \(far\) saw {split.test[0]} \(looks like one of 2 training images\)"
+    with pytest.raises(DataError, match=told):
+        may_be_used(row, held, split, known)
+    lora = dataclasses.replace(origin(split), base_model_id="far")
+    with pytest.raises(DataError, match=told):
+        may_be_used(lora, held, split, known)
+
+
+def test_who_cannot_compare_is_told_how_to_say_so_by_the_models_name(split, held):
+    far = Origin(model_id="far", name="theirs", split_digest="s", dataset_fingerprint="pbc")
+    known = Known(models={"far": far})
+    barred = may_be_used(far, held, split, known)
+    assert "--seen" in barred.remedy
+    assert "'synthetic.foreign=[theirs]'" in barred.remedy
+    for name in ("theirs", "pbc", "far"):
+        known = Known(models={"far": far}, foreign=frozenset({name}))
+        assert may_be_used(far, held, split, known) is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "learnt"),
+    [(None, 25), (Choice(), 25), (Choice(n_shot=2), 10), (Choice(n_shot=6), 25)],
+)
+def test_what_a_generator_learnt_from_follows_from_its_configuration(cells, split, choice, learnt):
+    labels = dict(zip(cells.ids, cells.labels, strict=True))
+    found = learnt_from(dataclasses.replace(origin(split), choice=choice), split, labels)
+    assert len(found) == learnt
+    assert found <= set(split.train)
+    one = Choice(only=(cells.labels[0],), n_shot=2)
+    found = learnt_from(dataclasses.replace(origin(split), choice=one), split, labels)
+    assert [labels[i] for i in found] == [cells.labels[0]] * 2
 
 
 def test_a_bridge_is_held_to_the_same_as_all_that_it_binds(cells, split, held):

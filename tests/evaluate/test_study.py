@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from catalog import Catalog, SampleSink, sql, write_batch
 from catalog.releasing import create_release
+from catalog.sink import record_model
 from factory.config import load_config, parse_config, to_yaml
 from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, DataError
@@ -28,10 +29,11 @@ from factory.evaluate.study_run import (
 )
 from factory.evaluate.synthetic import read_pool
 from factory.evaluate.units import Material
+from factory.models.generator import find_generator
 from factory.real.dataset import RealDataset, build_dataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
-from factory.real.splits import Split, make_folds
+from factory.real.splits import Split, make_folds, n_shot
 from tests.fakes.ridge import execute_ridge
 from tests.fakes.rows import rows_table, sample_row
 from tests.fakes.splits import split_of
@@ -169,7 +171,18 @@ def uri(others: RealDataset, split: Split, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-def publish(uri: Path, others: RealDataset, *, run_id: str = "run-1", **lineage: object) -> None:
+SHOTS = {"n_shot": 3, "seed": 0}
+"""How the models of these tests chose their images: as the study does."""
+
+
+def publish(
+    uri: Path,
+    others: RealDataset,
+    *,
+    run_id: str = "run-1",
+    learnt: dict[str, object] | None = None,
+    **lineage: object,
+) -> None:
     rows = []
     for number, name in enumerate(others.labels):
         status = "rejected" if number < 5 else "accepted"
@@ -180,6 +193,21 @@ def publish(uri: Path, others: RealDataset, *, run_id: str = "run-1", **lineage:
         rows.append(row | {"image": {"bytes": image, "path": f"{row['image_id']}.png"}})
     batch = write_batch(uri, run_id=run_id, batch_index=0, rows=rows_table(rows))
     SampleSink(uri, run_id).commit([batch])
+    known = {name: lineage.get(name) for name in ("base_model_id", "split_digest")}
+    record_model(
+        uri,
+        {
+            "model_id": lineage.get("model_id", "model-a"),
+            "name": f"cells of {run_id}",
+            "method": "text",
+            "dataset_fingerprint": lineage.get("dataset_fingerprint"),
+            "config": json.dumps(SHOTS if learnt is None else learnt),
+            "licence": "MIT",
+            "card": "",
+            "added_at": NOW,
+            **known,
+        },
+    )
 
 
 def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, uri, tmp_path):
@@ -270,7 +298,7 @@ def test_a_generator_of_another_split_is_refused(cells, others, split, uri, tmp_
     with pytest.raises(ConfigError, match=f"under split {other.digest}"):
         plan_study(config(), inputs)
     leaked = sorted({*other.train, *other.val} & {*split.val, *split.test})
-    with pytest.raises(DataError, match=f"training of model model-a saw {leaked[0]}"):
+    with pytest.raises(DataError, match=rf"model cells of run-1 \(model-a\) saw {leaked[0]}"):
         plan_study(config(), dataclasses.replace(inputs, generator_splits=(other,)))
 
 
@@ -294,6 +322,97 @@ def test_generators_of_single_folds_are_told_of_in_one_line(cells, others, tmp_p
     planned = plan_study(config(), dataclasses.replace(inputs, catalog=Catalog(uri)))
     assert len(planned.notes) == 2
     assert "lost" in planned.notes[0]
+
+
+def planned_with(cells, split, uri, **changes: object):
+    return plan_study(
+        config(**changes), Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri))
+    )
+
+
+def real_ids(planned) -> set[str]:
+    rows = next(u for u in planned.units if u.manifest.arm == "real").manifest.rows
+    return {row.id for row in rows}
+
+
+def test_the_real_arm_holds_what_its_generator_saw_by_default(cells, others, split, tmp_path):
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, learnt={"n_shot": 3, "seed": 5}, **lineage)
+    labels = dict(zip(cells.ids, cells.labels, strict=True))
+    seen = n_shot(split, labels=labels, shots=3, seed=5)
+    planned = planned_with(cells, split, tmp_path / "c")
+    assert planned.config.shots_seed == 5
+    assert real_ids(planned) == {i for ids in seen.values() for i in ids}
+    assert planned.notes == ()
+    with pytest.raises(DataError, match=r"learnt from 15 real images, \d+ of which") as caught:
+        planned_with(cells, split, tmp_path / "c", shots_seed=42)
+    assert "--set shots=3 --set shots_seed=5" in caught.value.remedy
+
+
+@pytest.mark.parametrize("learnt", [{}, {"n_shot": 4, "seed": 0}, {"n_shot": "?"}])
+def test_a_generator_that_saw_more_than_the_real_arms_is_refused_or_said(
+    cells, others, split, tmp_path, learnt
+):
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, learnt=learnt, **lineage)
+    with pytest.raises(DataError, match="their arms would know more than the controls"):
+        planned_with(cells, split, tmp_path / "c")
+    (note,) = planned_with(cells, split, tmp_path / "c", equal_information=False).notes
+    assert note.startswith("arms with synthetic images know more than their controls: model cells")
+    assert planned_with(cells, split, tmp_path / "c", shots=None).notes == ()
+
+
+def test_references_are_of_the_real_arms(cells, others, split, tmp_path):
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    labels = dict(zip(cells.ids, cells.labels, strict=True))
+    shots = {i for ids in n_shot(split, labels=labels, shots=3, seed=0).values() for i in ids}
+    foreign = next(i for i in split.train if i not in shots)
+    publish(tmp_path / "c", others, reference_ids=[foreign], **lineage)
+    with pytest.raises(DataError, match=rf"drawn from 1 real images, 1 of .* such as '{foreign}'"):
+        planned_with(cells, split, tmp_path / "c")
+
+
+def test_what_a_base_knows_of_other_images_is_said(cells, others, split, tmp_path):
+    base = find_generator("wbc-base")
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, base_model_id=base.model_id, **lineage)
+    (note,) = planned_with(cells, split, tmp_path / "c").notes  # its digests were compared
+    assert note.startswith(
+        f"model wbc-base ({base.model_id}) knows 15080 images of another dataset"
+    )
+
+
+def test_a_class_may_be_left_out(cells, split, uri, tmp_path):
+    planned = planned_with(cells, split, uri, without=["monocyte"])
+    for unit in planned.units:
+        assert unit.manifest.class_names == tuple(n for n in cells.class_names if n != "monocyte")
+        named = {i.split("/")[0] for i in (*unit.val, *unit.test, *real_ids(planned))}
+        assert "monocyte" not in named
+    assert all(image.class_name != "monocyte" for image in planned.pool.images)
+    report = run_study(planned, tmp_path, execute_ridge)
+    assert "monocyte" not in report.class_names
+    with pytest.raises(ConfigError, match="there is no class 'cat'"):
+        planned_with(cells, split, uri, without=["cat"])
+
+
+def test_too_few_images_of_a_class_come_with_numbers_and_a_way_out(cells, split, uri):
+    arms = {**ARMS, "mixed": {"design": "add", "per_class": 99}}
+    with pytest.raises(DataError, match="arm 'mixed': too few synthetic images of ") as caught:
+        planned_with(cells, split, uri, arms=arms)
+    assert "80 of 'basophil'" in caught.value.remedy
+    assert "at most --set arms.mixed.per_class=19" in caught.value.remedy
+    assert "without=[" in caught.value.remedy
+    few = {**ARMS, "mixed": {"design": "ratio", "ratio": 9}}
+    with pytest.raises(DataError, match="basophil") as caught:
+        planned_with(cells, split, uri, arms=few)
+    assert "arms.mixed.ratio=6.33" in caught.value.remedy
+
+
+def test_keys_that_studies_learnt_later_rename_no_older_study():
+    old = load_config(StudyConfig, "evaluate").model_dump(mode="json")
+    old["shots_seed"] = 42
+    del old["equal_information"], old["without"]
+    assert load_config(StudyConfig, "evaluate").digest == digest(old)
 
 
 def test_an_image_drawn_from_a_test_image_is_refused(cells, others, split, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from factory.models.generator import find_generator
 from factory.real.duplicates import grouped, near_duplicates
 from factory.real.sources import open_dataset
 from factory.real.splits import make_split, verify_split
@@ -73,6 +74,16 @@ def test_tiles_that_were_published_flipped_are_found(data):
         ("healthy/image_H_2409", "healthy/image_H_2783"),
         ("healthy/image_H_2578", "healthy/image_H_279"),
     ]
+
+
+def test_the_embedded_base_knows_its_cells_again_and_no_others(data):
+    seen = find_generator("wbc-base").seen
+    assert len(seen) == 15080
+    frames = open_dataset(data / "wbc_pbc")  # whole frames at 360 px: it saw the middle, at 96 px
+    known = sum(seen.hold(frames.picture(i)) for i in range(0, len(frames), 16))
+    assert known == 65  # of 80: those of its train part
+    cells = open_dataset(data / "wbc_seg1")
+    assert not any(seen.hold(cells.picture(i)) for i in range(0, len(cells), 4))
 
 
 def test_near_duplicates_recover_the_embryos_without_their_column(data):
