@@ -87,7 +87,8 @@ def setting_of(ground: Ground, point: Point) -> Setting:
     generator = find_generator(setting.generate.model, revision=setting.generate.revision)
     if not setting.generate.classes and not generator.prompts:
         return setting
-    own, lead = set(ground.dataset.class_names), config.synthetic.classes
+    own = set(ground.dataset.class_names) - set(config.without)
+    lead = config.synthetic.classes
     asked = with_classes(setting.generate, generator)
     kept = {name: p for name, p in asked.classes.items() if lead.get(name, name) in own}
     others = [name for name in asked.classes if name not in kept]
