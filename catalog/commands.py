@@ -1,7 +1,6 @@
 """`factory catalog ...`: look into a catalog from the shell; mirrors the library."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,16 +216,15 @@ def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, 
 
 def print_table(table: "pa.Table", form: str | None) -> None:
     """Print in the chosen form; a drawn table is as wide as the terminal, or 200 columns."""
-    from rich.console import Console
-
     from catalog.output import as_csv, as_json, as_rich
+    from factory.terminal import console
 
     if form in ("json", "csv"):
         click.echo(as_json(table) if form == "json" else as_csv(table))
         return
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    with console.capture() as drawn:
-        console.print(as_rich(table, width=console.width))
+    page = console(width=200)
+    with page.capture() as drawn:
+        page.print(as_rich(table, width=page.width))
     click.echo(drawn.get().rstrip())
     click.echo(f"{len(table)} row{'' if len(table) == 1 else 's'}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from catalog.commands import Command, catalog_option, parse_storage, storage_option
+from factory.terminal import one_line
 
 if TYPE_CHECKING:  # see catalog/commands.py
     from rich.tree import Tree
@@ -47,20 +48,21 @@ def lineage_command(
     factory lineage 0cc7c09635a126476a7645b45605f45a
     factory lineage neutrophil/0123.png --split split.json
     """  # noqa: D301 -- \b is click's mark
-    from rich.console import Console
+    from factory.terminal import console
 
     found = _lineage(uri, storage, splits)
     node = found.node(name)
     if as_object:
         click.echo(json.dumps(node.to_dict(), ensure_ascii=False, indent=1))
         return
-    console = Console(width=200)
-    with console.capture() as drawn:
-        console.print(_tree(node))
+    page = console()
+    page.width = 200
+    with page.capture() as drawn:
+        page.print(_tree(node))
     click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
     if node.kind == "real image":
         for line in _unresolved(found.unresolved()):
-            click.echo(line, err=True)
+            click.echo(one_line(line), err=True)
 
 
 @click.command("forget")
@@ -101,7 +103,7 @@ def forget_command(
         click.echo(json.dumps(_reach_object(reach, marked), ensure_ascii=False, indent=1))
     else:
         for line in _reach_lines(reach):
-            click.echo(line)
+            click.echo(one_line(line))
         told = (
             f"{marked} new tombstones" if confirm else "Nothing was changed; --confirm marks them"
         )
@@ -143,7 +145,7 @@ def _title(node: "Node") -> str:
     from catalog.output import text
 
     facts = ", ".join(f"{key} {text(value)}" for key, value in node.facts.items() if value)
-    return f"{node.kind} {node.id}" + (f"  ({facts})" if facts else "")
+    return one_line(f"{node.kind} {node.id}" + (f"  ({facts})" if facts else ""))
 
 
 def _reach_lines(reach: "Reach") -> Iterator[str]:

@@ -13,6 +13,7 @@ from catalog.commands import (
     print_table,
     storage_option,
 )
+from factory.terminal import one_line
 
 if TYPE_CHECKING:  # see catalog/commands.py
     from catalog.releases import Release
@@ -128,7 +129,7 @@ def diff(before: str, after: str, uri: str, storage: tuple[str, ...], as_object:
     for title, groups in (("class", found.by_class), ("recipe", found.by_recipe)):
         for group, counts_of in groups.items():
             numbers = ", ".join(f"{counts_of[kind]} {kind}" for kind in KINDS if counts_of[kind])
-            click.echo(f"  {title} {group}: {numbers}")
+            click.echo(one_line(f"  {title} {group}: {numbers}"))
 
 
 @release.command()
@@ -159,7 +160,7 @@ def verify(
     options = parse_storage(storage)
     found = verify_release(uri, name, options)
     for problem in found.problems[:_SHOWN]:
-        click.echo(problem)
+        click.echo(one_line(problem))
     if len(found.problems) > _SHOWN:
         click.echo(f"and {len(found.problems) - _SHOWN} more")
     verdict = "holds" if found.holds else f"does not hold: {len(found.problems)} problems"
@@ -183,7 +184,7 @@ def verify(
         ):
             counts[TIERS[outcome.tier]] += 1
             if outcome.tier > 0:
-                click.echo(f"{outcome.image_id}  {outcome}")
+                click.echo(one_line(f"{outcome.image_id}  {outcome}"))
         told = ", ".join(f"{n} {tier}" for tier, n in counts.items() if n)
         click.echo(f"{sum(counts.values())} redrawn: {told}")
         differing = counts[TIERS[-1]]
@@ -212,7 +213,7 @@ def retract(name: str, uri: str, storage: tuple[str, ...], reason: str) -> None:
         code_version=code_version(),
         storage_options=parse_storage(storage),
     )
-    click.echo(f"{found.name} is retracted: {found.reason}")
+    click.echo(one_line(f"{found.name} is retracted: {found.reason}"))
 
 
 def _facts(found: "Release") -> dict[str, object]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 import click
 
 from catalog.commands import catalog_option, parse_storage, storage_option
+from factory.terminal import one_line
 
 
 @click.command("optimize")
@@ -54,7 +55,7 @@ def vacuum_command(uri: str, storage: tuple[str, ...], retain_days: int, dry_run
         storage_options=parse_storage(storage),
     )
     for path in found.paths:
-        click.echo(path)
+        click.echo(one_line(path))
     verb = "would be deleted" if dry_run else "deleted"
     click.echo(f"{len(found.paths)} files {verb}, {found.num_bytes / 1e6:.1f} MB")
     if found.kept_releases:

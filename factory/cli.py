@@ -23,6 +23,7 @@ from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate
 from factory.search.commands import sweep
 from factory.submit.commands import submit
+from factory.terminal import guarded
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -66,8 +67,13 @@ def run(command: click.Command) -> None:
     """Run a command on sys.argv; a `FactoryError` becomes one line on stderr and exit code 1.
 
     What it writes is closed to other users of the machine, its group excepted: much of it shows
-    patients' images, or comes from them.
+    patients' images, or comes from them. What it prints cannot act on the terminal.
     """
+    with guarded():
+        _run(command)
+
+
+def _run(command: click.Command) -> None:
     from factory.monitor.log import FORMAT, set_up
 
     os.umask(os.umask(0o077) | 0o007)

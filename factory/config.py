@@ -27,6 +27,7 @@ from factory.gate.agreement import AgreementGate
 from factory.gate.copies import CopyGate
 from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
+from factory.terminal import holds_password
 
 
 def _path(value: Any) -> Any:
@@ -168,12 +169,30 @@ def read_config(source: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     """Return what `load_config` parses: for a configuration that says itself of which kind it is.
 
     Raises:
-        ConfigError: missing file, broken YAML, an override that fits nowhere.
+        ConfigError: missing file, broken YAML, an override that fits nowhere, a password in a URL.
     """
     stored = _read_yaml(_find(source))
     for text in overrides:
         _override(stored, text)
+    for key, text in _texts(stored):
+        if holds_password(text):
+            raise ConfigError(
+                f"{key} holds a password in a URL, and rows and cards would tell it",
+                remedy="Leave it out: credentials come from the environment",
+            )
     return stored
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of every text in plain data, keys joined with dots."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
+    elif isinstance(value, str):
+        yield key, value
 
 
 def parse_config(kind: type[Config], stored: Mapping[str, Any], *, where: str) -> Config:

@@ -1,11 +1,16 @@
 """The one error tree: what happened, the offending value, what to do next."""
 
+import re
+
+from factory.terminal import one_line, without_passwords
+
 
 class FactoryError(Exception):
     """A problem that the user can act on.
 
     The message reads "what happened. What to do." The CLI and the jobs print it as one line and
-    exit with 1; everything else that escapes is a bug and keeps its traceback.
+    exit with 1; everything else that escapes is a bug and keeps its traceback. It is safe to show:
+    names in it cannot act on a terminal, and passwords of URLs are left out.
     """
 
     def __init__(self, what: str, *, remedy: str) -> None:
@@ -21,7 +26,8 @@ class FactoryError(Exception):
 
 
 def _without_stop(sentence: str) -> str:
-    bare = sentence.rstrip()
+    joined = re.sub(r"\s*[\r\n]+\s*", " ", sentence.rstrip())  # others' messages have lines
+    bare = one_line(without_passwords(joined))
     return bare if bare.endswith("...") else bare.rstrip(". ")
 
 

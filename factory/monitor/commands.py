@@ -1,7 +1,6 @@
 """`factory runs`: where the runs of a catalog stand, once or live."""
 
 import json
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -28,12 +27,13 @@ def runs(uri: str, storage: tuple[str, ...], limit: int, watch: bool, as_json: b
     factory runs --watch
     factory runs --json
     """  # noqa: D301 -- \b is click's mark
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live
 
     from catalog.progress import RunState, run_states
     from catalog.table import Catalog
     from factory.monitor.runs import runs_table
+    from factory.terminal import console
 
     options = parse_storage(storage)
 
@@ -43,9 +43,9 @@ def runs(uri: str, storage: tuple[str, ...], limit: int, watch: bool, as_json: b
     def table() -> RenderableType:
         return runs_table(states(), now=datetime.now(UTC))
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    page = console(width=160)
     if watch and not as_json:
-        with Live(table(), console=console, auto_refresh=False) as live:
+        with Live(table(), console=page, auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_SECONDS)
                 live.update(table(), refresh=True)
@@ -53,7 +53,7 @@ def runs(uri: str, storage: tuple[str, ...], limit: int, watch: bool, as_json: b
         if as_json:
             click.echo(json.dumps([state.plain() for state in states()]))
         else:
-            console.print(table())
+            page.print(table())
         if not watch:
             return
         time.sleep(WATCH_SECONDS)

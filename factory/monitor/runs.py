@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catalog.progress import RunState
+from factory.terminal import one_line
 
 SILENT_SECONDS = 300
 """After which a run that never said it ended is shown as silent; a commit comes every 30 s."""
@@ -17,11 +18,11 @@ def runs_table(states: Sequence[RunState], *, now: datetime) -> Table:
     table = Table("run", "status", "published", "accepted", "rejected", "images/s", "ETA", "heard")
     for state in states:
         table.add_row(
-            state.run_id,
-            status_of(state, now=now),
+            Text(one_line(state.run_id)),
+            Text(one_line(status_of(state, now=now))),
             f"{state.published}/{state.requested}",
             str(state.accepted),
-            Text(rejects_of(state)),
+            Text(one_line(rejects_of(state))),
             "-" if state.images_per_second is None else f"{state.images_per_second:.1f}",
             "-" if state.eta_seconds is None else duration(state.eta_seconds),
             f"{duration((now - state.heard_at).total_seconds())} ago",

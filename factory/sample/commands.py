@@ -3,6 +3,7 @@
 import click
 
 from catalog.commands import catalog_option, parse_storage, storage_option
+from factory.terminal import one_line
 
 
 @click.command()
@@ -98,7 +99,7 @@ def regenerate(
     )
     worst = 0
     for outcome in outcomes:
-        click.echo(f"{outcome.image_id}  {outcome}")
+        click.echo(one_line(f"{outcome.image_id}  {outcome}"))
         worst = max(worst, outcome.tier)
     if worst > ["identical", "equal", "any"].index(allow_tier):
         raise click.exceptions.Exit(1)

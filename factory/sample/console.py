@@ -2,13 +2,12 @@
 
 import os
 import shlex
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console  # noqa: TID251 -- its type
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,8 @@ from catalog.table import Catalog
 from factory.gate.calibration import Calibration
 from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
+from factory.terminal import console as guarded_console
+from factory.terminal import one_line
 
 LINE_SECONDS = 5.0
 """Between progress lines where there is no terminal, as in a job's log."""
@@ -30,7 +31,7 @@ FEWEST_DRAWN = 4
 
 def follow(run: Prepared) -> RunProgress:
     """Execute `run` with a progress display, print the summary, return the last progress."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = guarded_console(width=100)
     _say(console, f"run {run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
     measured = run.generator.calibration
     if measured and measured.thresholds == run.config.gates:
@@ -58,7 +59,7 @@ def follow(run: Prepared) -> RunProgress:
 
 def _say(console: Console, line: str) -> None:
     """Print text as it is: a path with [brackets] is no markup, and a long one can be copied."""
-    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(one_line(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def describe(progress: RunProgress) -> str:
@@ -191,7 +192,7 @@ def _class_table(catalog: Catalog, run: Prepared) -> Table:
     for row in rows:
         name, drawn, accepted = row["class_name"], row["drawn"], row["accepted"]
         numbers = (wanted[name], drawn, accepted, drawn - accepted)
-        table.add_row(Text(name), *map(str, numbers))
+        table.add_row(Text(one_line(name)), *map(str, numbers))
     return table
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from click.testing import CliRunner
-from rich.console import Console
+from rich.console import Console  # noqa: TID251 -- draws into memory
 
 from catalog.progress import RunState
 from catalog.sink import record_run

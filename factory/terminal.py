@@ -1,0 +1,107 @@
+r"""What reaches a terminal: text of others cannot move its cursor, recolour it or forge a line.
+
+Names come from folders, rows and headers that anybody may have written. `guarded` stands between
+everything that is printed and the terminal, so no command can forget it; `one_line` is for names
+inside a line, where even a line break would forge another; `console` is rich's, with the same rule.
+Characters that do something instead of showing something are written as JSON writes them,
+`\u001b`: a printed JSON text stays one, and reads back as what it was.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:  # 60 ms that `factory --help` need not pay
+    from rich.console import Console
+
+_ACTING = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # C0, DEL and C1, but for tabs and ends of lines
+    "|\r(?!\n)"
+    "|[\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # lines; directions of writing
+    "|[\ud800-\udfff]"  # bytes of names that are no UTF-8: no encoding can write them
+)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BREAKS = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+_CREDENTIALS = re.compile(
+    r"""(?x) ( \w :// ) [^/\s"'<>@:]* : (?! \d{1,5} (?: [/?\#] | $ ) ) [^\s"'<>]* @ """
+)
+"""User and password in a URL. A secret may hold '/': it reaches to the last '@' of the word."""
+
+
+def one_line(text: object) -> str:
+    """Return `text` as one line in which nothing acts: a name, or a message with names in it."""
+    return re.sub(r"[\n\t\r]", lambda found: _BREAKS[found[0]], escaped(str(text)))
+
+
+def escaped(text: str) -> str:
+    """Return `text` with the characters that act written out; lines stay lines."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def without_passwords(text: str) -> str:
+    """Return `text` with '***' for user and password of every URL in it."""
+    return _CREDENTIALS.sub(r"\1***@", text) if "@" in text else text
+
+
+def holds_password(text: str) -> bool:
+    """Whether there is a URL with a password in `text`."""
+    return _CREDENTIALS.search(text) is not None
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Let nothing act that is printed inside, whoever prints it; colours of others are left out."""
+    held = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Guard(stream) for stream in held)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = held
+
+
+def console(*, width: int | None = None) -> "Console":
+    """Return a rich console on standard output; without a terminal it is `width` columns wide."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Guarded(Console):
+        """Writes out what would act in what is shown; rich's own controls stay."""
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else escaped(text), style, control)
+
+    stream = sys.stdout
+    raw = stream.stream if isinstance(stream, _Guard) else None
+    return Guarded(file=raw, width=None if stream.isatty() else width)
+
+
+class _Guard:
+    """A text stream that writes out what would act."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write; a carriage return passes first and last, where progress bars have theirs."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() takes str, not {type(text).__name__}")
+        inner = text.strip("\r")
+        start = text.find(inner)
+        clean = escaped(_COLOUR.sub("", inner))
+        self.stream.write(f"{text[:start]}{clean}{text[start + len(inner) :]}")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write one after the other."""
+        for line in lines:
+            self.write(line)

@@ -1,0 +1,137 @@
+"""Nothing that is printed acts on the terminal, and no password of a URL is shown."""
+
+import io
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factory.config import GenerateConfig, load_config
+from factory.errors import CatalogError, ConfigError
+from factory.terminal import console, guarded, holds_password, one_line, without_passwords
+
+TITLE = "\x1b]0;pwn\x07"
+ACTING = [
+    TITLE,
+    "\x9b31m",
+    "\x00",
+    "\x7f",
+    "\x08",
+    "a\rb",
+    "\u202eexe",
+    "\u2066x",
+    "\u2028",
+    "\udcff",
+]
+
+
+def raw(text: str) -> set[str]:
+    """The characters of a text that act on a terminal."""
+    kept = text.replace("\n", "").replace("\t", "")
+    return {
+        c for c in kept if ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066\u2028\udcff"
+    }
+
+
+def printed(capsys: pytest.CaptureFixture[str], *texts: str) -> str:
+    with guarded():
+        for text in texts:
+            click.echo(text)
+            click.echo(text, err=True)
+            print(text)
+    return "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("text", ACTING)
+def test_what_acts_is_written_out_by_whatever_prints_it(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = printed(capsys, f"a {text} b")
+    assert not raw(told)
+    assert told.count("\n") == 3
+    with guarded():
+        console(width=80).print(f"a {text} b", markup=False)
+    assert not raw(capsys.readouterr().out)
+
+
+def test_lines_tabs_progress_bars_and_windows_ends_of_lines_stay(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = "\r 40 %|####\n\ttwo\r\nthree\r"
+    with guarded():
+        sys.stdout.write(told)
+    assert capsys.readouterr().out == told
+
+
+def test_colours_of_others_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with guarded():
+        sys.stderr.write("\x1b[36m(worker pid=7)\x1b[0m loss 0.1\n")
+    assert capsys.readouterr().err == "(worker pid=7) loss 0.1\n"
+
+
+@given(st.text())
+def test_a_name_is_one_line_and_json_stays_json(text: str) -> None:
+    assert not raw(one_line(text))
+    assert "\n" not in one_line(text)
+    stream = io.StringIO()
+    held, sys.stdout = sys.stdout, stream
+    try:
+        with guarded():
+            sys.stdout.write(json.dumps([text], ensure_ascii=False))
+    finally:
+        sys.stdout = held
+    assert not raw(stream.getvalue())
+    assert json.loads(stream.getvalue()) == [text]
+
+
+def test_an_error_is_one_line_without_password() -> None:
+    error = CatalogError(
+        f"the place s3://me:secret/+x@lab/wbc\n is {TITLE}", remedy="Give http://a:b@c, or d"
+    )
+    assert str(error) == (
+        "the place s3://***@lab/wbc is \\u001b]0;pwn\\u0007. Give http://***@c, or d."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://user:CANARY@nobucket/x", "s3://***@nobucket/x"),
+        ("s3://KEY:ab/cd+e@b/x", "s3://***@b/x"),
+        ("postgresql://u:12@h", "postgresql://***@h"),
+        ("s3://:pw@h", "s3://***@h"),
+        ("a http://u:p@h, http://a:b@c!", "a http://***@h, http://***@c!"),
+        ("http://head:8265/a@b", None),
+        ("abfss://box@account.dfs/x", None),
+        ('{"u":"http://h:1x","m":"a@b"}', None),
+        ("to me:you@there", None),
+    ],
+)
+def test_passwords_of_urls_are_known(text: str, shown: str | None) -> None:
+    assert without_passwords(text) == (shown or text)
+    assert holds_password(text) == (shown is not None)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["negative_prompt=see http://me:CANARY@host", "classes={a: [x, 's3://me:CANARY@lab/y']}",
+     "data=s3://me:CANARY@lab/real"],
+)  # fmt: skip
+def test_a_configuration_with_a_password_is_refused(key: str) -> None:
+    """It would stand in the rows of the run and of every image."""
+    with pytest.raises(ConfigError, match="password in a URL") as caught:
+        load_config(GenerateConfig, "wbc", [key])
+    assert "CANARY" not in str(caught.value)
+
+
+def test_the_command_line_is_guarded() -> None:
+    """From the outside: a folder with a name that would set the terminal's title."""
+    command = [sys.executable, "-c", "from factory.cli import main; main()"]
+    asked = ["catalog", "sql", "SELECT 1", "--catalog", f"no\x1b]{TITLE}"]
+    told = subprocess.run([*command, *asked], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert not raw(told.stdout + told.stderr)
