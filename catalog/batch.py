@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from catalog.boundary import check_run_id
 from catalog.place import StorageOptions
 from catalog.schema import ACCEPTED, REJECTED, SAMPLES, STATISTICS
 from catalog.store import put
@@ -21,7 +22,6 @@ from factory.digest import canonical_json, digest_bytes
 from factory.errors import CatalogError
 
 _NAME = re.compile(r"batch-(\d{8,10})-[0-9a-f]{16}\.parquet")
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PIXELS = ("image.bytes", "mask.bytes")
 
 
@@ -91,19 +91,6 @@ def batch_index_of(path: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def check_run_id(run_id: str) -> None:
-    """Refuse a run id that is no safe folder name.
-
-    Raises:
-        CatalogError: empty, too long, or with other characters than letters, digits, '._-'.
-    """
-    if not _RUN_ID.fullmatch(run_id):
-        raise CatalogError(
-            f"run id {run_id!r} is no safe folder name",
-            remedy="Use up to 128 letters, digits, '.', '_' and '-', a letter or digit first",
-        )
-
-
 def as_samples(rows: pa.Table, *, run_id: str, batch_index: int) -> pa.Table:
     """Return `rows` in the schema `SAMPLES`, after checking that they are one batch of samples.
 
@@ -153,7 +140,10 @@ def cast_rows(rows: pa.Table, schema: pa.Schema, *, where: str) -> pa.Table:
 
 
 def parquet_bytes(table: pa.Table, *, row_group_rows: int | None = None) -> bytes:
-    """Return `table` as Parquet: PNG bytes as they are, everything else zstd; one row group."""
+    """Return `table` as Parquet: PNG bytes as they are, everything else zstd; one row group.
+
+    Pages carry checksums: a byte that flips on a disk is an error, not another class.
+    """
     leaves = [leaf for field in table.schema for leaf in _leaf_paths(field.name, field.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -163,6 +153,7 @@ def parquet_bytes(table: pa.Table, *, row_group_rows: int | None = None) -> byte
         compression={leaf: "NONE" if leaf in _PIXELS else "ZSTD" for leaf in leaves},
         use_dictionary=[leaf for leaf in leaves if leaf not in _PIXELS],
         write_statistics=[leaf for leaf in leaves if leaf not in _PIXELS],
+        write_page_checksum=True,
         store_schema=False,
     )
     return bytes(sink.getvalue())

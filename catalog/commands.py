@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,15 @@ def catalog() -> None:
 @view_options
 @format_options
 @click.option("--limit", type=click.IntRange(min=0), help="Print at most so many rows.")
-def sql_command(query: str, form: str | None, limit: int | None, **view: Any) -> None:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up after so long, or at 2 GiB of memory. [waits]",
+)
+def sql_command(
+    query: str, form: str | None, limit: int | None, timeout: float | None, **view: Any
+) -> None:
     """Run one SELECT over the tables of the catalog (read-only DuckDB).
 
     samples, runs, models, evaluations, scores, releases, release_files, tombstones.
@@ -95,9 +104,16 @@ def sql_command(query: str, form: str | None, limit: int | None, **view: Any) ->
       factory catalog sql "SELECT run_id, status, images_per_second FROM runs" --json
       factory catalog sql "DESCRIBE samples"
     """  # noqa: D301 -- \b is click's mark
-    from catalog.query import sql
+    if timeout is None:
+        from catalog.query import sql
 
-    print_table(sql(_open(**view), query, limit), form)
+        print_table(sql(_open(**view), query, limit), form)
+        return
+    from catalog.bounded import BoundedSql
+
+    asked = {"version": view["version"], "as_of": view["as_of"], "limit": limit}
+    with closing(BoundedSql(view["uri"], parse_storage(view["storage"]))) as bounded:
+        print_table(bounded.ask(query, seconds=timeout, **asked), form)
 
 
 @catalog.command()
@@ -133,10 +149,11 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
     Example:
       factory catalog show 0cc7c09635a126476a7645b45605f45a --out cell.png
     """  # noqa: D301 -- \b is click's mark
+    from catalog.boundary import file_name
     from catalog.output import plain, text
 
     row = _open(**view).rows([image_id]).to_pylist()[0]
-    path = out or Path(f"{image_id}.png")
+    path = out or Path(f"{file_name(image_id)}.png")
     written = {path: row["image"]}
     if row["mask"] is not None:
         written[path.parent / f"{path.stem}-mask.png"] = row["mask"]

@@ -104,8 +104,9 @@ def _joined(
     actions: list[AddAction | RemoveAction] = []
     for group in groups(mine["size_bytes"].to_pylist(), target_bytes):
         part = mine.slice(group.start, len(group))
-        with reading(uri):
-            rows = Files(listed=part, schema=SAMPLES, filesystem=place).dataset().to_table()
+        files = Files(listed=part, schema=SAMPLES, filesystem=place)
+        with reading(uri, files):
+            rows = files.dataset().to_table()
         actions.append(_written(uri, run_id, rows, storage_options))
         actions += [
             RemoveAction(path, False, now_ms(), size, {"run_id": run_id})

@@ -71,5 +71,5 @@ def _pieces(
     for start in range(0, len(numbers), FILES_AT_A_TIME):
         kept = ~files.every()
         kept[numbers[start : start + FILES_AT_A_TIME]] = True
-        with reading(catalog.uri):
+        with reading(catalog.uri, files):
             yield files.dataset(kept).to_table(columns=list(columns))

@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from catalog.boundary import check_files
 from catalog.schema import STATISTICS
 from factory.errors import CatalogError
 
@@ -48,7 +49,8 @@ def listed_files(snapshot: DeltaTable) -> pa.Table:
     """Return a row per file of `snapshot`: path, size_bytes, partition.*, min.*, max.*, ...
 
     Raises:
-        CatalogError: another tool switched on deletion vectors or column mapping.
+        CatalogError: another tool switched on deletion vectors or column mapping, or the log names
+            files that do not lie in the table.
     """
     features = snapshot.protocol().reader_features or []
     if features:
@@ -56,7 +58,10 @@ def listed_files(snapshot: DeltaTable) -> pa.Table:
             f"{snapshot.table_uri} needs the reader features {sorted(features)}",
             remedy="Purge the deletion vectors, or read this table with Spark",
         )
-    return pa.table(snapshot.get_add_actions(flatten=True))
+    listed = pa.table(snapshot.get_add_actions(flatten=True))
+    runs = listed["partition.run_id"] if "partition.run_id" in listed.column_names else None
+    check_files(listed["path"], runs, snapshot.table_uri)
+    return listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +121,33 @@ class Files:
         """
         import pyarrow.dataset as ds
 
-        form = ds.ParquetFileFormat()
+        form = _format()
         listed = self.listed if kept is None else self.listed.filter(pa.array(kept))
         fragments = [
             form.make_fragment(path, filesystem=self.filesystem, partition_expression=known)
             for path, known in zip(listed["path"].to_pylist(), self._known(listed), strict=True)
         ]
         return ds.FileSystemDataset(fragments, self.schema, form, self.filesystem)
+
+    def broken(self) -> str | None:
+        """Return which file cannot be read as it was written, and why; None if all can.
+
+        Sizes are looked at first. Every byte may be read: for when something went wrong already.
+        """
+        paths, sizes = (self.listed[key].to_pylist() for key in ("path", "size_bytes"))
+        found = self.filesystem.get_file_info(paths)
+        for path, size, info in zip(paths, sizes, found, strict=True):
+            if info.type != fs.FileType.File:
+                return f"{path} is gone"
+            if info.size != size:
+                return f"{path} has {info.size} bytes, {size} were written"
+        for path in paths:
+            try:
+                for batch in _format().make_fragment(path, self.filesystem).to_batches():
+                    batch.validate(full=True)
+            except (OSError, pa.ArrowException) as error:
+                return f"{path} is damaged ({' '.join(str(error).split())[:200]})"
+        return None
 
     def _bounded(self, column: str) -> bool:
         return f"partition.{column}" in self.listed.column_names or (
@@ -147,6 +172,13 @@ class Files:
             if key not in built:
                 built[key] = _knowledge(columns, key)
         return [built[key] for key in zip(*bounds, strict=True)]
+
+
+def _format() -> "ds.ParquetFileFormat":
+    import pyarrow.dataset as ds
+
+    options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
 
 def _knowledge(columns: Sequence[str], key: Sequence[Any]) -> pc.Expression:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
+from catalog.boundary import check_files
 from catalog.place import StorageOptions
 from catalog.selection import Selection
 from catalog.store import filesystem, reading
@@ -111,8 +112,9 @@ def file_digests(
     """Yield size and SHA-256 of files below `samples`, in this order; None where there is none.
 
     Raises:
-        CatalogError: the storage cannot be read.
+        CatalogError: the storage cannot be read, or a path does not lie in the table.
     """
+    check_files(pa.array(paths, pa.string()), None, f"a release of {str(uri)!r}")
     place = filesystem(uri, "samples", storage_options)
     with reading(uri), ThreadPoolExecutor(_READERS) as readers:
         yield from readers.map(lambda path: _digest_of(place, path), paths)

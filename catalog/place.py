@@ -1,11 +1,13 @@
 """Which place a catalog's URI means: a folder of this machine or an object store."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from factory.errors import CatalogError
+from factory.terminal import holds_password
 
 StorageOptions = Mapping[str, str]
 """Options of delta-rs' object stores (AWS_ENDPOINT_URL, ...); never written to rows or logs."""
@@ -30,20 +32,46 @@ def local_path(uri: str | Path) -> Path | None:
     """Return the folder of a local URI ('~' is the home folder), or None for an object store.
 
     Raises:
-        CatalogError: an empty URI, an unknown scheme, or a store without a bucket.
+        CatalogError: an empty URI, an unknown scheme, a store without a bucket, a password, or a
+            place whose letters delta-rs reads as another one.
     """
     text = str(uri)
     scheme, colon, rest = text.partition(":")
     if not colon or (scheme not in (*STORES, "file") and not rest.startswith("//")):
         if not text.strip():
             raise CatalogError("the catalog's URI is empty", remedy=_GIVE)
-        return Path(os.path.expanduser(text))
-    parts = urlsplit(text)
-    if rest.startswith("//") and scheme in STORES and parts.netloc:
+        return _folder(os.path.expanduser(text))
+    if holds_password(text):
+        raise CatalogError(
+            f"the catalog's URI {text} holds a password, and messages and rows would tell it",
+            remedy="Leave it out: credentials come from the environment, or --storage-option",
+        )
+    if rest.startswith("//") and scheme in STORES and urlsplit(text).netloc:
+        _check_letters(text, "?#")
         return None
     if rest.startswith("///") and scheme == "file":
-        return Path(unquote(parts.path))
+        return _folder(unquote(urlsplit(text).path, errors="surrogateescape"))
     raise CatalogError(f"{text!r} names no place for a catalog", remedy=_GIVE)
+
+
+def _folder(path: str) -> Path:
+    _check_letters(os.path.abspath(path), "\\" if os.sep == "/" else "")
+    return Path(path)
+
+
+def _check_letters(place: str, odd: str) -> None:
+    """Refuse a place that delta-rs takes for another one (measured with 1.6.6): `a%20b` is `a b`.
+
+    Raises:
+        CatalogError: naming the letters.
+    """
+    found = re.search(rf"[\x00-\x1f\x7f\ud800-\udfff{re.escape(odd)}]|%[0-9A-Fa-f]{{2}}", place)
+    if found:
+        raise CatalogError(
+            f"the catalog's place {place!r} holds {found[0]!r}, which tables read as another place",
+            remedy="Choose one without: spaces and letters of any language work; backslashes, % and"
+            " two digits, control characters, and in a store ? and #, do not",
+        )
 
 
 def check_options(uri: str | Path, storage_options: StorageOptions | None) -> None:

@@ -1,11 +1,11 @@
 """Where every run of a catalog stands, read from the catalog alone: whoever draws, and wherever."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from catalog.boundary import json_counts
 from catalog.counts import run_counts
 from catalog.table import Catalog
 
@@ -80,7 +80,9 @@ def _state(
             **common,
             accepted=row["num_accepted"],
             rejected=row["num_rejected"],
-            rejected_by_gate=json.loads(row["rejected_by_gate"]),
+            rejected_by_gate=json_counts(
+                row["rejected_by_gate"], f"rejected_by_gate of run {row['run_id']!r}"
+            ),
             images_per_second=row["images_per_second"],
             heard_at=row["updated_at"],
         )

@@ -43,7 +43,8 @@ def sql(
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
-        timeout_seconds: give up after this; for statements of people who are not at the shell.
+        timeout_seconds: give up after this, between two pieces of work; `catalog.bounded` keeps to
+            time and memory even within one.
 
     Raises:
         CatalogError: anything that writes, touches files or settings, does not parse or bind, or
@@ -82,7 +83,9 @@ def _run(
     from catalog.pushdown import register
 
     _check_reading(text)
-    with duckdb.connect(":memory:", config=dict(_SEALED)) as connection:
+    files = [catalog.files(name) for name in TABLES]
+    bounds = {} if timeout_seconds is None else {"threads": "2"}
+    with duckdb.connect(":memory:", config=_SEALED | bounds) as connection:
         source = register(connection, "samples", catalog.files("samples"))
         connection.register("runs", catalog.runs_latest())
         connection.register("releases", catalog.releases_latest())
@@ -92,17 +95,22 @@ def _run(
         connection.execute("SET enable_progress_bar = false")  # it would stand among the results
         connection.execute("SET lock_configuration = true")
         try:
-            with reading(catalog.uri), _interrupting(connection, timeout_seconds):
+            with reading(catalog.uri, *files), _interrupting(connection, timeout_seconds):
                 relation = connection.sql(text)
                 result = (relation if limit is None else relation.limit(limit)).to_arrow_table()
         except duckdb.InterruptException as error:
             raise CatalogError(
                 f"the query took longer than {timeout_seconds:g} s",
-                remedy="Ask for less, or run it with `factory catalog sql`, which waits",
+                remedy="Ask for less, or give `factory catalog sql` more time (--timeout)",
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise CatalogError(
+                "the query needs more memory than there is for it",
+                remedy="Ask for less at a time: fewer columns, a LIMIT, shorter texts",
             ) from error
         except duckdb.Error as error:
-            if re.search(r"Could not open Parquet|Failed to open|Parquet magic bytes", str(error)):
-                raise unreadable(catalog.uri, error) from error
+            if "reading the stream registered as" in str(error):
+                raise unreadable(catalog.uri, error, *files) from error
             raise _explained(error, text) from error
         named = result.rename_columns(_told_apart(result.column_names))
         return named, None if source is None else int(source.opened.sum())

@@ -6,7 +6,6 @@ means the highest version that was not retracted. Nothing of a release is ever c
 be retracted, with a reason that every later reader is told. `catalog/releasing.py` makes them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -15,11 +14,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from catalog.boundary import json_counts
 from catalog.difference import Difference, difference, parse_semver
 from catalog.manifest import read_rows
 from catalog.place import StorageOptions
+from catalog.query import sql
 from catalog.schema import RETRACTED
-from catalog.selection import Selection
+from catalog.selection import Ask, Selection
 from catalog.table import Catalog
 from catalog.tombstones import forgotten, forgotten_at
 from factory.errors import CatalogError
@@ -87,8 +88,9 @@ def open_release(
     storage_options: StorageOptions | None = None,
     *,
     allow_retracted: bool = False,
+    ask: Ask = sql,
 ) -> Selection:
-    """Return the rows of a release.
+    """Return the rows of a release; `ask` runs its condition, see `Selection`.
 
     Raises:
         CatalogError: no such release; it was retracted (with the reason, unless `allow_retracted`);
@@ -101,7 +103,7 @@ def open_release(
             f"release {release.name} was retracted: {release.reason}",
             remedy="Use another release (`factory release list`)",
         )
-    selection = audited(uri, release, storage_options)
+    selection = audited(uri, release, storage_options, ask=ask)
     held = forgotten(uri, storage_options).holds(selection.keys)
     if count := pc.sum(held).as_py():
         raise CatalogError(
@@ -118,7 +120,11 @@ def open_release(
 
 
 def audited(
-    uri: str | Path, release: Release, storage_options: StorageOptions | None = None
+    uri: str | Path,
+    release: Release,
+    storage_options: StorageOptions | None = None,
+    *,
+    ask: Ask = sql,
 ) -> Selection:
     """Return the rows that were released, even if retracted or forgotten since: for checks alone.
 
@@ -130,6 +136,7 @@ def audited(
         where=release.where,
         name=release.name,
         marked=forgotten_at(uri, release.tombstone_version, storage_options),
+        ask=ask,
     )
 
 
@@ -151,7 +158,7 @@ def diff_releases(
 def _release(row: Mapping[str, Any]) -> Release:
     known = dict(row)
     known["version"], known["where"] = known.pop("catalog_version"), known.pop("condition")
-    known["class_counts"] = json.loads(known["class_counts"])
+    known["class_counts"] = json_counts(known["class_counts"], f"class_counts of {row['name']!r}")
     for name in ("model_ids", "split_digests"):
         known[name] = tuple(known[name])
     return Release(**{field.name: known[field.name] for field in fields(Release)})

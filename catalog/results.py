@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from catalog.batch import check_run_id
+from catalog.boundary import check_run_id
 from catalog.place import StorageOptions
 from catalog.sink import append_once, typed_rows
 from factory.errors import CatalogError

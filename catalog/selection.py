@@ -1,12 +1,13 @@
 """Some rows of a catalog: what a release pins, an export writes and a gallery shows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalog.boundary import check_rows
 from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.store import reading
@@ -18,6 +19,9 @@ ONLY_ACCEPTED = f"gate_status = '{ACCEPTED}'"
 """The condition where none is given: what a gate rejected is never handed out by accident."""
 
 
+Ask = Callable[[Catalog, str], pa.Table]
+"""Runs one statement, as `catalog.query.sql` does."""
+
 _KEYS = ("image_id", "run_id")
 
 
@@ -28,13 +32,14 @@ class Selection:
     An image that two runs published counts for the earlier one. Images that are marked in
     `tombstones`, or whose generator is, are left out whatever version is read: as `marked` says,
     which is by default all that is marked now. `name` is what a person calls the selection: a
-    release's name, or None.
+    release's name, or None. `ask` runs the condition: it may be somebody else's.
     """
 
     catalog: Catalog
     where: str = ONLY_ACCEPTED
     name: str | None = None
     marked: Forgotten | None = None
+    ask: Ask = sql
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -52,7 +57,7 @@ class Selection:
         The order depends on the table's files alone; memory holds one batch and the keys.
 
         Raises:
-            CatalogError: a data file is gone.
+            CatalogError: a data file is gone, or a row is none of a factory.
         """
         names = list(columns or self.catalog.samples().schema.names)
         files = self.catalog.files("samples")
@@ -65,11 +70,12 @@ class Selection:
         asked = list(dict.fromkeys([*names, *_KEYS]))
         # a dictionary, no Arrow filter: that would be built again, of all ids, for every file
         owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))
-        with reading(self.catalog.uri):
+        with reading(self.catalog.uri, held):
             for batch in chosen.to_batches(columns=asked, batch_size=batch_size):
-                ids, by = (batch.column(key).to_pylist() for key in _KEYS)
+                rows = check_rows(pa.table(batch), self.catalog.named)
+                ids, by = (rows[key].to_pylist() for key in _KEYS)
                 mine = [owners.get(i) == run_id for i, run_id in zip(ids, by, strict=True)]
-                kept = pa.table(batch).filter(pa.array(mine, pa.bool_())).select(names)
+                kept = rows.filter(pa.array(mine, pa.bool_())).select(names)
                 if len(kept):
                     yield kept
 
@@ -112,7 +118,7 @@ class Selection:
     @cached_property
     def _every(self) -> pa.Table:
         """Return image_id, run_id and model_id of all that satisfy the condition."""
-        return sql(
+        return self.ask(
             self.catalog,
             "SELECT image_id, arg_min(run_id, (created_at, run_id)) AS run_id,"
             " arg_min(model_id, (created_at, run_id)) AS model_id "

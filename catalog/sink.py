@@ -28,11 +28,11 @@ from catalog.batch import (
     BatchFile,
     batch_index_of,
     cast_rows,
-    check_run_id,
     file_statistics,
     parquet_bytes,
     write_batch,
 )
+from catalog.boundary import check_run_id
 from catalog.place import StorageOptions
 from catalog.schema import STATUSES, TABLES
 from catalog.store import put, sizes

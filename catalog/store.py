@@ -1,10 +1,13 @@
 """Where the tables of a catalog lie, and how they are opened, created and written to."""
 
 import errno
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
@@ -23,6 +26,9 @@ from catalog.schema import SCHEMA_VERSION, SCHEMA_VERSION_KEY, STATISTICS, TABLE
 from factory.atomic import check_writable, write_bytes
 from factory.errors import CatalogError, OutputError
 
+if TYPE_CHECKING:
+    from catalog.files import Files
+
 _PARTITIONS = {"samples": ["run_id"]}
 _STATISTICS = {
     "samples": STATISTICS,
@@ -34,6 +40,7 @@ _STATISTICS = {
     "release_files": ("name", "manifest_digest"),
     "tombstones": ("subject", "event"),
 }
+_COMMIT = re.compile(r"\d{20}\.json")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,13 +59,28 @@ def open_table(
     check_options(uri, storage_options)
     options = dict(storage_options) if storage_options else None
     try:
-        table = DeltaTable(table_uri(uri, name), version=version, storage_options=options)
+        local = local_path(table_uri(uri, name))
+        if local is not None:
+            _check_log(local)
+        table = DeltaTable(table_uri(uri, name), storage_options=options)
+        newest = table.version()
+        if version is not None and version != newest:
+            if not 0 <= version < newest:  # delta-rs would look for all in between
+                raise CatalogError(
+                    f"table {name!r} of {str(uri)!r} cannot be opened at version {version}"
+                    f" (the newest is {newest})",
+                    remedy="See the versions with `factory catalog history`",
+                )
+            table.load_as_version(version)
     except TableNotFoundError as error:
         raise CatalogError(
             f"there is no catalog at {str(uri)!r} (no table {name!r})",
             remedy="Check the --catalog URI, or publish a first run into it",
         ) from error
-    except (DeltaError, OSError, OverflowError) as error:
+    except (DeltaError, OSError) as error:
+        broken = _broken_log(uri, name, error)
+        if broken is not None:
+            raise broken from error
         raise CatalogError(
             f"table {name!r} of {str(uri)!r} cannot be opened"
             + ("" if version is None else f" at version {version}")
@@ -257,22 +279,69 @@ def storage_errors(uri: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading(uri: str | Path) -> Iterator[None]:
-    """Turn the loss of a data file into a `CatalogError` with a remedy."""
+def reading(uri: str | Path, *files: "Files") -> Iterator[None]:
+    """Turn the loss of a data file, one of `files`, into a `CatalogError` that names it."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise unreadable(uri, error) from error
+        raise unreadable(uri, error, *files) from error
 
 
-def unreadable(uri: str | Path, error: Exception) -> CatalogError:
+def unreadable(uri: str | Path, error: Exception, *files: "Files") -> CatalogError:
     """Return the error that says which file of the catalog cannot be read."""
+    try:
+        found = next(filter(None, (each.broken() for each in files)), None)
+    except (OSError, pa.ArrowException):  # the place itself is gone
+        found = None
     return CatalogError(
-        f"a file of the catalog at {str(uri)!r} cannot be read ({_in_short(error)})",
-        remedy="Restore it, or read a version before it (--version, --as-of)",
+        f"a file of the catalog at {str(uri)!r} cannot be read: {found or _in_short(error)}",
+        remedy="Restore it from a copy, or read a version before it (--version, --as-of)",
     )
+
+
+def _broken_log(uri: str | Path, name: str, error: Exception) -> CatalogError | None:
+    """Return the error that names the broken entry of a local table's log, if one is found."""
+    root = local_path(table_uri(uri, name))
+    log = Path() if root is None else root / "_delta_log"
+    since = max((int(path.name[:20]) for path in log.glob("*.checkpoint*.parquet")), default=0)
+    held = {int(path.stem): path for path in log.glob("*.json") if _COMMIT.fullmatch(path.name)}
+    for version in range(since, max(held, default=-1) + 1):
+        path = held.get(version, log / f"{version:020d}.json")
+        if version in held and _is_json_lines(path):
+            continue
+        what = "is cut or damaged" if version in held else "is missing"
+        away = f"move {'it' if version == max(held) else 'it and all later ones'} away"
+        before = f"as of version {version - 1}" if version else "without images"
+        return CatalogError(
+            f"log entry {str(path)!r} of the catalog {what} ({_in_short(error)})",
+            remedy=f"Restore it from a copy; or {away}: the catalog is then {before} again, and"
+            " `factory generate --resume RUN_ID` publishes what is lacking",
+        )
+    return None
+
+
+def _is_json_lines(path: Path) -> bool:
+    try:
+        lines = path.read_bytes().splitlines()
+        return bool(lines) and all(isinstance(json.loads(line), dict) for line in lines)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _check_log(root: Path) -> None:
+    """Refuse a local log with an empty entry: delta-rs takes it for one that changes nothing.
+
+    Raises:
+        DeltaError: what it held would be missing in silence.
+    """
+    with suppress(FileNotFoundError), os.scandir(root / "_delta_log") as entries:
+        for entry in entries:
+            if _COMMIT.fullmatch(entry.name) and entry.stat().st_size == 0:
+                raise DeltaError(f"{entry.name} is empty")
 
 
 def _in_short(error: Exception) -> str:
     plain = re.sub(r"\x1b\[\d*m|↳", "", str(error))  # delta-rs colours its messages
-    return " ".join(plain.split())[:300] or type(error).__name__
+    plain = " ".join(plain.split())
+    plain = re.split(r" \d+: (?:<unknown>|\w+ at )|: ParsedLogPath \{| stack backtrace", plain)[0]
+    return plain[:300] or type(error).__name__

@@ -1,7 +1,6 @@
 """A strip: a real source and the images bridged from it, deeper and deeper, with their labels."""
 
 import io
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from catalog.boundary import json_object
 from catalog.query import quoted, sql
 from catalog.schema import ACCEPTED
 from catalog.sheet import CAPTION_PX, GAP_PX, INK, PAPER, REFUSED, decoded, font
@@ -75,7 +75,8 @@ def progressions_of(catalog: Catalog, source_id: str) -> list[Progression]:
 
 def data_of(catalog: Catalog, run_id: str) -> str | None:
     """Return where a run found its real images, as its configuration says it."""
-    data = json.loads(str(catalog.run(run_id)["config"])).get("data")
+    config = str(catalog.run(run_id)["config"])
+    data = json_object(config, f"the configuration of run {run_id!r}").get("data")
     return None if data is None else str(data)
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from catalog.boundary import check_rows
 from catalog.files import Files, listed_files, no_files
 from catalog.place import StorageOptions
 from catalog.schema import ACCEPTED, TABLES
@@ -128,7 +129,8 @@ class Catalog:
         published gives the row of the earlier run.
 
         Raises:
-            CatalogError: an id that is not in this view, or an unknown column.
+            CatalogError: an id that is not in this view, an unknown column, or a row that is none
+                of a factory.
         """
         wanted = list(dict.fromkeys(image_ids))
         names = list(columns or TABLES["samples"].names)
@@ -139,9 +141,10 @@ class Catalog:
             )
         match = pc.field("image_id").isin(pa.array(wanted, pa.string()))
         keys = ["image_id", "created_at", "run_id"]
-        with reading(self.uri):
+        with reading(self.uri, self.files("samples")):
             part = self._holding(wanted, match)
             found = part.to_table(columns=list(dict.fromkeys([*names, *keys])), filter=match)
+        found = check_rows(found, self.named)
         found = found.take(pc.sort_indices(found, [(k, "ascending") for k in keys[1:]]))
         place: dict[str, int] = {}
         for row, image_id in enumerate(found["image_id"].to_pylist()):
@@ -181,9 +184,7 @@ class Catalog:
 
     def release_files(self) -> pa.Table:
         """Return the files of every release; what a killed creation left behind is not shown."""
-        with reading(self.uri):
-            files = self.dataset("release_files").to_table()
-            made = self.dataset("releases").to_table(columns=["name", "manifest_digest"])
+        files, made = self.table("release_files"), self.table("releases")
         columns = files.column_names
         keys = ["name", "manifest_digest"]
         known = files.join(made.group_by(keys).aggregate([]), keys=keys, join_type="left semi")
@@ -191,8 +192,19 @@ class Catalog:
 
     def models(self) -> pa.Table:
         """Return the registered models."""
-        with reading(self.uri):
-            return self.dataset("models").to_table()
+        return self.table("models")
+
+    def table(self, name: str) -> pa.Table:
+        """Return a small table as a whole; 'runs' with every event.
+
+        Raises:
+            CatalogError: a file is gone or damaged, or its texts are none.
+        """
+        files = self.files(name)
+        with reading(self.uri, files):
+            rows = files.dataset().to_table()
+            rows.validate(full=True)
+        return rows
 
     def published_recipes(
         self, digests: Iterable[str], *, besides: str | None = None
@@ -209,7 +221,7 @@ class Catalog:
         part = files.dataset(files.may_be("recipe_digest", wanted) & others)
         columns = ["recipe_digest", "created_at", "run_id"]
         first: dict[str, tuple[datetime, str]] = {}
-        with reading(self.uri):
+        with reading(self.uri, files):
             for batch in part.to_batches(columns=columns, filter=match):
                 seen = pa.table(batch).group_by(columns).aggregate([])
                 for row in seen.to_pylist():
@@ -239,8 +251,9 @@ class Catalog:
                 remedy="Give a fraction in (0, 1] or a count",
             )
         match = pc.field("gate_status") == ACCEPTED if accepted_only else None
-        samples = self.samples()
-        with reading(self.uri):
+        files = self.files("samples")
+        samples = files.dataset()
+        with reading(self.uri, files):
             held = samples.count_rows(filter=match)
         size = math.ceil(round(fraction * held, 9)) if fraction is not None else count or 0
         if not 0 <= size <= held:
@@ -249,13 +262,12 @@ class Catalog:
             )
         batches = samples.to_batches(columns=["image_id"], filter=match)
         ids = (i for batch in batches for i in batch.column(0).to_pylist())
-        with reading(self.uri):
+        with reading(self.uri, files):
             return heapq.nsmallest(size, ids, key=lambda image_id: _draw(seed, image_id))
 
     def _latest(self, name: str, key: str) -> pa.Table:
         """Return the rows of table `name` that have the last event of their `key`."""
-        with reading(self.uri):
-            events = self.dataset(name).to_table()
+        events = self.table(name)
         events = events.sort_by([(key, "ascending"), ("event", "descending")])
         ids = events[key].to_pylist()
         return events.take(
@@ -319,11 +331,24 @@ class Catalog:
         return following - timedelta(milliseconds=1)
 
 
+_LATEST_MS = 250_000_000_000_000
+"""Milliseconds since 1970 up to which a time is one: in the year 9892."""
+
+
 def _draw(seed: int, image_id: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=16).digest()
 
 
 def _told(commit: Mapping[str, object]) -> dict[str, object]:
-    when = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=float(str(commit["timestamp"])))
-    kept = {key: commit[key] for key in ("run_id", "batches", "num_rows") if key in commit}
-    return {"version": commit["version"], "time": when, "operation": commit["operation"]} | kept
+    """Return a commit's note, which anybody may have written: of each key one type, or nothing."""
+    when = commit.get("timestamp")
+    known = isinstance(when, int) and abs(when) < _LATEST_MS
+    kept = {key: str(commit[key]) for key in ("run_id", "batches") if key in commit}
+    rows = str(commit.get("num_rows", ""))
+    return {
+        "version": commit["version"],
+        "time": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=when if known else 0),
+        "operation": str(commit.get("operation", "")),
+        **kept,
+        **({"num_rows": int(rows)} if rows.isdecimal() and len(rows) < 19 else {}),
+    }

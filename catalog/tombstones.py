@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from catalog.files import Files, listed_files
 from catalog.place import StorageOptions
 from catalog.schema import TOMBSTONES
 from catalog.sink import append_once
-from catalog.store import open_table, reading
+from catalog.store import filesystem, open_table, reading
 from catalog.table import Catalog
 from factory.digest import digest
 from factory.errors import CatalogError
@@ -68,7 +69,7 @@ def forgotten(uri: str | Path, storage_options: StorageOptions | None = None) ->
         if isinstance(error.__cause__, TableNotFoundError):
             return Forgotten()
         raise
-    return _forgotten(newest, uri)
+    return _forgotten(newest, uri, storage_options)
 
 
 def forgotten_at(
@@ -82,7 +83,7 @@ def forgotten_at(
     if version is None:
         return Forgotten()
     snapshot = open_table(uri, "tombstones", storage_options=storage_options, version=version)
-    return _forgotten(snapshot, uri)
+    return _forgotten(snapshot, uri, storage_options)
 
 
 def record_tombstones(
@@ -132,16 +133,19 @@ def record_tombstones(
 
 def _held(catalog: Catalog, subject: str) -> tuple[set[tuple[str, str]], int]:
     """Return what is marked for `subject`, and the number of its next event."""
-    with reading(catalog.uri):
-        match = pc.field("subject") == subject
-        rows = catalog.dataset("tombstones").to_table(filter=match).to_pylist()
+    marked = catalog.table("tombstones")
+    rows = marked.filter(pc.equal(marked["subject"], subject)).to_pylist()
     held = {(row["kind"], row["target_id"]) for row in rows}
     return held, max((row["event"] for row in rows), default=-1) + 1
 
 
-def _forgotten(snapshot: DeltaTable, uri: str | Path) -> Forgotten:
-    with reading(uri):
-        rows = snapshot.to_pyarrow_dataset().to_table(columns=["kind", "target_id"]).to_pylist()
+def _forgotten(
+    snapshot: DeltaTable, uri: str | Path, storage_options: StorageOptions | None
+) -> Forgotten:
+    place = filesystem(uri, "tombstones", storage_options)
+    files = Files(listed=listed_files(snapshot), schema=TOMBSTONES, filesystem=place)
+    with reading(uri, files):
+        rows = files.dataset().to_table(columns=["kind", "target_id"]).to_pylist()
     return Forgotten(
         images=frozenset(row["target_id"] for row in rows if row["kind"] == "image"),
         models=frozenset(row["target_id"] for row in rows if row["kind"] == "model"),

@@ -35,14 +35,22 @@ def commit_time(
     time that `history` shows.
 
     Raises:
-        CatalogError: the commit is gone.
+        CatalogError: the commit is gone, or damaged.
     """
+    entry = f"_delta_log/{version:020d}.json"
     with storage_errors(uri):
         log = filesystem(uri, name, storage_options)
-        with log.open_input_stream(f"_delta_log/{version:020d}.json") as stream:
-            actions = [json.loads(line) for line in stream.read().splitlines()]
-    written = next((a["commitInfo"]["timestamp"] for a in actions if "commitInfo" in a), 0)
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written)
+        with log.open_input_stream(entry) as stream:
+            lines = stream.read().splitlines()
+    try:
+        actions = [json.loads(line) for line in lines]
+        written = next((a["commitInfo"]["timestamp"] for a in actions if "commitInfo" in a), 0)
+        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CatalogError(
+            f"log entry '{name}/{entry}' of the catalog at {str(uri)!r} is damaged ({error})",
+            remedy="Restore it from a copy, or leave --as-of out",
+        ) from error
 
 
 def version_at(

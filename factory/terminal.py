@@ -56,7 +56,7 @@ def holds_password(text: str) -> bool:
 def guarded() -> Iterator[None]:
     """Let nothing act that is printed inside, whoever prints it; colours of others are left out."""
     held = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Guard(stream) for stream in held)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Guard(stream) for stream in held)
     try:
         yield
     finally:

@@ -3,13 +3,13 @@
 Texts of others (prompts, class names, licences) are made inert: the card is shown on web pages.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from catalog.boundary import json_counts, json_object
 from catalog.export.facts import Facts
 from catalog.export.formats import FORMATS, MARKS
 from catalog.export.inert import inert
@@ -109,8 +109,9 @@ def _drawn(facts: Facts) -> Iterable[Sequence[object]]:
 def _gates(facts: Facts) -> str:
     refused: dict[str, int] = {}
     for run in facts.runs:
-        for gate, count in json.loads(run["rejected_by_gate"] or "{}").items():
-            refused[gate] = refused.get(gate, 0) + int(count)
+        told = json_counts(run["rejected_by_gate"], f"rejected_by_gate of run {run['run_id']!r}")
+        for gate, count in told.items():
+            refused[gate] = refused.get(gate, 0) + count
     status = ", ".join(
         f"{n} {inert(name)}" for name, n in sorted(facts.counts["gate_status"].items())
     )
@@ -124,7 +125,8 @@ def _gates(facts: Facts) -> str:
 def _evaluations(facts: Facts) -> str:
     lines = []
     for row in facts.evaluations[-_MOST_ROWS:]:
-        for arm, verdict in json.loads(row["verdicts"] or "{}").items():
+        verdicts = json_object(row["verdicts"], f"verdicts of study {row['evaluation_id']!r}")
+        for arm, verdict in verdicts.items():
             study = f"{inert(row['name'])} ({inert(row['task'])}, {inert(row['metric'])})"
             lines.append(f"- {study}, {inert(arm)}: {inert(verdict)}")
     return "## Evaluations\n\n" + (

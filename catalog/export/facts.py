@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from catalog.boundary import json_object
 from catalog.query import sql
 from catalog.schema import TABLES
 from catalog.selection import Selection
@@ -121,7 +122,7 @@ def facts_of(selection: Selection, *, semver: str | None = None) -> Facts:
         counts=counts,
         scores={name: _spread(parts) for name, parts in tally.scores.items() if _any(parts)},
         recipes=tuple(
-            Recipe(digest=d, recipe=json.loads(tally.recipes[d]), num_images=n)
+            Recipe(digest=d, recipe=json_object(tally.recipes[d], f"recipe {d!r}"), num_images=n)
             for d, n in sorted(tally.drawn.items(), key=lambda item: (-item[1], item[0]))
         ),
         runs=_rows(catalog, "runs", "run_id", counts["run_id"]),

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from catalog.boundary import file_names
 from catalog.export.facts import Facts
 from catalog.export.marking import Marking
-from catalog.export.names import file_names
 from catalog.selection import Selection
 
 DETAILS = (

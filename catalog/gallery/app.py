@@ -1,12 +1,14 @@
 """The pages of a gallery as a Starlette application: parse the address, ask, fill a template."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,6 +34,8 @@ from catalog.schema import SAMPLES
 from factory.errors import DataError, FactoryError
 
 HERE = Path(__file__).parent
+AT_ONCE = 8
+"""Pages that are worked at."""
 ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
 WIDE_PX = 1160
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
@@ -99,9 +103,11 @@ class Gallery:
     def real(self, request: Request) -> Response:
         """A real image, where the one who started the server said that they may be shown."""
         try:
-            return Response(real_png(self.data, request.path_params["id"]), media_type="image/png")
+            png = real_png(self.data, request.path_params["id"])
         except DataError as error:
             raise NotHere(error.what, remedy=error.remedy) from error
+        # a patient's image stays on no disk but the one it came from
+        return Response(png, media_type="image/png", headers={"cache-control": "no-store"})
 
     def runs(self, request: Request) -> Response:
         """All runs."""
@@ -226,8 +232,16 @@ def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | No
     pages_app = Starlette(
         routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()],
         exception_handlers={FactoryError: refused, HTTPException: refused},
+        lifespan=_few_threads,
     )
     return Guard(pages_app, host=host, token=token)
+
+
+@asynccontextmanager
+async def _few_threads(_: Starlette) -> AsyncIterator[None]:
+    """Work at few pages at a time: each may hold megabytes, and Python computes one anyway."""
+    to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
+    yield
 
 
 def _filters(request: Request, *also: str) -> Filters:

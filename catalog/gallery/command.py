@@ -49,4 +49,7 @@ def gallery(
     if token:
         click.echo("open it as /?token=TOKEN once; over a network, put TLS or an SSH tunnel first")
     click.echo(f"{uri}: {count} images at http://{shown}:{port}/ (Ctrl-C ends it)")
-    serve(application(index, host=host, token=token, data=data), taken)
+    try:
+        serve(application(index, host=host, token=token, data=data), taken)
+    finally:
+        index.close()

@@ -6,11 +6,12 @@ is refused); a token where other machines can reach the port; and headers under 
 slipped through as markup could still run nothing.
 """
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -36,6 +37,15 @@ HEADERS = {
 """On every response; a response may only choose another cache-control."""
 
 
+COSTLY = ("where", "version", "release")
+"""Parameters that make the server work, on every page; `compare` has two of each."""
+AT_ONCE = 2
+WAITING = 16
+WAIT_SECONDS = 5.0
+"""Costly requests: how many work at a time, how many may wait, and for how long."""
+_BUSY = (503, "This gallery is busy: ask again in a moment.", {"retry-after": "2"})
+
+
 class Guard:
     """Lets requests through to `app`, or answers them itself with one line.
 
@@ -49,6 +59,8 @@ class Guard:
         self.app = app
         self.host = host
         self.token = token
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
         self.names = {"localhost", host.lower()}
         if not is_loopback(host):
             self.names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -62,10 +74,34 @@ class Guard:
         headers = {key.decode("latin1"): value.decode("latin1") for key, value in scope["headers"]}
         guarded = _with_headers(send)
         refusal = self._refusal(scope, headers)
-        if refusal is None:
+        if refusal is None and _is_costly(scope):
+            refusal = await self._in_turn(scope, receive, guarded)
+        elif refusal is None:
             await self.app(scope, receive, guarded)
-        else:
+        if refusal is not None:
             await _answer(guarded, *refusal, head=scope["method"] == "HEAD")
+
+    async def _in_turn(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[int, str, dict[str, str]] | None:
+        """Answer a costly request when its turn comes, or return the refusal of one too many.
+
+        Those that wait hold no thread, so that the other pages are answered meanwhile.
+        """
+        if self._waiting >= WAITING:
+            return _BUSY
+        self._waiting += 1
+        try:
+            await asyncio.wait_for(self._turns.acquire(), WAIT_SECONDS)
+        except TimeoutError:
+            return _BUSY
+        finally:
+            self._waiting -= 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._turns.release()
+        return None
 
     def _refusal(
         self, scope: Scope, headers: Mapping[str, str]
@@ -77,17 +113,16 @@ class Guard:
         if not self._is_ours(host):
             where = "127.0.0.1" if is_loopback(self.host) else self.host
             return 421, f"This gallery is not called {host[:200]!r}: open it as {where}.", {}
-        query = scope["query_string"].decode("latin1")
-        if "where=" in query and headers.get("sec-fetch-site") == "cross-site":
-            return 403, "Another site asked this gallery to run SQL: type it here instead.", {}
-        return self._token_refusal(scope, headers, query)
+        pairs = _parameters(scope)
+        if _costly(pairs) and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            return 403, "Another site asked this gallery to work: type it here instead.", {}
+        return self._token_refusal(scope, headers, pairs)
 
     def _token_refusal(
-        self, scope: Scope, headers: Mapping[str, str], query: str
+        self, scope: Scope, headers: Mapping[str, str], pairs: Sequence[tuple[str, str]]
     ) -> tuple[int, str, dict[str, str]] | None:
         if self.token is None:
             return None
-        pairs = parse_qsl(query, keep_blank_values=True)
         given = next((value for name, value in pairs if name == "token"), None)
         if given is not None and _equal(given, self.token):
             rest = urlencode([pair for pair in pairs if pair[0] != "token"])
@@ -105,6 +140,20 @@ class Guard:
         if address is None:
             return name in self.names
         return address.is_loopback or not is_loopback(self.host)
+
+
+def _parameters(scope: Scope) -> list[tuple[str, str]]:
+    """Return the parameters as the pages will see them: decoded."""
+    return parse_qsl(scope["query_string"].decode("latin1"), keep_blank_values=True)
+
+
+def _costly(pairs: Iterable[tuple[str, str]]) -> bool:
+    return any(name.removeprefix("a.").removeprefix("b.") in COSTLY for name, _ in pairs)
+
+
+def _is_costly(scope: Scope) -> bool:
+    slow = scope["path"].startswith(("/real/", "/compare"))
+    return slow or _costly(_parameters(scope))
 
 
 def is_loopback(host: str) -> bool:

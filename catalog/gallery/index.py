@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from catalog.boundary import check_rows
+from catalog.bounded import BoundedSql
 from catalog.counts import FILES_AT_A_TIME
 from catalog.files import Files
 from catalog.place import StorageOptions
@@ -99,7 +101,19 @@ class Index:
         self._members: list[str] = []
         self._again = 0.0
         self._lock = threading.RLock()
+        self._older = threading.Lock()
+        self.typed = BoundedSql(uri, storage_options)
+        """Asks what visitors type."""
+        self.stored = BoundedSql(uri, storage_options)
+        """Asks the conditions of releases, which others may have written into the catalog."""
+        self.unanswered: set[str] = set()
+        """Releases whose condition gave no answer in time."""
         self.newest()
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self.typed.close()
+        self.stored.close()
 
     def ask(self, text: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
         """Run one of the gallery's own queries; return its rows."""
@@ -139,15 +153,19 @@ class Index:
         newest = self.newest()
         if version is None or version == newest.catalog.version:
             return newest
-        with self._lock:
-            name = str(version)
-            if name not in self._held:
-                catalog = Catalog(self.uri, self.storage_options, version=version)
-                self._held[name] = self._shown(name, catalog)
+        name = str(version)
+        with self._older:  # whoever looks at the newest does not wait for an old one to be opened
+            with self._lock:
+                if name in self._held:
+                    return self._held[name]
+            catalog = Catalog(self.uri, self.storage_options, version=version)
+            catalog.files("samples")
+            with self._lock:
+                view = self._held[name] = self._shown(name, catalog)
                 for old in list(self._held)[1:-KEPT]:
                     del self._held[old]
                     self._db.execute("DELETE FROM shown WHERE view = ?", [old])
-            return self._held[name]
+            return view
 
     def remember(self, name: str, keys: pa.Table) -> None:
         """Keep a set of images (image_id, run_id) as `name` in the table `members`."""
@@ -200,9 +218,11 @@ class Index:
         fresh = np.array([n for n in order if paths[n] not in self._known], np.int64)
         for start in range(0, len(fresh), FILES_AT_A_TIME):
             chosen = fresh[start : start + FILES_AT_A_TIME]
-            part = replace(files, listed=files.listed.take(chosen)).dataset()
-            with reading(catalog.uri):
+            fresh_files = replace(files, listed=files.listed.take(chosen))
+            part = fresh_files.dataset()
+            with reading(catalog.uri, fresh_files):
                 rows = part.to_table(columns=list(LIGHT)).combine_chunks()
+                check_rows(rows, catalog.named)
                 counts = [fragment.count_rows() for fragment in part.get_fragments()]
             self._insert(rows, counts)
             self._known |= {str(paths[n]): len(self._paths) + i for i, n in enumerate(chosen)}

@@ -37,7 +37,7 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 156, 46, 30, 12
 def lineage_of(index: Index, catalog: Catalog, row: Mapping[str, Any]) -> Lineage:
     """Return where an image came from and where it went, from the catalog's own tables."""
     models = {model["model_id"]: model for model in catalog.models().to_pylist()}
-    studies = catalog.dataset("evaluations").to_table(columns=["name", "model_ids"]).to_pylist()
+    studies = catalog.table("evaluations").select(["name", "model_ids"]).to_pylist()
     name = models.get(row["model_id"], {}).get("name", row["model_id"])
     bases = [models.get(base, {}).get("name", base) for base in _given(row["base_model_id"])]
     columns = [

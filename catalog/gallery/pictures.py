@@ -122,7 +122,7 @@ def rows_of(view: View, rows: Sequence[Mapping[str, Any]], columns: Sequence[str
     kept = np.asarray(pc.is_in(files.listed["path"], paths), bool)
     match = pc.field("image_id").isin(pa.array({row["image_id"] for row in rows}, pa.string()))
     wanted = list(dict.fromkeys(["run_id", "image_id", *columns]))
-    with reading(view.catalog.uri):
+    with reading(view.catalog.uri, files):
         return files.dataset(kept).to_table(columns=wanted, filter=match)
 
 

@@ -25,7 +25,7 @@ def models(catalog: Catalog) -> list[dict[str, Any]]:
 
 def evaluations(catalog: Catalog) -> list[dict[str, Any]]:
     """Return the studies with their verdicts and scores, the latest first."""
-    found = catalog.dataset("evaluations").to_table().to_pylist()
+    found = catalog.table("evaluations").to_pylist()
     found.sort(key=lambda row: row["finished_at"], reverse=True)
     return [
         row

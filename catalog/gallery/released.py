@@ -1,5 +1,6 @@
 """The view that an address asks for: a version, what a release pins, what satisfies a condition."""
 
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -7,9 +8,10 @@ import pyarrow as pa
 from catalog.gallery.faults import BadAddress
 from catalog.gallery.filters import Filters, condition_name, release_name
 from catalog.gallery.index import Index, View
-from catalog.query import sql
+from catalog.query import quoted
 from catalog.releases import Release, list_releases, open_release
 from catalog.schema import SAMPLES
+from catalog.table import Catalog
 from factory.errors import CatalogError
 
 CONDITION_SECONDS = 10.0
@@ -49,9 +51,15 @@ def holding(index: Index, row: dict[str, Any]) -> list[Release]:
 
 
 def _learn(index: Index, view: View, name: str, where: str) -> None:
-    if not index.remembers(name):
-        text = f"SELECT image_id, run_id FROM samples WHERE ({where}\n)"
-        index.remember(name, sql(view.catalog, text, timeout_seconds=CONDITION_SECONDS))
+    if index.remembers(name):
+        return
+    version = view.catalog.version
+    for text in (  # by itself too: 'a) OR (b' is no condition
+        f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0",
+        f"SELECT image_id, run_id FROM samples WHERE ({where}\n)",
+    ):
+        found = index.typed.ask(text, seconds=CONDITION_SECONDS, version=version)
+    index.remember(name, found)
 
 
 def _pinned(index: Index, name: str) -> int:
@@ -62,19 +70,31 @@ def _pinned(index: Index, name: str) -> int:
     key = release_name(name)
     if not index.remembers(key):
         # a retracted one too: to look is not to use
-        held = open_release(index.uri, name, index.storage_options, allow_retracted=True)
+        held = open_release(
+            index.uri, name, index.storage_options, allow_retracted=True, ask=partial(_ask, index)
+        )
         parts = held.batches(["image_id", "run_id"])
         schema = pa.schema([SAMPLES.field("image_id"), SAMPLES.field("run_id")])
         index.remember(key, pa.concat_tables([schema.empty_table(), *parts]))
     return found.version
 
 
+def _ask(index: Index, catalog: Catalog, text: str) -> pa.Table:
+    return index.stored.ask(text, seconds=CONDITION_SECONDS, version=catalog.version)
+
+
 def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
     """Whether a release holds an image: asked of the one file that may have it."""
     text = (
-        f"SELECT count(*) AS n FROM samples WHERE run_id = '{row['run_id']}'"
-        f" AND batch_index = {int(row['batch_index'])} AND image_id = '{row['image_id']}'"
+        f"SELECT count(*) AS n FROM samples WHERE run_id = {quoted(row['run_id'])}"
+        f" AND batch_index = {int(row['batch_index'])} AND image_id = {quoted(row['image_id'])}"
         f" AND ({release.where}\n)"
     )
-    found = sql(index.at(release.version).catalog, text, timeout_seconds=CONDITION_SECONDS)
+    if release.name in index.unanswered:
+        return False
+    try:
+        found = index.stored.ask(text, seconds=CONDITION_SECONDS, version=release.version)
+    except CatalogError:
+        index.unanswered.add(release.name)  # once is enough: every image's page would wait
+        return False
     return bool(found["n"][0].as_py())

@@ -1,15 +1,37 @@
-"""Starts the gallery's server: loopback unless asked, a token wherever others can reach it."""
+"""Starts the gallery's server: loopback unless asked, a token wherever others can reach it.
 
+It waits for nobody for ever, neither for a request nor for a reader of its answer: uvicorn gives a
+visitor who sends half a request all the time in the world, and a socket with it.
+"""
+
+import asyncio
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from catalog.gallery.guard import App, is_loopback
 from factory.errors import CatalogError
 
 TOKEN_VARIABLE = "FACTORY_GALLERY_TOKEN"  # noqa: S105 -- its name, not a token
 SHORTEST_TOKEN = 16
+LAST_SECONDS = 5.0
+"""After a signal, what has not ended by itself is ended."""
+REQUEST_SECONDS = 10.0
+"""Between the beginning of a connection, or the last answer, and the next whole request."""
+ANSWER_SECONDS = 60.0
+"""Until an answer is computed and taken."""
+CONNECTIONS = 200
+"""At a time; then the one that has been waited for longest makes room."""
+_LOOK_SECONDS = 1.0
 _MAKE_ONE = (
     "Make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`,"
     f" in a file for --token-file or in {TOKEN_VARIABLE}"
@@ -61,18 +83,75 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def serve(app: App, taken: socket.socket) -> None:
-    """Serve a socket's visitors until interrupted."""
-    import uvicorn
+    """Serve a socket's visitors until SIGINT or SIGTERM, which always end it.
 
+    Raises:
+        KeyboardInterrupt: on SIGINT.
+        SystemExit: with 143 on SIGTERM.
+    """
     config = uvicorn.Config(
         app,
+        http=_Connection,
         access_log=False,  # addresses may hold the token
-        log_level="warning",
+        log_level="error",
         server_header=False,
         proxy_headers=False,
         ws="none",
+        timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[taken])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn passes it on at the end
+    _Server(config).run(sockets=[taken])
+
+
+class _Server(uvicorn.Server):
+    """A server that ends when it is told to, whatever a thread of it hangs in."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; what is left after a while is cut off."""
+        last = threading.Timer(LAST_SECONDS, os._exit, (128 + sig,))
+        last.daemon = True
+        last.start()
+        super().handle_exit(sig, frame)
+
+
+class _Connection(H11Protocol):
+    """A connection that ends when nothing comes of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait, in the place of another one if there are too many."""
+        if len(self.connections) >= CONNECTIONS:
+            held = [each for each in self.connections if isinstance(each, _Connection)]
+            min(held, key=lambda each: (each.answering, each.since)).end()
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.since = self.loop.time()
+        self._served: Any = None
+        self._look()
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def end(self) -> None:
+        """End at once, without a word."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        now = self.loop.time()
+        if self.cycle is not self._served:  # another request has come since
+            self._served, self.since = self.cycle, now
+        if now - self.since > (ANSWER_SECONDS if self.answering else REQUEST_SECONDS):
+            self.end()
+        else:
+            self.loop.call_later(_LOOK_SECONDS, self._look)
 
 
 def _read(path: Path) -> str:

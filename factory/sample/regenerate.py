@@ -1,6 +1,5 @@
 """Redraw published images from their rows alone, and say how the new pixels compare."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.boundary import file_names, json_object
 from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
 from factory.errors import CatalogError, ConfigError, ModelError
@@ -68,7 +68,7 @@ def regenerate_images(
         sample: '25' or '1%': that many, chosen by `seed` from the accepted ones.
         model: name or folder of the generator; default: the one recorded in `models`.
         data: the real images that were shown; default: those that the run names.
-        out: folder for the redrawn PNGs, and masks.
+        out: folder for the redrawn PNGs, and masks; an id that is no plain file name gets one.
 
     Raises:
         CatalogError: unknown ids, or neither ids nor a sample asked for.
@@ -85,9 +85,11 @@ def regenerate_images(
     catalog = Catalog(catalog_uri, storage_options)
     wanted = list(image_ids) or _sample(catalog, sample, seed)
     rows = catalog.rows(wanted).to_pylist()
+    places: dict[str, Path] = {}
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
+        places = {image_id: out / name for image_id, name in file_names(wanted).items()}
     engines: dict[tuple[str, ...], Engine] = {}
     for group in _by_settings(rows):
         first = recipe_from(group[0]["recipe"])
@@ -99,7 +101,7 @@ def regenerate_images(
             generator = _generator(first.model_id, names)
             references = None if shown is None else References(dataset=open_dataset(shown))
             engines[key] = _engine(generator, first.dtype, references)
-        yield from _redraw(engines[key], group, first.batch_size, out)
+        yield from _redraw(engines[key], group, first.batch_size, places)
 
 
 def _engine(generator: Generator, dtype: str, references: References | None) -> "Engine":
@@ -109,7 +111,7 @@ def _engine(generator: Generator, dtype: str, references: References | None) -> 
 
 
 def _redraw(
-    engine: "Engine", rows: list[dict[str, Any]], size: int, out: Path | None
+    engine: "Engine", rows: list[dict[str, Any]], size: int, places: Mapping[str, Path]
 ) -> Iterator[Outcome]:
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
@@ -119,16 +121,16 @@ def _redraw(
         drawn = engine.draw(Batch(index=0, size=size, requests=requests))
         for number, row in enumerate(chunk):
             image, mask = drawn.images[number], drawn.mask(number)
-            if out is not None:
-                _write(out, row["image_id"], image, mask)
+            if places:
+                _write(places[row["image_id"]], image, mask)
             yield compare(row, image, engine.fingerprint, mask=mask)
 
 
-def _write(out: Path, image_id: str, image: Pixels, mask: Pixels | None) -> None:
-    with writing(out):
-        write_bytes(out / f"{image_id}.png", encode_png(image))
+def _write(place: Path, image: Pixels, mask: Pixels | None) -> None:
+    with writing(place.parent):
+        write_bytes(place.with_name(f"{place.name}.png"), encode_png(image))
         if mask is not None:
-            write_bytes(out / f"{image_id}.mask.png", encode_png(mask))
+            write_bytes(place.with_name(f"{place.name}.mask.png"), encode_png(mask))
 
 
 def compare(
@@ -146,7 +148,7 @@ def compare(
     if pixel_sha256(published, published_mask) != row["pixel_sha256"]:
         because = "the published image was changed after it was drawn: its pixels break the hash"
         return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)
-    changes = differing(json.loads(row["engine"]), engine)
+    changes = differing(json_object(row["engine"], f"engine of image {image_id!r}"), engine)
     because = "; ".join(changes) or "this engine does not repeat itself: report this as a bug"
     psnr = psnr_db(published, image) if published.shape == image.shape else 0.0
     agreeing = _agreement(published_mask, mask)
@@ -193,7 +195,8 @@ def _sample(catalog: Catalog, sample: str | None, seed: int) -> list[str]:
 
 def _recorded(catalog: Catalog, run_id: str) -> dict[str, Any]:
     """Return the run's configuration: where its generator and its real images lay."""
-    return dict(json.loads(str(catalog.run(run_id)["config"])))
+    config = str(catalog.run(run_id)["config"])
+    return json_object(config, f"the configuration of run {run_id!r}")
 
 
 def _generator(model_id: str, names: Sequence[str]) -> Generator:

@@ -34,6 +34,44 @@ def test_a_uri_that_names_no_place_is_refused_with_those_that_do(uri):
             use(uri, "samples")
 
 
+@pytest.mark.parametrize("name", ["a b", "a%b", "a#b", "a?b", "[x]", "a&b=c", "ü", "日本", "a'b"])
+def test_a_folder_of_almost_any_name_holds_a_catalog(tmp_path, name):
+    uri = tmp_path / name
+    for batch in range(2):
+        file = write_batch(uri, run_id="run-1", batch_index=batch, rows=batch_rows(batch))
+        SampleSink(uri, "run-1").commit([file])
+    assert Catalog(uri).samples().count_rows() == 8
+    assert Catalog(uri, version=1).samples().count_rows() == 4
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["a%20b", "a%2Fb", "a\\b", "a\nb", "a\x1bb", "bad\udcff", "file:///a%2520b", "s3://lab/a#b",
+     "s3://lab/a?b", "s3://lab/a%20b", "s3://lab/a\nb"],
+)  # fmt: skip
+def test_a_place_that_tables_read_as_another_one_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, uri
+):
+    """delta-rs makes the log in 'a%20b' and looks for it in 'a b', and drops what follows '#'."""
+    monkeypatch.chdir(tmp_path)
+    uses = (table_uri, lambda uri, _: check_place(uri), lambda uri, _: Catalog.create(uri),
+            lambda uri, _: SampleSink(uri, "run-1"), lambda uri, _: Catalog(uri))  # fmt: skip
+    for use in uses:
+        with pytest.raises(CatalogError, match=r"read as another place\. Choose one without"):
+            use(uri, "samples")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://me:CANARY@lab/x", "s3://KEY:CAN/ARY@lab", "http://me:CANARY@h"]
+)
+def test_a_password_in_a_uri_is_refused_and_not_repeated(uri):
+    with pytest.raises(CatalogError, match=r"holds a password.*--storage-option") as caught:
+        Catalog(uri)
+    assert "ARY" not in str(caught.value)
+
+
 def test_log_and_data_of_a_catalog_in_the_home_folder_lie_together(tmp_path, monkeypatch):
     """delta-rs expands '~' by itself; the files must not stay in a folder called '~'."""
     home, work = tmp_path / "home", tmp_path / "work"

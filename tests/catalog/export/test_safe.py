@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalog.boundary import file_names
 from catalog.export import layout
 from catalog.export.formats import FORMATS
-from catalog.export.names import file_names
 from catalog.export.write import export
 from factory.errors import CatalogError, OutputError
 from tests.catalog.export.conftest import published, row_of
