@@ -18,7 +18,7 @@ from catalog.boundary import check_rows
 from catalog.files import Files, listed_files, no_files
 from catalog.place import StorageOptions
 from catalog.schema import ACCEPTED, TABLES
-from catalog.store import ensure_table, filesystem, open_table, reading
+from catalog.store import ensure_table, filesystem, open_table, reading, storage_errors
 from catalog.versions import commit_time, parse_moment, version_at
 from factory.errors import CatalogError
 
@@ -119,7 +119,8 @@ class Catalog:
         if snapshot is None or newest is None:
             return []
         later = newest.version() - snapshot.version()  # history of an older snapshot misnumbers
-        commits = newest.history(None if limit is None else limit + later)[later:]
+        with storage_errors(self.uri):
+            commits = newest.history(None if limit is None else limit + later)[later:]
         return [_told(commit) for commit in commits]
 
     def rows(self, image_ids: Sequence[str], *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -342,12 +343,12 @@ def _draw(seed: int, image_id: str) -> bytes:
 def _told(commit: Mapping[str, object]) -> dict[str, object]:
     """Return a commit's note, which anybody may have written: of each key one type, or nothing."""
     when = commit.get("timestamp")
-    known = isinstance(when, int) and abs(when) < _LATEST_MS
+    written = when if isinstance(when, int) and abs(when) < _LATEST_MS else 0
     kept = {key: str(commit[key]) for key in ("run_id", "batches") if key in commit}
     rows = str(commit.get("num_rows", ""))
     return {
         "version": commit["version"],
-        "time": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=when if known else 0),
+        "time": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written),
         "operation": str(commit.get("operation", "")),
         **kept,
         **({"num_rows": int(rows)} if rows.isdecimal() and len(rows) < 19 else {}),

@@ -109,8 +109,8 @@ def _drawn(facts: Facts) -> Iterable[Sequence[object]]:
 def _gates(facts: Facts) -> str:
     refused: dict[str, int] = {}
     for run in facts.runs:
-        told = json_counts(run["rejected_by_gate"], f"rejected_by_gate of run {run['run_id']!r}")
-        for gate, count in told.items():
+        counts = json_counts(run["rejected_by_gate"], f"rejected_by_gate of run {run['run_id']!r}")
+        for gate, count in counts.items():
             refused[gate] = refused.get(gate, 0) + count
     status = ", ".join(
         f"{n} {inert(name)}" for name, n in sorted(facts.counts["gate_status"].items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog import SampleSink, write_batch
+from catalog import SampleSink, batch, write_batch
 from catalog.releases import list_releases
 from catalog.releasing import create_release
 from catalog.verify import verify_release
@@ -69,7 +69,21 @@ def test_one_flipped_bit_is_found_wherever_it_is(copy, place):
     problems = verify_release(uri, "wbc").problems
     assert f"file run_id=run-1/{data.name} has SHA-256" in problems[0]
     if place == "pixels":
-        assert any("cannot be decoded" in p or "other pixels" in p for p in problems[1:])
+        assert "page integrity" in problems[1]
+
+
+def test_pixels_are_hashed_too_where_an_older_file_has_no_checksums(tmp_path, monkeypatch):
+    write_table = batch.pq.write_table
+    monkeypatch.setattr(
+        batch.pq, "write_table",
+        lambda *args, **how: write_table(*args, **how | {"write_page_checksum": False}),
+    )  # fmt: skip
+    data = released(tmp_path, [sample_row(0)])
+    content = bytearray(data.read_bytes())
+    content[content.index(png(0)) + len(png(0)) - 20] ^= 1
+    data.write_bytes(bytes(content))
+    problems = verify_release(tmp_path, "wbc").problems
+    assert any("cannot be decoded" in p or "other pixels" in p for p in problems[1:])
 
 
 def test_a_file_that_is_gone_or_cut_is_named(copy):
