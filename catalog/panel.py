@@ -79,7 +79,7 @@ def _lines(indices: Image.Image) -> Image.Image:
 def _indices(mask: Mapping[str, bytes]) -> Image.Image:
     try:
         return Image.open(io.BytesIO(mask["bytes"])).convert("L")
-    except (OSError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CatalogError(
             f"mask {mask.get('path')!r} is no readable PNG ({error})",
             remedy="Draw it again with `factory regenerate`, or leave it out with --where",

@@ -151,7 +151,7 @@ def decoded(image: dict[str, bytes], name: str) -> Image.Image:
     """Return the picture in an image column; `CatalogError` when there is none."""
     try:
         return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
-    except (OSError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CatalogError(
             f"image {image.get('path')!r} of class {name!r} is no readable PNG ({error})",
             remedy="Draw it again with `factory regenerate`, or leave it out with --where",

@@ -295,7 +295,7 @@ def unreadable(uri: str | Path, error: Exception, *files: "Files") -> CatalogErr
         found = None
     return CatalogError(
         f"a file of the catalog at {str(uri)!r} cannot be read: {found or _in_short(error)}",
-        remedy="Restore it from a copy, or read a version before it (--version, --as-of)",
+        remedy="Restore it, or read a version before it (--version, --as-of)",
     )
 
 

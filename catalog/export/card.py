@@ -56,7 +56,11 @@ def _front(facts: Facts, form: str, num_masks: int, marks: Sequence[str]) -> str
     told["task_categories"] = ["image-classification", *tasks]
     told["tags"] = ["synthetic", "medical", *(f"mark-{mark}" for mark in marks)]
     told["size_categories"] = [_size_category(facts.num_images)]
-    paths = {"huggingface": "data/*.parquet", "imagefolder": "train/**", "webdataset": "*.tar"}
+    paths: dict[str, str | list[str]] = {
+        "huggingface": "data/*.parquet",
+        "imagefolder": ["train/**", "metadata.jsonl"],
+        "webdataset": "*.tar",
+    }
     if form in paths:
         files = [{"split": "train", "path": paths[form]}]
         told["configs"] = [{"config_name": "default", "data_files": files}]

@@ -28,7 +28,10 @@ def write(task: Task) -> Iterator[Written]:
     head = {
         "info": {"description": f"Synthetic images: {facts.name}", "version": facts.semver},
         "licenses": [],
-        "categories": [{"id": n + 1, "name": name} for n, name in enumerate(kinds.names)],
+        "categories": [
+            {"id": n + 1, "name": name, "supercategory": "object"}  # readers take it for granted
+            for n, name in enumerate(kinds.names)
+        ],
     }
     with (
         (task.folder / INSTANCES).open("x", encoding="utf-8") as out,

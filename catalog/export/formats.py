@@ -28,8 +28,7 @@ FORMATS = {
     "imagefolder": Format(
         module="catalog.export.imagefolder",
         what="a folder per class, for torchvision and Hugging Face datasets",
-        example="from torchvision.datasets import ImageFolder\n\n"
-        'train = ImageFolder("train/images")',
+        example='from torchvision.datasets import ImageFolder\n\ntrain = ImageFolder("train")',
     ),
     "webdataset": Format(
         module="catalog.export.webdataset",
@@ -47,13 +46,13 @@ FORMATS = {
     "yolo": Format(
         module="catalog.export.yolo",
         what="images and YOLO polygons made of their masks",
-        example="# data.yaml names the folders; add the val folder of your real images",
+        example="# data.yaml names the folders; put your real images as its val",
         needs_masks=True,
     ),
     "yolo-boxes": Format(
         module="catalog.export.yolo",
         what="images and YOLO boxes made of their masks",
-        example="# data.yaml names the folders; add the val folder of your real images",
+        example="# data.yaml names the folders; put your real images as its val",
         needs_masks=True,
     ),
     "csv": Format(

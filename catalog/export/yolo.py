@@ -1,7 +1,9 @@
 """YOLO: a line per object beside every image, as an outline or as a box, and `data.yaml`.
 
 Outlines run along pixel edges and lose nothing but holes, which the format cannot tell; the masks
-lie beside, lossless. There is no `val`: a model is tested on real images.
+lie beside, lossless. `data.yaml` has no `path`, so readers look beside the file, wherever they are
+started from (`path: .` would mean their own folder of data sets). They refuse a file without `val`:
+the drawn images stand there, until real ones take their place, on which a model is to be tested.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,12 @@ import yaml
 from catalog.export.layout import Task, Written, put, put_pair
 from catalog.export.objects import Object, kinds_of, objects_of
 from catalog.export.pictures import Picture
+
+_PARTS = """\
+# These images are drawn: scores on them say nothing. Put the folder of your real images here:
+val: images/train
+train: images/train
+"""
 
 
 def write(task: Task) -> Iterator[Written]:
@@ -33,9 +41,8 @@ def write(task: Task) -> Iterator[Written]:
 
 
 def _write_data(folder: Path, names: tuple[str, ...]) -> None:
-    data = {"path": ".", "train": "images/train", "names": dict(enumerate(names))}
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
-    put(folder, "data.yaml", f"{text}# val: add the images of your real val part\n".encode())
+    names_only = yaml.safe_dump({"names": dict(enumerate(names))}, sort_keys=False)
+    put(folder, "data.yaml", f"{_PARTS}{names_only}".encode())
 
 
 def _numbers(found: Object, picture: Picture, *, boxes: bool) -> str:

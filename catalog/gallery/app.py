@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,7 +23,7 @@ from catalog.gallery.filters import RANGES, SORTS, Filters, filters_of
 from catalog.gallery.guard import App, Guard
 from catalog.gallery.index import Index
 from catalog.gallery.lineage import BOX_HEIGHT, BOX_WIDTH, lineage_of
-from catalog.gallery.listing import around, key_of, located, page_of
+from catalog.gallery.listing import around, in_address, key_of, located, page_of
 from catalog.gallery.pictures import Thumbnails, is_png, rows_of
 from catalog.gallery.real import real_png
 from catalog.gallery.records import evaluations, gate_charts, models, releases, runs
@@ -32,6 +31,7 @@ from catalog.gallery.released import releases_of, view_of
 from catalog.gallery.views import PICTURES
 from catalog.schema import SAMPLES
 from factory.errors import DataError, FactoryError
+from factory.terminal import escaped
 
 HERE = Path(__file__).parent
 AT_ONCE = 8
@@ -85,7 +85,7 @@ class Gallery:
         """Lead from an image's id alone to the earliest run that drew it."""
         found = located(self.index, request.path_params["image"])
         query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"/image/{quote(key_of(found))}{query}", status_code=302)
+        return RedirectResponse(f"/image/{in_address(key_of(found))}{query}", status_code=302)
 
     def picture(self, request: Request) -> Response:
         """An image, its mask in colours, or its outlines, as PNG."""
@@ -216,8 +216,8 @@ def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | No
     pages: dict[str, Callable[[Request], Response]] = {
         "/": gallery.images,
         "/image/{image}": gallery.any_run,
-        "/image/{run}/{image}": gallery.image,
-        "/picture/{run}/{image}/{kind}.png": gallery.picture,
+        "/image/{run}/{image:path}": gallery.image,
+        "/picture/{run}/{image:path}/{kind}.png": gallery.picture,
         "/runs": gallery.runs,
         "/models": gallery.models,
         "/gates": gallery.gates,
@@ -273,16 +273,23 @@ def _zoom(request: Request, across_px: int) -> int:
 
 
 def _templates() -> Environment:
-    """Return the templates: everything that they print is escaped, nothing may be left out."""
+    """Return the templates: everything that they print is escaped, nothing may be left out.
+
+    Characters that act on a terminal are written out: pages are saved, and looked at with others.
+    """
     found = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_printed,
     )  # fmt: skip
-    found.filters |= {"shown": shown, "pretty": pretty_json}
-    found.globals |= {"key_of": key_of}
+    found.filters |= {"shown": shown, "pretty": pretty_json, "in_address": in_address}
+    found.globals |= {"address": lambda place, row: place + in_address(key_of(row))}
     digests = {n: hashlib.sha256(data).hexdigest()[:12] for n, data in _STATIC.items()}
     found.globals["static"] = lambda name: f"/static/{name}?v={digests[name]}"
     return found
+
+
+def _printed(value: object) -> object:
+    return escaped(value) if type(value) is str else value  # what a macro gives is printed already
 
 
 _TEMPLATES = _templates()

@@ -5,6 +5,7 @@ Its cost depends on the length of a page and on one column of the index, not on 
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from catalog.gallery.faults import BadAddress, NotHere
 from catalog.gallery.filters import SORTS, Filters
@@ -77,6 +78,12 @@ def key_of(row: dict[str, Any]) -> str:
     return f"{row['run_id']}/{row['image_id']}"
 
 
+def in_address(key: str) -> str:
+    """Return a key as part of an address: an image's id is one step, whatever it holds."""
+    run_id, _, image_id = key.partition("/")
+    return f"{quote(run_id, safe='')}/{quote(image_id, safe='')}"
+
+
 def page_of(
     index: Index, view: View, filters: Filters, *, after: str = "", before: str = "",
     size: int = PAGE,
@@ -122,7 +129,9 @@ def located(index: Index, key: str) -> dict[str, Any]:
     Raises:
         NotHere: no such image.
     """
-    run_id, _, image_id = key.rpartition("/")
+    run_id, slash, image_id = key.partition("/")  # an id of others may hold another one
+    if not slash:
+        run_id, image_id = "", key
     rows = index.ask(
         "SELECT * EXCLUDE (created_at) FROM images WHERE image_id = ?"
         " AND image_id NOT IN (FROM hidden)"

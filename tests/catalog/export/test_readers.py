@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,25 +65,33 @@ def test_datasets_reads_the_parquet_layout_with_images_masks_and_class_labels(
         assert row["soft_label"] == table[row["image_id"]]["soft_label"]
 
 
+WITH_METADATA = {"data_files": ["train/**", "metadata.jsonl"]}
+
+
 @pytest.mark.parametrize("how", ["imagefolder", "folder"])
 def test_datasets_reads_the_image_folder_with_masks_and_columns(tmp_path, masked, hub, how):
     export(masked, tmp_path / "out", "imagefolder")
     place = str(tmp_path / "out")
-    dataset = hub("imagefolder", data_dir=place) if how == "imagefolder" else hub(place)
+    by_name = {"data_dir": place, **WITH_METADATA}
+    dataset = hub("imagefolder", **by_name) if how == "imagefolder" else hub(place)
     table = rows_by_id(masked)
     assert sorted(dataset["image_id"]) == sorted(table)
     for row in undecoded(dataset):
         source = table[row["image_id"]]
         assert (row["class_name"], row["class_id"]) == (source["class_name"], source["class_id"])
+        assert row["label"] == source["class_name"]
         assert held(row["image"]) == source["image"]["bytes"]
         assert held(row["mask"]) == source["mask"]["bytes"]
 
 
-def test_torchvision_reads_the_image_folder(tmp_path, plain):
+@pytest.mark.parametrize("kind", ["plain", "masked"])
+def test_torchvision_reads_the_image_folder(tmp_path, kind, request):
+    """Masks are no class."""
     from torchvision.datasets import ImageFolder
 
+    plain = request.getfixturevalue(kind)
     export(plain, tmp_path / "out", "imagefolder")
-    folder = ImageFolder(tmp_path / "out" / "train" / "images")
+    folder = ImageFolder(tmp_path / "out" / "train")
     assert folder.classes == sorted(NAMES)
     found = {path.split("/")[-1][:-4]: folder.classes[target] for path, target in folder.samples}
     table = rows_by_id(plain)
@@ -96,8 +105,21 @@ def test_class_names_that_mean_something_to_readers_stay_texts_and_one_split(tmp
     names = ("NA", "test", "train", "01", "null")
     selection = published(tmp_path / "c", [row_of(i, names=names) for i in range(5)])
     export(selection, tmp_path / "out", "imagefolder")
-    dataset = hub("imagefolder", data_dir=str(tmp_path / "out"))
+    dataset = hub("imagefolder", data_dir=str(tmp_path / "out"), **WITH_METADATA)
     assert sorted(dataset["class_name"]) == sorted(names)
+
+
+@pytest.mark.parametrize("kind", ["plain", "masked"])
+def test_datasets_reads_classes_from_the_folders_alone(tmp_path, kind, hub, request):
+    selection = request.getfixturevalue(kind)
+    export(selection, tmp_path / "out", "imagefolder")
+    dataset = undecoded(hub("imagefolder", data_dir=str(tmp_path / "out")))
+    assert dataset.features["label"].names == sorted(NAMES)
+    table = {row["image"]["bytes"]: row for row in rows_by_id(selection).values()}
+    assert len(dataset) == len(table)
+    for row in dataset:
+        called = dataset.features["label"].int2str(row["label"])
+        assert called == table[held(row["image"])]["class_name"]
 
 
 def test_webdataset_reads_the_shards(tmp_path, masked):
@@ -186,7 +208,6 @@ def test_yolo_outlines_and_boxes_are_those_of_the_objects(tmp_path, parts):
     export(parts, tmp_path / "boxes", "yolo-boxes")
     data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     assert data["names"] == {0: "mask value 1", 1: "mask value 2"}
-    assert "val" not in data
     for picture in pictures_of(parts):
         name = f"{picture.image_id}.txt"
         outlines = (tmp_path / "out" / "labels" / "train" / name).read_text().splitlines()
@@ -207,6 +228,39 @@ def test_yolo_outlines_and_boxes_are_those_of_the_objects(tmp_path, parts):
             )
         image = tmp_path / "out" / "images" / "train" / f"{picture.image_id}.png"
         assert image.read_bytes() == picture.image
+
+
+def yolo_parts(file):
+    """The folders of a data.yaml as its readers look for them: beside the file without `path`."""
+    import yaml
+
+    data = yaml.safe_load(file.read_text())
+    root = Path(data["path"]) if "path" in data else file.parent
+    if not root.is_absolute():
+        root = Path("/somewhere/datasets") / root
+    return {part: root / data[part] for part in ("train", "val")}
+
+
+@pytest.mark.parametrize("form", ["yolo", "yolo-boxes"])
+def test_yolo_finds_its_images_from_any_folder_and_has_a_val_part(tmp_path, parts, form):
+    export(parts, tmp_path / "out", form)
+    found = yolo_parts(tmp_path / "out" / "data.yaml")
+    for folder in found.values():
+        images = sorted(folder.glob("*.png"))
+        assert len(images) == 5
+        for image in images:  # the last 'images' of the path becomes 'labels'
+            label = "/labels/".join(str(image.with_suffix(".txt")).rsplit("/images/", 1))
+            assert Path(label).is_file()
+    told = (tmp_path / "out" / "data.yaml").read_text()
+    assert "drawn: scores on them say nothing" in told
+
+
+@OLD_ARRAYS
+def test_coco_categories_have_a_supercategory(tmp_path, masked, capsys):
+    export(masked, tmp_path / "out", "coco")
+    coco = coco_of(tmp_path / "out")
+    assert [c["supercategory"] for c in coco.loadCats(coco.getCatIds())] == ["object"] * 3
+    assert coco.getCatIds(supNms=["object"]) == [1, 2, 3]
 
 
 def pictures_of(selection: Selection) -> list:
