@@ -58,7 +58,7 @@ def _front(facts: Facts, form: str, num_masks: int, marks: Sequence[str]) -> str
     told["size_categories"] = [_size_category(facts.num_images)]
     paths: dict[str, str | list[str]] = {
         "huggingface": "data/*.parquet",
-        "imagefolder": ["train/**", "metadata.jsonl"],
+        "imagefolder": ["train/*/*", "metadata.jsonl"] if num_masks else "train/**",
         "webdataset": "*.tar",
     }
     if form in paths:
