@@ -81,6 +81,8 @@ def check_files(paths: pa.Array | pa.ChunkedArray, runs: Any | None, where: str)
 def check_rows(rows: pa.Table, where: str) -> pa.Table:
     """Return rows of samples (some columns) if they hold what `SAMPLES` promises of them.
 
+    With the column `__filename` the error says which file holds the first that does not.
+
     Raises:
         CatalogError: null where there must be a value, a text that is none, or labels that are no
             weight per class.
@@ -90,22 +92,27 @@ def check_rows(rows: pa.Table, where: str) -> pa.Table:
     except pa.ArrowException as error:
         raise CatalogError(f"{where} holds broken values ({error})", remedy=_FOREIGN) from error
     for name in rows.column_names:
-        required = name in SAMPLES.names and not SAMPLES.field(name).nullable
-        if required and rows[name].null_count:
-            raise CatalogError(f"{where} holds null in column {name!r}", remedy=_FOREIGN)
-        listed = pa.types.is_list(rows[name].type)
-        if listed and pc.list_flatten(rows[name]).null_count:
-            raise CatalogError(f"{where} holds null within column {name!r}", remedy=_FOREIGN)
+        column = rows[name]
+        if name in SAMPLES.names and not SAMPLES.field(name).nullable and column.null_count:
+            raise _no_row(rows, pc.is_null(column), f"null in column {name!r}", where)
+        if pa.types.is_list(column.type) and pc.list_flatten(column).null_count:
+            raise _no_row(rows, None, f"null within column {name!r}", where)
         if name in ("image", "mask"):
-            there = rows[name].drop_null()
-            if pc.struct_field(there, "bytes").null_count:
-                raise CatalogError(f"{where} holds an {name} without bytes", remedy=_FOREIGN)
+            empty = pc.and_(pc.is_valid(column), pc.is_null(pc.struct_field(column, "bytes")))
+            if pc.any(empty).as_py():
+                raise _no_row(rows, empty, f"an {name} without bytes", where)
     if {"soft_label", "class_names"} <= set(rows.column_names):
         lengths = [pc.list_value_length(rows[name]) for name in ("soft_label", "class_names")]
-        if not pc.all(pc.equal(*lengths), min_count=0).as_py():
-            raise CatalogError(f"{where} holds labels that are no weight per class",
-                               remedy=_FOREIGN)  # fmt: skip
+        odd = pc.not_equal(*lengths)
+        if pc.any(odd).as_py():
+            raise _no_row(rows, odd, "labels that are no weight per class", where)
     return rows
+
+
+def _no_row(rows: pa.Table, odd: Any | None, what: str, where: str) -> CatalogError:
+    named = "__filename" in rows.column_names
+    file = "" if odd is None or not named else f" in {_first(rows['__filename'], odd)}"
+    return CatalogError(f"{where} holds {what}{file}", remedy=_FOREIGN)
 
 
 def json_object(text: str | None, where: str) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def json_counts(text: str | None, where: str) -> dict[str, int]:
 
 
 _FOREIGN = (
-    "No factory wrote this: ask whoever made the catalog, and choose other rows (--where) or"
+    "No factory wrote this, or it was damaged since: restore it, or choose other rows (--where) or"
     " another catalog"
 )
 

@@ -67,7 +67,7 @@ class Selection:
             listed=files.listed.take(order), schema=files.schema, filesystem=files.filesystem
         )
         chosen = held.dataset(held.may_be("run_id", runs))
-        asked = list(dict.fromkeys([*names, *_KEYS]))
+        asked = list(dict.fromkeys([*names, *_KEYS, "__filename"]))
         # a dictionary, no Arrow filter: that would be built again, of all ids, for every file
         owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))
         with reading(self.catalog.uri, held):

@@ -144,7 +144,8 @@ class Catalog:
         keys = ["image_id", "created_at", "run_id"]
         with reading(self.uri, self.files("samples")):
             part = self._holding(wanted, match)
-            found = part.to_table(columns=list(dict.fromkeys([*names, *keys])), filter=match)
+            asked = list(dict.fromkeys([*names, *keys, "__filename"]))
+            found = part.to_table(columns=asked, filter=match)
         found = check_rows(found, self.named)
         found = found.take(pc.sort_indices(found, [(k, "ascending") for k in keys[1:]]))
         place: dict[str, int] = {}
