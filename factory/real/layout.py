@@ -14,6 +14,8 @@ PARTS = {
 """Words for the parts of a set, by part."""
 FILLERS = frozenset({"set", "sets", "data", "dataset", "split", "part", "fold"})
 """Words that add nothing to one for a part: Training_set, test-data."""
+SHORT_PARTS = {"tr": "train", "ts": "test"}
+"""Words for parts beside one for images or masks only: imagesTr."""
 IMAGES = frozenset({
     "image", "images", "img", "imgs", "original", "originals", "orig", "jpegimages", "input",
     "inputs", "picture", "pictures", "photo", "photos", "raw",
@@ -25,7 +27,9 @@ SURE_MASKS = frozenset({
 })  # fmt: skip
 """Words for masks by which nobody calls a class ..."""
 MASKS = SURE_MASKS | {"gt", "seg", "segs", "label", "labels", "manual", "contour", "contours"}
-"""... and all words for masks: the others need an image of the same name to count."""
+"""... and all words for masks: the others need an image of the same name to count ..."""
+OF_CLASSES = frozenset({"seg", "segs", "manual", "contour", "contours"})
+"""... and these, which speak of neutrophils too, are the whole name, or that of an image's twin."""
 COMPANIONS = ("superpixels?", "overlays?", "heatmaps?", "annotated")
 """Words for pictures that explain another one."""
 
@@ -40,6 +44,7 @@ _OF_IMAGE = re.compile(
     r"^(img|image)s?[ _.-]+|[ _.-]+(img|image|orig|original|raw)$", re.IGNORECASE
 )
 _COMPANION = re.compile(rf"(.+?)[ _.-]+({'|'.join(COMPANIONS)})", re.IGNORECASE)
+_LONGER = re.compile(r"(.+)[ _.-]+[^\W\d_]*\d?[^\W\d_]+\d*")
 _BORDER = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
 Folder = tuple[str, ...]
@@ -57,6 +62,7 @@ class Layout:
         seconds: masks beside one of the very same name in another format.
         rivals: two folders of masks for the same images.
         passed: pictures that are none of the set, with the reason.
+        extended: images called like another one of their folder and more: "x_1stHO" of "x".
     """
 
     images: Mapping[PurePath, str]
@@ -65,6 +71,7 @@ class Layout:
     seconds: Sequence[PurePath]
     rivals: tuple[str, str] | None
     passed: Mapping[PurePath, str]
+    extended: Mapping[PurePath, PurePath]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +132,7 @@ def layout_of(pictures: Sequence[PurePath], *, classes: frozenset[Folder] = froz
         seconds=[path for paths in masks.values() for path in _same_name(paths)],
         rivals=_rivals(masks.values(), roles),
         passed=passed,
+        extended={path: base for path in images if (base := index.extended(path))},
     )
 
 
@@ -133,9 +141,11 @@ def part_and_rest(name: str) -> tuple[str, Folder]:
 
     'Training_set' and 'train2017' are ("train", ()), 'Test_positive' is ("test", ("positive",)).
     """
-    words = [word for word in _words(name) if word not in FILLERS | IMAGES | MASKS]
-    parts = {PARTS[word] for word in words if word in PARTS}
-    rest = tuple(word for word in words if word not in PARTS)
+    spoken = _words(name)
+    known = PARTS | (SHORT_PARTS if set(spoken) & (IMAGES | MASKS) else {})
+    words = [word for word in spoken if word not in FILLERS | IMAGES | MASKS]
+    parts = {known[word] for word in words if word in known}
+    rest = tuple(word for word in words if word not in known)
     if len(parts) != 1:
         return "", tuple(words)
     # a number or a single letter beside the word counts parts: testA, val2017
@@ -194,19 +204,24 @@ def _twins(names: set[str]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name, said in words.items():
         rest = said - MASKS
+        like = tuple(other for other, left in plain.items() if left == rest)
+        of_images = tuple(other for other in like if words[other] & IMAGES)
         if said & MASKS and not rest:
-            found[name] = tuple(other for other, left in plain.items() if not left)
-        elif said & SURE_MASKS:
-            like = tuple(other for other, left in plain.items() if left == rest)
-            if like or len(words) == 2:
-                found[name] = like or tuple(plain)
-    return {name: of for name, of in found.items() if of or not words[name] - MASKS}
+            found[name] = like
+        elif said & MASKS and of_images:
+            found[name] = of_images
+        elif said & (MASKS - OF_CLASSES) and like:
+            found[name] = like
+        elif said & SURE_MASKS and len(words) == 2 and plain:
+            found[name] = tuple(plain)
+    return found
 
 
 def _is_wrapper(top: Folder, masks: Mapping[Folder, Folder]) -> bool:
     """Return whether the only folder of images is no class: images/, or Training_Input."""
     words = set(_words(top[0]))
-    return words <= IMAGES or (top in masks.values() and bool(words & (IMAGES | PARTS.keys())))
+    of_part = bool(words & (IMAGES | PARTS.keys()))
+    return words <= IMAGES or (top in masks.values() and of_part)
 
 
 class _Index:
@@ -237,6 +252,12 @@ class _Index:
         home = self.roles.home(path)
         found = (self._at(home, base) for base in _bases(path.stem))
         return next((image for image in found if image not in (None, path)), None)
+
+    def extended(self, path: PurePath) -> PurePath | None:
+        """Return the image whose name begins `path`'s, which goes on with a word."""
+        match = _LONGER.fullmatch(path.stem)
+        found = self._by_name.get((self.roles.home(path), match[1])) if match else None
+        return found if found != path else None
 
     def explained(self, path: PurePath) -> PurePath | None:
         """Return the image that `path` explains, by its name."""
@@ -285,7 +306,14 @@ def _without_images(owners: Mapping[PurePath, PurePath | None], roles: _Roles) -
     return frozenset(
         folder
         for folder, paired in found.items()
-        if not paired and not set(_words(folder[-1])) <= SURE_MASKS
+        if not paired and not (set(_words(folder[-1])) <= SURE_MASKS or _of_images(folder, roles))
+    )
+
+
+def _of_images(folder: Folder, roles: _Roles) -> bool:
+    """Return whether a folder of masks stands beside one whose name says images."""
+    return any(set(_words(name)) & IMAGES for name in roles.masks[folder]) or any(
+        other[:-1] == folder[:-1] and other != ("images",) for other in roles.left_out
     )
 
 
