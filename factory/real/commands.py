@@ -4,12 +4,19 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from factory.errors import DataError
-from factory.real.options import FILE, column_options, not_read_text, opened
+from factory.real.options import (
+    FILE,
+    column_options,
+    like_masks_text,
+    not_read_text,
+    opened,
+)
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
     from factory.real.dataset import RealDataset
@@ -18,6 +25,8 @@ if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
 
 SHOWN_IDS = 5
 """Ids printed of one set of near-duplicates; --json gives all."""
+SHOWN_FAULTS = 200
+"""Lines printed of what is broken or wrong; --json gives all."""
 
 
 @click.group()
@@ -62,7 +71,7 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
             click.echo(f"sheet        {sheet}")
     wrong = [*([] if options["skip_broken"] else found.broken), *found.faults]
     if wrong:
-        first = wrong[0].split(". ")[0]
+        first = shorten(wrong[0], 160, placeholder=" ...")
         raise DataError(
             f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong with {uri},"
             f" listed above, first: {first}",
@@ -257,15 +266,22 @@ def _print_findings(found: "Description") -> None:
             click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}")
     if found.not_read:
         click.echo(not_read_text(found.not_read))
-    click.echo(f"broken       {len(found.broken)}")
-    for reason in found.broken:
-        click.echo(f"  {reason}")
+    _print_lines(f"broken       {len(found.broken)}", found.broken)
     if found.faults:
-        click.echo(f"faults       {len(found.faults)}")
-        for fault in found.faults:
-            click.echo(f"  {fault}")
+        _print_lines(f"faults       {len(found.faults)}", found.faults)
+    if found.like_masks:
+        click.echo(f"warning: {like_masks_text(found.like_masks)}")
     for warning in found.warnings:
         click.echo(f"warning: {warning}")
+
+
+def _print_lines(head: str, lines: "Sequence[str]") -> None:
+    """Print what is wrong, one line each, up to a number that can be read."""
+    click.echo(head)
+    for line in lines[:SHOWN_FAULTS]:
+        click.echo(f"  {line}")
+    if len(lines) > SHOWN_FAULTS:
+        click.echo(f"  ... and {len(lines) - SHOWN_FAULTS} more (--json gives all)")
 
 
 def _print_classes(found: "Description") -> None:

@@ -30,6 +30,8 @@ from factory.real.mask_values import (
 )
 from factory.real.stored import ScaledBytes, Stored
 
+FEW_COLOURS = 16
+"""Pictures of 2 to so many colours are hardly photographs: masks are like that."""
 CHECK_THREADS = 4
 """Pictures decoded at a time while a dataset is opened (Pillow lets go of the interpreter lock)."""
 
@@ -82,6 +84,7 @@ class Content:
     """What was found in the bytes when they were first read: upright size in pixels, SHA-256.
 
     `pixels_sha256` is of the decoded picture: the same for one picture in two formats.
+    `colours` counts those of a picture that has no more than `FEW_COLOURS`, 0 for any other.
     `mask_values` are those after the dataset's rule for masks; `mask_jpeg`: their file is a JPEG.
     `read_as` and `drawn`: see `RealImage`; bytes may say the latter too. `greatest` is the greatest
     value that a picture of more than 8 bits stores, 0 for any other.
@@ -92,6 +95,7 @@ class Content:
     image_sha256: str
     pixels_sha256: str
     mask_sha256: str | None
+    colours: int = 0
     mask_values: tuple[ValueCount, ...] = ()
     mask_jpeg: bool = False
     read_as: str = ""
@@ -171,6 +175,12 @@ class RealDataset:
     def has_masks(self) -> bool:
         """Whether every image has a mask (False for an empty dataset)."""
         return bool(self.items) and all(item.mask is not None for item in self.items)
+
+    @cached_property
+    def like_masks(self) -> tuple[str, ...]:
+        """Ids of the images that hold as few colours as masks do; blank ones are not among them."""
+        found = zip(self.ids, self.contents, strict=True)
+        return tuple(image_id for image_id, content in found if content.colours > 1)
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -356,6 +366,7 @@ def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool 
         image_sha256=sha256_hex(data),
         pixels_sha256=sha256_hex(repr(size_px).encode() + picture.tobytes()),
         mask_sha256=None,
+        colours=len(picture.getcolors(FEW_COLOURS) or ()),
         read_as=item.read_as,
         drawn=item.drawn or mark_in(data),
         greatest=greatest,
@@ -481,7 +492,8 @@ def _without_double_ids(
         DataError(
             f"id {image_id!r} belongs to {len(same)} images: {same[0].image.name} and "
             f"{same[1].image.name}",
-            remedy="Rename one of them, or give the table an image_id column",
+            remedy="Rename one of them (NAME_mask if it is a mask), or give the table an image_id"
+            " column",
         )
         for image_id, same in by_id.items()
         if len(same) > 1

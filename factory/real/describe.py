@@ -64,6 +64,8 @@ class Description:
     broken: list[str]
     faults: list[str]
     """What is wrong with files and rows that can be read."""
+    like_masks: list[str]
+    """Ids of images that hold as few colours as masks do."""
     warnings: list[str]
 
     @property
@@ -113,6 +115,7 @@ def describe(dataset: RealDataset) -> Description:
         not_read=list(dataset.not_read),
         broken=list(dataset.broken),
         faults=list(dataset.faults),
+        like_masks=list(dataset.like_masks),
         warnings=warnings,
     )
 

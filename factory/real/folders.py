@@ -16,8 +16,8 @@ from factory.real.columns import (
     other_case,
     required,
 )
-from factory.real.dataset import Found, NotRead
-from factory.real.images import SUFFIXES
+from factory.real.dataset import FEW_COLOURS, Found, NotRead
+from factory.real.images import SUFFIXES, decode
 from factory.real.layout import Layout, layout_of, parts_among
 from factory.real.stored import FileBytes, JoinedMasks, Stored
 from factory.real.tables import METADATA, Table, read_table
@@ -135,11 +135,14 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
     root = found.root
     table, roles = _metadata(root, asked)
     masks_of, without = _masks_of_rows(table, roles, found)
-    layout = layout_of([path for path in found.pictures if path not in masks_of.values()])
+    by_table = set(masks_of.values())
+    layout = layout_of([path for path in found.pictures if path not in by_table])
     if not layout.images and not found.faults:
+        masks = [f", only masks of no image ({path}, ...)" for path in layout.orphans[:1]]
         raise DataError(
-            f"{root} holds no images{_kinds(found)}",
-            remedy="Give a folder with .png, .jpg, .tif or other picture files",
+            f"{root} holds no images{masks[0] if masks else _kinds(found)}",
+            remedy="Give a folder with .png, .jpg, .tif or other picture files"
+            + (", their masks beside them" if masks else ""),
         )
     _check_layout(root, layout)
     rows, wrong = _rows_by_image(table, roles, layout, root)
@@ -150,7 +153,7 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
         if path in loose:
             continue
         row, values = rows.get(path, (f"{root / path}", {}))
-        masks = [masks_of[row]] if row in masks_of else layout.masks.get(key, ())
+        files = [masks_of[row]] if row in masks_of else layout.masks.get(key, ())
         try:
             item: Found = image_of_row(
                 values,
@@ -159,12 +162,12 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
                 default_id=key,
                 label=None if asked.label else _class_of(key, values, roles),
                 image=FileBytes(path=root / path),
-                mask=_mask(root, masks),
+                mask=_mask(root, files),
             )
         except DataError as error:  # no label
             item = error
         yield item
-    yield from _unread(found, layout, {*masks_of.values(), Path(table.name)})
+    yield from _unread(found, layout, {*by_table, Path(table.name)})
 
 
 def _mask(root: Path, paths: Sequence[PurePath]) -> Stored | None:
@@ -176,21 +179,26 @@ def _mask(root: Path, paths: Sequence[PurePath]) -> Stored | None:
 
 def _check_layout(root: Path, layout: Layout) -> None:
     tops = {key.split("/")[0] for key in layout.images.values() if "/" in key}
-    for place, names in ((root, tops), *_wrapped(root, layout, tops)):
+    for level, names in enumerate((tops, *_wrapped(layout, tops))):
         parts = parts_among(names)
         rest = sorted(names - set(parts))
         if parts and rest:
             raise DataError(
-                f"{place} holds {', '.join(parts)}, called like parts of a set, beside the classes"
+                f"{root} holds {', '.join(parts)}, called like parts of a set, beside the classes"
                 f" {', '.join(rest[:3])}",
                 remedy="Take the parts out, or rename a folder that is a class",
             )
         if parts:
-            train = next((name for name in parts if "train" in name.casefold()), parts[0])
+            place = _folder_of(layout, parts, level)
+            masks = [*layout.orphans, *(path for paths in layout.masks.values() for path in paths)]
+            one = (
+                f"Give one part ({root / place})"
+                if not masks or any(path.is_relative_to(place) for path in masks)
+                else "Move the images and masks of one part into a folder of their own"
+            )
             raise DataError(
-                f"the folders of {place} are parts ({', '.join(parts)}), not classes",
-                remedy=f"Give one part ({place / train}), or merge them: the factory makes its"
-                " own split",
+                f"the folders of {root} are parts ({', '.join(parts)}), not classes",
+                remedy=f"{one}, or merge them: the factory makes its own split",
             )
     if layout.rivals:
         raise DataError(
@@ -200,12 +208,17 @@ def _check_layout(root: Path, layout: Layout) -> None:
         )
 
 
-def _wrapped(root: Path, layout: Layout, tops: set[str]) -> list[tuple[Path, set[str]]]:
+def _wrapped(layout: Layout, tops: set[str]) -> list[set[str]]:
     """Return the folders in the only folder that holds all images."""
     keys = [key.split("/") for key in layout.images.values()]
-    if len(tops) != 1 or any(len(key) < 3 for key in keys):
-        return []
-    return [(root / next(iter(tops)), {key[1] for key in keys})]
+    return [{key[1] for key in keys}] if len(tops) == 1 and min(map(len, keys)) > 2 else []
+
+
+def _folder_of(layout: Layout, parts: Sequence[str], level: int) -> PurePath:
+    """Return the folder of the images of one part, that of train if there is one."""
+    name = next((part for part in parts if "train" in part.casefold()), parts[0])
+    path = next(p for p, key in layout.images.items() if key.split("/")[level] == name)
+    return PurePath(*path.parts[: path.parts.index(name) + 1])
 
 
 def _loose(layout: Layout) -> set[PurePath]:
@@ -227,10 +240,27 @@ def _faults(root: Path, layout: Layout) -> Iterator[DataError]:
             remedy="Give mask and image the same name below masks/ and images/, or NAME.png and"
             " NAME_mask.png; rename it if it is an image",
         )
+    for path, base in layout.extended.items():
+        if colours := _few_colours(root / path):
+            yield DataError(
+                f"{root / path} is called like {base.name}, and holds {colours} colours as a mask"
+                " does",
+                remedy=f"Call it {base.stem}_mask{path.suffix}, move it into masks/ as"
+                f" {base.stem}{path.suffix}, or take it out",
+            )
     for path in layout.seconds:
         yield DataError(
             f"{root / path} is a second mask of its image", remedy="Keep the one that is meant"
         )
+
+
+def _few_colours(path: Path) -> int:
+    """Return how many colours a picture holds, 0 for more than a mask does."""
+    try:
+        picture = decode(path.read_bytes(), name=str(path))
+    except (OSError, DataError):  # named when it is read
+        return 0
+    return len(picture.getcolors(FEW_COLOURS) or ())
 
 
 def _unread(found: Listing, layout: Layout, by_table: set[Path]) -> Iterator[NotRead]:
@@ -245,7 +275,9 @@ def _unread(found: Listing, layout: Layout, by_table: set[Path]) -> Iterator[Not
 
 def suffix_of(path: PurePath) -> str:
     """Return what files that are not read are counted by."""
-    return printable(path.suffix.lower()) or "without suffix"
+    *_, before, last = "", "", *path.suffixes
+    packed = last.lower() in (".gz", ".bz2", ".xz", ".zip") and not before[1:].isdigit()
+    return printable((before + last if packed else last).lower()) or "without suffix"
 
 
 def _kinds(found: Listing) -> str:

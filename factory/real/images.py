@@ -26,7 +26,7 @@ from PIL import (
 
 from factory.errors import DataError
 from factory.real.depth import DARKEST_SHARE, FULL, to_8_bits
-from factory.real.mask_values import MaskRule
+from factory.real.mask_values import NEAR, MaskRule
 
 # Imported and named here because Pillow's own lazy loading of plugins is no affair for threads.
 # (A camera's MPO comes in through the JPEG plugin.)
@@ -47,6 +47,8 @@ SUFFIXES = frozenset(
     [".mpo", *(suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS)]
 )
 """File names that claim to hold a picture: a folder source takes these and no others."""
+BRIGHT = 64
+"""A mask without brighter values holds class numbers, not grey values."""
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before decoding: whole slides are to be tiled first."""
 
@@ -312,8 +314,17 @@ def _stored_values(image: Image.Image, name: str) -> NDArray[Any]:
 
 
 def _one_channel(values: NDArray[Any]) -> NDArray[Any]:
-    """Return (H, W) where all channels of (H, W, C) are equal, else the channels as they are."""
-    return values if (values != values[..., :1]).any() else values[..., 0]
+    """Return (H, W) where all channels of (H, W, C) are equal, else the channels as they are.
+
+    Lossy colour leaves channels of grey a little apart: their mean counts. A class number in one
+    channel is no such grey, since none of its values is bright.
+    """
+    apart = values.max(axis=-1).astype(np.int64) - values.min(axis=-1)
+    if not apart.any():
+        return values[..., 0]
+    if values.dtype == np.uint8 and apart.max() <= NEAR and values.max() >= BRIGHT:
+        return np.asarray(values.mean(axis=-1), np.uint8)
+    return values
 
 
 def _beside_alpha(colours: NDArray[Any], alpha: NDArray[Any], name: str) -> NDArray[Any]:

@@ -35,15 +35,16 @@ COMPANIONS = ("superpixels?", "overlays?", "heatmaps?", "annotated")
 
 _WORD = (
     "masks?|ground[ _-]?truths?|annotations?|annos?|annots?|segmentations?|segs?|gt|labels?"
-    "|manual|contours?"
+    "|labell?ed|manual|contours?"
 )
 _BEHIND = re.compile(rf"(.+?)[ _.-]+({_WORD})([ _.-]*\(?\d*\)?)", re.IGNORECASE)
-_BEFORE = re.compile(rf"({_WORD})[ _.-]+(.+)", re.IGNORECASE)
+_BEFORE = re.compile(rf"({_WORD})[ _.-]+(?:of )?(.+)", re.IGNORECASE)
 _CAMEL = re.compile(r"(.+[a-z0-9)])(Mask|Segmentation|Seg|GT)(\d*)")
 _OF_IMAGE = re.compile(
-    r"^(img|image)s?[ _.-]+|[ _.-]+(img|image|orig|original|raw)$", re.IGNORECASE
+    r"^(img|image)s?[ _.-]+|[ _.-]+(img|image|orig|original|raw|0000)$", re.IGNORECASE
 )
 _COMPANION = re.compile(rf"(.+?)[ _.-]+({'|'.join(COMPANIONS)})", re.IGNORECASE)
+_A_WORD_MORE = re.compile(r"[ _.-]+[^\W\d_]+$")
 _LONGER = re.compile(r"(.+)[ _.-]+[^\W\d_]*\d?[^\W\d_]+\d*")
 _BORDER = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 
@@ -212,9 +213,15 @@ def _twins(names: set[str]) -> dict[str, tuple[str, ...]]:
             found[name] = of_images
         elif said & (MASKS - OF_CLASSES) and like:
             found[name] = like
-        elif said & SURE_MASKS and len(words) == 2 and plain:
-            found[name] = tuple(plain)
+        elif said & SURE_MASKS and (of_any := _images_beside(words, plain)):
+            found[name] = of_any
     return found
+
+
+def _images_beside(words: Mapping[str, set[str]], plain: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return what folders of masks belong to that say more: images/, or the only other folder."""
+    of_images = tuple(name for name, left in plain.items() if not left)
+    return of_images or (tuple(plain) if len(words) == 2 else ())
 
 
 def _is_wrapper(top: Folder, masks: Mapping[Folder, Folder]) -> bool:
@@ -287,7 +294,9 @@ def _companions(index: _Index) -> list[PurePath]:
 def _bases(stem: str) -> list[str]:
     """Return what the image may be called whose mask is called `stem`, likeliest first."""
     if match := _BEHIND.fullmatch(stem) or _CAMEL.fullmatch(stem):
-        return [match[1] + match[3], match[1]] if match[3] else [match[1]]
+        base = match[1]
+        shorter = _A_WORD_MORE.sub("", base)  # of a tool or a kind: x_cp_masks, x_lesion_mask
+        return [*([base + match[3]] if match[3] else []), base, *([shorter] if shorter else [])]
     match = _BEFORE.fullmatch(stem)
     return [match[2]] if match else []
 

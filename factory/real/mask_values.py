@@ -126,8 +126,9 @@ def spoilt(counts: Sequence[ValueCount], *, jpeg: bool = False) -> tuple[int, ..
     Such values are rare beside another one and lie along edges, without a region of their own:
     compression rings there and resizing blends. They are spoilt when one of them stands within
     `NEAR` of a region's value or more than two are there; one or two thin values far from others
-    are contours that somebody drew. Where regions themselves differ by `NEAR` or less, or values
-    count up from 0 or 1, they are numbers of classes or objects, thin ones too; a JPEG keeps none.
+    are contours that somebody drew. Where regions themselves differ by `NEAR` or less, more of
+    them than of thin values, or values count up from 0 or 1, they are numbers of classes or
+    objects, thin ones too; a JPEG keeps none.
 
     Args:
         counts: of all masks together.
@@ -143,20 +144,28 @@ def spoilt(counts: Sequence[ValueCount], *, jpeg: bool = False) -> tuple[int, ..
     counted = values[:1] in ([0], [1]) and values == list(range(values[0], values[-1] + 1))
     if counted and (jpeg or len(kept) > len(stray) or len(values) <= MOST_CLASSES):
         return tuple(values) if jpeg and len(values) > 1 else ()
-    regions = sorted(region.value for region in kept)
-    if not jpeg and any(high - low <= NEAR for low, high in pairwise(regions)):
+    near = [k for k in kept if any(_beside(k, region) for region in kept)]
+    if near and not jpeg and len(kept) > len(stray):
         return ()
-    near = any(abs(s.value - region) <= NEAR for s in stray for region in regions)
-    return tuple(sorted(s.value for s in stray)) if near or len(stray) > 2 else ()
+    if not any(_beside(s, region) for s in stray for region in kept) and len(stray) <= 2:
+        return ()
+    return tuple(sorted(count.value for count in [*stray, *near]))
+
+
+def _beside(count: ValueCount, region: ValueCount) -> bool:
+    """Return whether a value may be what compression made of a larger region's value."""
+    close = abs(count.value - region.value) <= NEAR
+    return close and count.pixels < region.pixels
 
 
 def refusal(counts: Sequence[ValueCount], lost: Sequence[int]) -> DataError:
     """Return the error about masks whose values `lost` are no classes, with the way out."""
     left = [count.value for count in counts if count.value not in lost]
-    what = f"the masks hold {values_text(counts)}: {_some(lost)} lie along edges"
+    held = values_text(counts, most=4)
+    what = f"the masks hold {held}: {_some(lost)} lie along edges"
     if not left:
         return DataError(
-            f"the masks hold {values_text(counts)} in JPEG files, which do not keep class numbers",
+            f"the masks hold {held} in JPEG files, which do not keep class numbers",
             remedy="Export them losslessly (PNG), or pass --masks none (masks='none')",
         )
     rule = ",".join(map(str, left)) if 2 <= len(left) <= MOST_CLASSES else "128"
@@ -167,10 +176,10 @@ def refusal(counts: Sequence[ValueCount], lost: Sequence[int]) -> DataError:
     )
 
 
-def values_text(counts: Sequence[ValueCount]) -> str:
-    """Return 'values 0 (71 %), 255 (29 %)' of counted pixels."""
+def values_text(counts: Sequence[ValueCount], most: int = 8) -> str:
+    """Return 'values 0 (71 %), 255 (29 %)' of counted pixels, see `shares_text`."""
     total = sum(count.pixels for count in counts)
-    return shares_text({count.value: count.pixels / total for count in counts})
+    return shares_text({count.value: count.pixels / total for count in counts}, most)
 
 
 def shares_text(shares: Mapping[int, float], most: int = 8) -> str:

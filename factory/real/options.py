@@ -56,7 +56,15 @@ def opened(
         click.echo(f"left out: {reason}", err=True)
     if tell and dataset.not_read:
         click.echo(not_read_text(dataset.not_read), err=True)
+    if tell and dataset.like_masks:
+        click.echo(f"warning: {like_masks_text(dataset.like_masks)}", err=True)
     return dataset
+
+
+def like_masks_text(ids: "Sequence[str]") -> str:
+    """Return what is told of images that hold as few colours as masks do."""
+    who = f"{len(ids)} images hold" if len(ids) > 1 else "1 image holds"
+    return f"{who} 16 colours or fewer, as masks do and photographs do not: for example {ids[0]}"
 
 
 def not_read_text(not_read: "Sequence[NotRead]") -> str:

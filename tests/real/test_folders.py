@@ -296,3 +296,49 @@ def test_other_files_and_the_folder_itself_with_such_names(tmp_path):
     os.rename(root, odd)
     with pytest.raises(DataError, match=r"name of .*caf\\xe9 is not UTF-8"):
         open_dataset(os.fsdecode(odd))
+
+
+def test_parts_with_masks_say_where_both_lie(tmp_path):
+    mask = encoded(np.zeros((10, 12), np.uint8))
+    for n, part in enumerate(["train", "test"]):
+        put(tmp_path / f"x/{part}/image/{n}.png", png(n))
+        put(tmp_path / f"x/{part}/label/{n}.png", mask)
+        put(tmp_path / f"y/images/{part}/{n}.png", png(n))
+        put(tmp_path / f"y/masks/{part}/{n}.png", mask)
+        put(tmp_path / f"z/images/{part}/{n}.png", png(n))
+    with pytest.raises(DataError, match=r"Give one part \(.*x/train\)"):
+        open_dataset(tmp_path / "x")
+    assert open_dataset(tmp_path / "x/train").has_masks
+    with pytest.raises(DataError, match="Move the images and masks of one part into a folder"):
+        open_dataset(tmp_path / "y")
+    with pytest.raises(DataError, match=r"Give one part \(.*z/images/train\)"):
+        open_dataset(tmp_path / "z")
+    assert len(open_dataset(tmp_path / "z/images/train")) == 1
+
+
+def test_masks_by_an_unknown_word_are_seen_by_their_colours(tmp_path):
+    drawn = np.zeros((10, 12), np.uint8)
+    drawn[3:6] = 255
+    for n in range(2):
+        put(tmp_path / f"Image_0{n}L.png", png(n))
+        put(tmp_path / f"Image_0{n}L_crop.png", png(9 + n))
+    assert len(open_dataset(tmp_path)) == 4
+    put(tmp_path / "Image_00L_1stHO.png", encoded(drawn))
+    with pytest.raises(
+        DataError, match=r"1stHO\.png is called like Image_00L\.png, and holds 2 col"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_pictures_of_few_colours_are_told(tmp_path):
+    drawn = np.zeros((10, 12), np.uint8)
+    drawn[3:6] = 255
+    put(class_folder(tmp_path) / "c/1.png", encoded(drawn))
+    put(tmp_path / "c/2.png", encoded(np.full((10, 12, 3), 230, np.uint8)))  # blank
+    assert open_dataset(tmp_path).like_masks == ("c/1",)
+
+
+def test_a_folder_of_masks_alone_says_so(tmp_path):
+    put(tmp_path / "1_segmentation.png", png(1))
+    with pytest.raises(DataError, match=r"no images, only masks of no image \(1_segmentation"):
+        open_dataset(tmp_path)

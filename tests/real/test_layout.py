@@ -30,6 +30,13 @@ def read(*names: str) -> tuple[list[str], dict[str, list[str]], list[str]]:
         ("img_001.png", "mask_001.png", "img_001"),
         ("x.png", "x_ground_truth.png", "x"),
         ("x.png", "x_Groundtruth (1).png", "x"),
+        ("a/x.tif", "a/x_cp_masks.png", "a/x"),
+        ("a/x.jpg", "a/x_lesion_mask.png", "a/x"),
+        ("a/x.tif", "a/Mask of x.tif", "a/x"),
+        ("a/x [d=1,y=0].png", "a/x [d=1,y=0]-labelled.png", "a/x [d=1,y=0]"),
+        ("x_jpg.rf.a1.jpg", "x_jpg.rf.a1_mask.png", "x_jpg.rf.a1"),
+        ("img/1.png", "masks_machine/1.png", "1"),
+        ("imagesTr/c1_0000.png", "labelsTr/c1.png", "c1_0000"),
         ("Original/1.tif", "Ground Truth/1.tif", "1"),
         ("Images/1.jpg", "Masks/1.png", "1"),
         ("images/1.jpg", "labels/1.png", "1"),
@@ -117,6 +124,12 @@ def test_two_kinds_of_masks_are_noticed():
     assert found.rivals == ("SegmentationClass", "SegmentationObject")
 
 
+def test_a_word_behind_the_name_of_another_picture_is_told():
+    names = ["x_1.jpg", "x_1_1stHO.png", "x_2.jpg", "x_10.jpg"]
+    found = layout_of([PurePath(name) for name in names])
+    assert dict(found.extended) == {PurePath(names[1]): PurePath(names[0])}
+
+
 def test_what_explains_an_image_or_lies_beside_images_is_passed():
     names = ["ISIC_1.jpg", "ISIC_1_superpixels.png", "ISIC_2.jpg"]
     found = layout_of([PurePath(name) for name in names])
@@ -145,6 +158,8 @@ def test_the_only_folder_of_images_is_no_class():
         ("Validation-Data", ("val", ())),
         ("train_images", ("train", ())),
         ("Test_positive", ("test", ("positive",))),
+        ("imagesTr", ("train", ())),
+        ("Tr", ("", ("tr",))),
         ("restrained", ("", ("restrained",))),
         ("attest", ("", ("attest",))),
     ],

@@ -183,3 +183,13 @@ def test_rules_round_to_the_nearest_value():
     assert rule.applied(stored, name="m").tolist() == [[0, 0, 100, 100, 255, 255]]
     assert mask_rule("51").applied(stored, name="m").tolist() == [[0, 0, 255, 255, 255, 255]]
     assert mask_rule(None) is mask_rule("none") is None
+
+
+def test_grey_that_lossy_colour_left_a_little_apart_is_grey(tmp_path):
+    mask = drawn((0, 255), 1)
+    lossy = decode_mask(encoded(mask, "WEBP", quality=80), name="m")
+    assert (np.where(lossy < 128, 0, 255) == mask).mean() > 0.995
+    numbers = np.zeros((8, 8, 3), np.uint8)
+    numbers[2:5, 2:5, 0] = 3  # a class number in the red channel is no grey
+    with pytest.raises(DataError, match="is coloured"):
+        decode_mask(encoded(numbers), name="m")
