@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--data", required=True, metavar="URI", help="Real images, see `factory real`.")
 @column_options
-@click.option("--split", "splits", type=FILE, multiple=True, required=True, help="One per fold.")
+@click.option(
+    "--split", "splits", type=FILE, multiple=True,
+    help="One per fold. Without: five folds of a small dataset, else one division.",
+)  # fmt: skip
 @click.option("--catalog", "uri", metavar="URI", help="Synthetic images; the results go there.")
 @storage_option
 @click.option("--version", type=click.IntRange(min=0), help="Of the catalog's samples.")
@@ -52,10 +55,12 @@ def evaluate(
     take equally many steps; the best validation weights are tested. The same command goes on where
     a killed one stopped.
 
+    What it will take and can show is said first. Images of a generator that learnt from --data
+    need the --split that it learnt under.
+
     \b
-    factory real split cells --out split.json --folds 5
-    factory evaluate --data cells --split split.0.json --split split.1.json ... \\
-        --catalog wbc-catalog --output runs/does-it-help
+    factory evaluate --data cells --catalog wbc-catalog --output runs/does-it-help
+    factory evaluate --data cells --split split.json --catalog mine --output runs/mine
     """  # noqa: D301 -- \b is click's mark
     from datetime import UTC, datetime
 
@@ -78,6 +83,7 @@ def evaluate(
     from catalog import Catalog
     from catalog.store import check_place
     from factory.evaluate.leaks import Use
+    from factory.evaluate.outset import own_splits, said_first
     from factory.evaluate.study import Inputs, plan_study
     from factory.real.sources import open_dataset
 
@@ -88,32 +94,45 @@ def evaluate(
     else:
         config, catalog = _released(config, uri, release, version, storage)
     seen = {place: open_dataset(place) for place in options.pop("seen")}
+    dataset = opened(data, options)
     planned = plan_study(
         config,
         Inputs(
-            dataset=opened(data, options),
-            splits=splits,
+            dataset=dataset,
+            splits=splits or own_splits(config, dataset, catalog, output),
             catalog=catalog,
             generator_splits=others,
             seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
         ),
     )
+    for line in said_first(planned):
+        click.echo(line)
     from factory.evaluate import study_run as studies  # torch: the plan holds
-    from factory.evaluate.study_report import to_markdown
+    from factory.evaluate.study_report import to_text
     from factory.evaluate.tasks import check_learner
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
     if without_ray:
         report = studies.run_study(planned, output, studies.execute_here, tell=click.echo)
     else:
+        import ray
+
         with ray_session(address):
-            report = studies.run_study(planned, output, studies.execute_on_ray, tell=click.echo)
+            report = studies.run_study(
+                planned,
+                output,
+                studies.execute_on_ray,
+                workers=int(ray.cluster_resources().get("CPU", 1)),
+                tell=click.echo,
+            )
     if uri is not None:
         studies.record_study(
             planned, report, output, uri, now=datetime.now(UTC), storage_options=storage
         )
+    click.echo(to_text(report))
+    if uri is not None:
         click.echo(f"evaluation {planned.id} in {uri}")
-    click.echo(to_markdown(report))
+    click.echo(f"page: {output / 'report.html'}")
 
 
 def _released(

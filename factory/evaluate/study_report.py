@@ -1,6 +1,6 @@
 """What a study found: verdicts, floor and controls, differences in pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from factory.evaluate.study_drawn import (
     measure_drawn,
     privacy_lines,
 )
-from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgroup_lines
+from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgroup_tables
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
@@ -130,46 +130,95 @@ def make_report(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of texts under their heads; the first column names the row."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Part = str | list[str] | Table
+"""Of a report: a paragraph (a title where it begins with '#'), a list, or a table."""
+
+
 def to_markdown(report: StudyReport) -> str:
-    """Return the report as tables, verdicts first."""
-    task = TASKS[report.task]
-    titles = list(task.shown.values())
-    lines = [
-        f"# {report.name}",
-        "",
-        *(f"- {verdict}" for verdict in report.verdicts.values()),
-        *(f"- note: {note}" for note in report.notes),
-        "",
+    """Return the report as Markdown, verdicts first."""
+    return as_markdown(parts_of(report))
+
+
+def to_text(report: StudyReport) -> str:
+    """Return the report for a terminal, verdicts first."""
+    return as_text(parts_of(report))
+
+
+def as_markdown(parts: Iterable[Part]) -> str:
+    """Return parts as Markdown."""
+    told = []
+    for part in parts:
+        if isinstance(part, Table):
+            first, *lines = (f"| {' | '.join(line)} |" for line in (part.heads, *part.rows))
+            told.append("\n".join([first, f"|{'---|' * len(part.heads)}", *lines]))
+        else:
+            told.append(part if isinstance(part, str) else "\n".join(f"- {line}" for line in part))
+    return "\n\n".join(told) + "\n"
+
+
+def as_text(parts: Iterable[Part]) -> str:
+    """Return parts as plain text, with columns that stand below each other."""
+    told = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines = [part.heads, *part.rows]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            told.append("\n".join(_aligned(line, widths) for line in lines))
+        else:
+            told.append(part.lstrip("# ") if isinstance(part, str) else "\n".join(part))
+    return "\n\n".join(told) + "\n"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(line, widths, strict=True)
+    cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+    return "  ".join(cells).rstrip()
+
+
+def parts_of(report: StudyReport) -> Iterator[Part]:
+    """Yield what a report says, verdicts first."""
+    shown = TASKS[report.task].shown
+    titles = list(shown.values())
+    yield f"# {report.name}"
+    if lines := [*report.verdicts.values(), *(f"note: {note}" for note in report.notes)]:
+        yield lines
+    yield (
         f"Tested on {report.num_test} real images: {counted(report.num_folds, 'fold')} x"
         f" {counted(report.num_seeds, 'seed')}; mean and standard deviation over trainings."
-        f" Baseline: {report.baseline}.",
-        "",
-        f"| arm | real rows | synthetic | val {titles[0]} | {' | '.join(titles)} |",
-        f"|---|---|---|---|{'---|' * len(titles)}",
-    ]
-    if report.floor:
-        lines.append(f"| majority class | | | | {' | '.join(floor_shown(report))} |")
+        f" Baseline: {report.baseline}."
+    )
+    rows = [["majority class", "", "", "", *floor_shown(report)]] if report.floor else []
     for name, arm in report.arms.items():
-        told = " | ".join(spread(arm.test.get(metric, ())) for metric in task.shown)
-        lines.append(
-            f"| {name} | {arm.num_real} | {arm.num_synthetic} | {spread(arm.val)} | {told} |"
+        told = [spread(arm.test.get(metric, ())) for metric in shown]
+        rows.append([name, str(arm.num_real), str(arm.num_synthetic), spread(arm.val), *told])
+    yield Table(heads=["arm", "real rows", "synthetic", f"val {titles[0]}", *titles], rows=rows)
+    if report.comparisons:
+        controls = list(next(iter(report.comparisons.values())))
+        yield f"Differences of {titles[0]} in pairs. {interval_note(report)}"
+        yield Table(
+            heads=["arm", *(f"minus {name}" for name in controls), "p"],
+            rows=[
+                [
+                    name,
+                    *(str(found[control].difference) for control in controls),
+                    f"{report.adjusted_p[name]:.3g}" if name in report.adjusted_p else "",
+                ]
+                for name, found in report.comparisons.items()
+            ],
         )
-    apart = subgroup_lines(report.subgroups, titles[0], report.baseline)
-    if not report.comparisons:
-        return "\n".join([*lines, *apart]) + "\n"
-    controls = list(next(iter(report.comparisons.values())))
-    lines += [
-        "",
-        f"Differences of {titles[0]} in pairs. {interval_note(report)}",
-        "",
-        f"| arm | {' | '.join(f'minus {name}' for name in controls)} | p |",
-        f"|---|{'---|' * len(controls)}---|",
-    ]
-    for name, found in report.comparisons.items():
-        p = report.adjusted_p.get(name)
-        cells = " | ".join(str(found[control].difference) for control in controls)
-        lines.append(f"| {name} | {cells} | {'' if p is None else f'{p:.3g}'} |")
-    return "\n".join([*lines, *apart, *_drawn_lines(report.drawn)]) + "\n"
+    for caption, heads, rows in subgroup_tables(report.subgroups, titles[0], report.baseline):
+        yield f"{caption}:"
+        yield Table(heads=heads, rows=rows)
+    if report.comparisons and report.drawn is not None:
+        yield from _drawn_parts(report.drawn)
 
 
 def interval_note(report: StudyReport) -> str:
@@ -182,20 +231,13 @@ def interval_note(report: StudyReport) -> str:
     )
 
 
-def _drawn_lines(drawn: DrawnFigures | None) -> list[str]:
-    if drawn is None:
-        return []
-    return [
-        "",
+def _drawn_parts(drawn: DrawnFigures) -> Iterator[Part]:
+    yield (
         f"{drawn.num_drawn} drawn images of arm {drawn.arm}, fold {drawn.fold}; diversity is 1 -"
-        " mean SSIM of pairs.",
-        "",
-        "| class | drawn | unseen real |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in diversity_rows(drawn)),
-        "",
-        *(f"- {line}" for line in privacy_lines(drawn)),
-    ]
+        " mean SSIM of pairs."
+    )
+    yield Table(heads=["class", "drawn", "unseen real"], rows=diversity_rows(drawn))
+    yield privacy_lines(drawn)
 
 
 def floor_shown(report: StudyReport) -> list[str]:

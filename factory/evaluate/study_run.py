@@ -1,6 +1,7 @@
 """Runs a study: leaks refused, images loaded once, trainings here or on Ray, results recorded."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,22 +12,37 @@ from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
 from factory.errors import OutputError
+from factory.evaluate.intervals import counted
 from factory.evaluate.material import study_material
+from factory.evaluate.outset import expected_seconds
 from factory.evaluate.study import Planned
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
+from factory.monitor.runs import duration
 
 Tell = Callable[[str], object]
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]
 
 
 def run_study(
-    planned: Planned, output: Path, execute: Execute, *, tell: Tell = lambda _line: None
+    planned: Planned,
+    output: Path,
+    execute: Execute,
+    *,
+    workers: int | None = None,
+    tell: Tell | None = None,
 ) -> StudyReport:
     """Train what is not trained yet, and write the report into `output`: .html, .md, .json.
+
+    Args:
+        planned: the study.
+        output: a folder.
+        execute: trains.
+        workers: of `execute`, side by side with a core each; None: this process alone.
+        tell: gets lines to show, first how long it will take; None: nothing is told or measured.
 
     Raises:
         ConfigError: see `run_unit`.
@@ -41,16 +57,25 @@ def run_study(
     todo = [unit for unit in planned.units if unit.id not in results]
     named = {unit.id: unit for unit in planned.units}
     finished = len(planned.units) - len(todo)
-    tell(f"{len(planned.units)} trainings, {finished} of them finished before")
-    for result in execute(list({unit.id: unit for unit in todo}.values()), material):
+    todo = list({unit.id: unit for unit in todo}.values())
+    if tell is not None:
+        tell(f"{len(planned.units)} trainings, {finished} of them finished before")
+    if tell is not None and todo:
+        seconds = expected_seconds(todo, material, threads=None if workers is None else 1)
+        on = "" if workers is None else f" on {counted(workers, 'core')}"
+        tell(f"about {duration(seconds / min(workers or 1, len(todo)))}{on}")
+    begun = time.monotonic()
+    for number, result in enumerate(execute(todo, material), start=1):
         unit = named[result.unit_id]
         write_result(folder, result)
         results[unit.id] = result
-        tell(
-            f"{unit.manifest.arm}, fold {unit.fold}, seed {unit.seed}:"
-            f" val {metric} {result.val[metric]:.3f} ({len(results)}/{len(named)},"
-            f" {result.seconds:.0f} s)"
-        )
+        if tell is not None:
+            left = (time.monotonic() - begun) / number * (len(todo) - number)
+            tell(
+                f"{unit.manifest.arm}, fold {unit.fold}, seed {unit.seed}:"
+                f" val {metric} {result.val[metric]:.3f} ({len(results)}/{len(named)},"
+                f" {result.seconds:.0f} s; {duration(left)} left)"
+            )
     report = make_report(
         planned.config,
         planned.units,

@@ -91,12 +91,3 @@ def subgroup_tables(
         rows = [[arm, spread(scores), shown.get(arm, "")] for arm, scores in own.scores.items()]
         heads = ["arm", title, f"minus {baseline}"]
         yield f"{value}, {counted(own.num_test, 'test image')}", heads, rows
-
-
-def subgroup_lines(found: Mapping[str, SubgroupFigures], title: str, baseline: str) -> list[str]:
-    """Return the tables as Markdown; nothing without subgroups."""
-    lines: list[str] = []
-    for caption, heads, rows in subgroup_tables(found, title, baseline):
-        lines += ["", f"{caption}:", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-    return lines

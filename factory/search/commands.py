@@ -51,7 +51,7 @@ def sweep(
     from factory.models.generator import check_revision, find_generator
     from factory.real.splits import load_split
     from factory.sample.session import check_address, ray_session
-    from factory.search.config import Setting, SweepConfig
+    from factory.search.config import SweepConfig
     from factory.search.space import check_space
 
     storage = parse_storage(options.pop("storage"))
@@ -84,9 +84,11 @@ def sweep(
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
     click.echo("planning: nothing is drawn before every corner of the space can be trained")
-    for line in told_plans(ground, check_plans(ground)):
-        click.echo(line)
-    from factory.evaluate.study_run import execute_on_ray  # torch, Ray: the search can begin
+    click.echo("\n".join(told_plans(ground, check_plans(ground))))
+    import ray  # and torch: the search can begin
+
+    from factory.evaluate.study_report import as_text
+    from factory.evaluate.study_run import execute_on_ray
     from factory.evaluate.tasks import check_learner
     from factory.search.drawer import Drawer
     from factory.search.finish import finish, plot_path, summary
@@ -99,13 +101,18 @@ def sweep(
     with ray_session(address):
         trials = run_trials(ground, tell=click.echo)
         drawer = Drawer(uri, storage, on_ray=False)
-
-        def draw(setting: Setting) -> tuple[str, int]:
-            return drawer.draw(setting.generate)
-
-        outcome = finish(ground, trials, draw, execute_on_ray, tell=click.echo)
+        workers = int(ray.cluster_resources().get("CPU", 1))
+        outcome = finish(
+            ground,
+            trials,
+            lambda setting: drawer.draw(setting.generate),
+            execute_on_ray,
+            workers=workers,
+            tell=click.echo,
+        )
     study = store_study(trials, config, output)
     plot(plot_path(output), config, trials, study)
     write_page(output / "sweep.html", config, outcome, plot_path(output))
-    click.echo(summary(ground, outcome))
+    click.echo(as_text(summary(ground, outcome)))
     click.echo(f"the winner's images: factory generate --config {output / 'best.yaml'}")
+    click.echo(f"page: {output / 'sweep.html'}")

@@ -1,6 +1,7 @@
 """The end of a search: the winner and the controls on the test part, once; what is written down."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,11 +9,11 @@ from pathlib import Path
 from factory.atomic import write_text
 from factory.config import to_yaml
 from factory.evaluate.study import plan_study
-from factory.evaluate.study_report import StudyReport, to_markdown
+from factory.evaluate.study_report import Part, StudyReport, Table, as_markdown, parts_of
 from factory.evaluate.study_run import Execute, Tell, record_study, run_study
 from factory.search.config import WINNER, setting_at, study_of
 from factory.search.objective import Draw, Ground
-from factory.search.trials import Trial
+from factory.search.trials import Trial, short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,8 @@ def finish(
     draw: Draw,
     execute: Execute,
     *,
-    tell: Tell = lambda _line: None,
+    workers: int | None = None,
+    tell: Tell | None = None,
 ) -> Outcome:
     """Test the best point against the controls, and write what the search found into the output.
 
@@ -71,7 +73,7 @@ def finish(
     study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
     planned = plan_study(study, ground.inputs())
     place = ground.output / "final"
-    report = run_study(planned, place, execute, tell=tell)
+    report = run_study(planned, place, execute, workers=workers, tell=tell)
     uri, storage = ground.catalog_uri, ground.storage
     record_study(planned, report, place, uri, now=datetime.now(UTC), storage_options=storage)
     outcome = Outcome(trials=tuple(trials), report=report)
@@ -83,27 +85,31 @@ def finish(
         "final": report.to_json(),
     }
     write_text(ground.output / "sweep.json", json.dumps(stored, indent=1) + "\n")
-    write_text(ground.output / "sweep.md", summary(ground, outcome))
+    write_text(ground.output / "sweep.md", as_markdown(summary(ground, outcome)))
     return outcome
 
 
-def summary(ground: Ground, outcome: Outcome, *, shown: int = 10) -> str:
-    """Return the search as Markdown: the final study first, then the best trials."""
+def summary(ground: Ground, outcome: Outcome, *, shown: int = 10) -> Iterator[Part]:
+    """Yield what the search found: the final study first, then the best trials."""
     keys = list(ground.config.space)
-    lines = [
-        to_markdown(outcome.report),
-        f"## The search: {len(outcome.trials)} trials",
-        "",
+    yield from parts_of(outcome.report)
+    yield f"## The search: {len(outcome.trials)} trials"
+    yield (
         f"Images drawn: {outcome.drawn_share:.0%} of what trials without a common catalog would"
-        f" have drawn. Workers idle between trials: {outcome.idle_share:.0%}.",
-        "",
-        f"| val score | trainings | synthetic | {' | '.join(keys)} |",
-        f"|---|---|---|{'---|' * len(keys)}",
-    ]
-    for trial in outcome.trials[:shown]:
-        values = " | ".join(str(trial.point[key]) for key in keys)
-        lines.append(f"| {trial.score:.3f} | {trial.trained} | {trial.num_synthetic} | {values} |")
-    return "\n".join(lines) + "\n"
+        f" have drawn. Workers idle between trials: {outcome.idle_share:.0%}."
+    )
+    yield Table(
+        heads=["val score", "trainings", "synthetic", *keys],
+        rows=[
+            [
+                f"{trial.score:.3f}",
+                str(trial.trained),
+                str(trial.num_synthetic),
+                *(short(trial.point[key]) for key in keys),
+            ]
+            for trial in outcome.trials[:shown]
+        ],
+    )
 
 
 def plot_path(output: Path) -> Path:

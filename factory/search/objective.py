@@ -90,8 +90,8 @@ def setting_of(ground: Ground, point: Point) -> Setting:
     own = set(ground.dataset.class_names) - set(config.without)
     lead = config.synthetic.classes
     asked = with_classes(setting.generate, generator)
-    kept = {name: p for name, p in asked.classes.items() if lead.get(name, name) in own}
-    others = [name for name in asked.classes if name not in kept]
+    kept = {name: p for name, p in asked.prompts.items() if lead.get(name, name) in own}
+    others = [name for name in asked.prompts if name not in kept]
     if others and (setting.generate.classes or not kept):
         raise ConfigError(
             f"class {others[0]!r} would be drawn, and the real images have none of it"

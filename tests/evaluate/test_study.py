@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from catalog.sink import record_model
 from factory.config import load_config, parse_config, to_yaml
 from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, DataError
+from factory.evaluate import outset
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
 from factory.evaluate.config import StudyConfig
+from factory.evaluate.outset import own_splits
 from factory.evaluate.study import Inputs, plan_study, plan_units
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
@@ -33,7 +36,7 @@ from factory.models.generator import find_generator
 from factory.real.dataset import RealDataset, build_dataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
-from factory.real.splits import Split, make_folds, n_shot
+from factory.real.splits import Split, load_split, make_folds, n_shot
 from tests.fakes.ridge import execute_ridge
 from tests.fakes.rows import rows_table, sample_row
 from tests.fakes.splits import split_of
@@ -272,7 +275,10 @@ def test_a_real_training_runs_through(cells, split, uri, tmp_path):
     planned = plan_study(made, Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
     lines: list[str] = []
     report = run_study(planned, tmp_path, execute_here, tell=lines.append)
-    assert len(lines) == 5
+    assert lines[0] == "4 trainings, 0 of them finished before"
+    assert lines[1].startswith("about ")
+    assert re.search(r"val macro_f1 .*\(4/4, \d+ s; 0 s left\)", lines[-1])
+    assert len(lines) == 6
     assert report.arms["mixed"].num_synthetic == 40
     assert set(report.effects) == {"mixed"}
 
@@ -455,10 +461,42 @@ def test_the_command_trains_tests_and_reports(cells, split, tmp_path):
     places = ["--split", str(tmp_path / "split.json"), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(evaluate, [*arguments, *places, "--set", "learner.steps=2"])
     assert done.exit_code == 0, done.output
-    assert "4 trainings, 0 of them finished before" in done.output
-    assert "| majority class |" in done.output
+    told = done.output.splitlines()
+    assert told[0] == "2 arms x 1 fold x 2 seeds; tested on 20 real images of 4 groups"
+    assert "hardly be told from chance" in told[1]
+    assert told[2] == "without --split, five folds would test on all 100 images"
+    assert "warmup_steps 20 is longer than the training (2 steps)" in told[3]
+    assert told[4] == "4 trainings, 0 of them finished before"
+    assert told[5].startswith("about ")
+    assert told[-1] == f"page: {tmp_path / 'out' / 'report.html'}"
+    assert Path(told[-1].removeprefix("page: ")).is_file()
+    (floor,) = (line for line in told if line.startswith("majority class"))
+    assert not any("|" in line or line.startswith(("#", "- ")) for line in told), done.output
+    heads = told[told.index(floor) - 1]
+    assert heads.rindex("AUC") + 3 >= len(floor)
     again = CliRunner().invoke(evaluate, [*arguments, *places, "--set", "learner.steps=2"])
     assert "4 trainings, 4 of them finished before" in again.output
+
+
+def test_few_images_are_divided_into_folds_which_are_kept(cells, tmp_path, monkeypatch):
+    made = config(arms={"plain": {"design": "real"}, "even": {"design": "oversample"}}, seeds=[0])
+    (tmp_path / "study.yaml").write_text(to_yaml(made))
+    arguments = ["--config", str(tmp_path / "study.yaml"), "--set", "learner.steps=2"]
+    arguments += ["--data", f"smear:100?seed=4&size={SIZE_PX}", "--without-ray"]
+    arguments += ["--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(evaluate, arguments)
+    assert done.exit_code == 0, done.output
+    assert "2 arms x 5 folds x 1 seed; tested on 100 real images of 20 groups" in done.output
+    kept = [load_split(path) for path in sorted((tmp_path / "out" / "splits").iterdir())]
+    assert kept == folds(cells, 0)
+    monkeypatch.setattr(outset, "FEW_IMAGES", 100)
+    assert len(own_splits(made, cells, None, tmp_path / "large")) == 1
+
+
+def test_a_generator_that_learnt_from_these_images_wants_its_split(cells, uri, tmp_path):
+    with pytest.raises(ConfigError, match=r"model model-a learnt from the train part of split"):
+        own_splits(config(), cells, Catalog(uri), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_release_is_studied_as_it_was_released(cells, others, split, tmp_path):
