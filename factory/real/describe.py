@@ -143,8 +143,21 @@ def split_warnings(
     """
     found = [text for split in splits for text in _poor_parts(dataset, split)]
     if len(splits) > 1:
-        return [text if n == 1 else f"{text} ({n} times)" for text, n in Counter(found).items()]
-    return [*found, *(_folds(groups) if found else ())]
+        found = [text if n == 1 else f"{text} ({n} times)" for text, n in Counter(found).items()]
+    elif found:
+        found += _folds(groups)
+    return [*_without_group(dataset), *found]
+
+
+def _without_group(dataset: RealDataset) -> list[str]:
+    """Return what is told of images that have no group where others have one."""
+    without = [item.id for item in dataset.items if not item.group]
+    if not without or len(without) == len(dataset):
+        return []
+    return [
+        f"{len(without)} of {len(dataset)} images have no group ({'/'.join(grouped_by(dataset))}),"
+        f" each is taken as one of its own: for example {without[0]}"
+    ]
 
 
 def _folds(groups: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from factory.real.folders import (
     suffix_of,
     unnamed,
 )
+from factory.real.images import SUFFIXES
 from factory.real.npz import find_medmnist, npz_items
 from factory.real.parquet import Columns, parquet_items
 from factory.real.smear import CLASS_NAMES, SmearStyle, smear_items
@@ -218,11 +219,10 @@ def _parquet_folder(
 
 def _of_file(path: Path, asked: Asked, *, follow_links: bool) -> Iterable[Found]:
     match path.suffix.lower():
-        case suffix if suffix in TABLES:
-            return _kept_inside(table_items(path, asked), asked.root or path.parent, follow_links)
-        case ".parquet":
-            rows = parquet_items([path], asked)
-            return _kept_inside(rows, asked.root or path.parent, follow_links)
+        case suffix if suffix in {*TABLES, ".parquet"}:
+            parquet = suffix == ".parquet"
+            rows = parquet_items([path], asked) if parquet else table_items(path, asked)
+            return _and_in_no_row(_kept_inside(rows, asked.root or path.parent, follow_links))
         case ".npz":
             _refuse_columns(str(path), asked)
             return npz_items(path)
@@ -248,6 +248,22 @@ def _kept_inside(items: Iterable[Found], root: Path, follow_links: bool) -> Iter
             )
         else:
             yield item
+
+
+def _and_in_no_row(items: Iterable[Found]) -> Iterator[Found]:
+    """Yield the rows of a table, and the pictures beside theirs that no row names."""
+    used: set[Path] = set()
+    for item in items:
+        places = (item.image, item.mask) if isinstance(item, RealImage) else ()
+        used |= {
+            Path(os.path.normpath(place.path)) for place in places if isinstance(place, FileBytes)
+        }
+        yield item
+    for folder in sorted({path.parent for path in used}):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            hidden = path.name.startswith(".")
+            if path.suffix.lower() in SUFFIXES and not hidden and path not in used:
+                yield NotRead(kind=f"{suffix_of(path)} in no row", name=printable(path.name))
 
 
 def _leads_out(path: Path, root: Path) -> bool:

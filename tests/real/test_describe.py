@@ -147,3 +147,9 @@ def test_classes_that_differ_in_case_alone_are_told(tmp_path):
     assert found == [
         "classes 'Basophil' and 'basophil' differ in case alone: rename one if they are one"
     ]
+
+
+def test_images_without_a_group_among_grouped_ones_are_told(tmp_path):
+    patients = [f"p{n // 2}" if n else "" for n in range(30)]
+    found = describe(open_dataset(flat_set(tmp_path, ["a"] * 30, patients)))
+    assert "1 of 30 images have no group (patient)" in "\n".join(found.warnings)

@@ -129,3 +129,15 @@ def test_what_is_no_rule_is_refused(tmp_path, rule):
         return
     with pytest.raises(DataError, match=f"masks '{rule}' is no rule"):
         open_dataset(pairs(tmp_path, 1), masks=rule)
+
+
+def test_pictures_that_no_row_of_a_table_names_are_counted(tmp_path):
+    root = class_folder(tmp_path, images="images")
+    rows = [{"file": f"images/{name}.png", "class": "x"} for name in ("a/1", "a/2", "b/1")]
+    put(root / "images/b/3.JPG", png(7))
+    put(root / "images/b/notes.txt", b"x")
+    made = open_dataset(write_table(root / "some.csv", rows))
+    assert said(made) == {".png in no row": 1, ".jpg in no row": 1}
+    columns = {name: [row[name] for row in rows] for name in ("file", "class")}
+    parquet(root / "some.parquet", 3, **columns)
+    assert said(open_dataset(root / "some.parquet")) == said(made)
