@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.atomic import write_bytes, writing
-from factory.errors import CatalogError, DataError
+from factory.errors import CatalogError, DataError, OutputError
+from factory.terminal import say
 
 if TYPE_CHECKING:  # pyarrow and deltalake cost 0.3 s, which `factory --help` need not pay
     import pyarrow as pa
@@ -158,6 +159,9 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
     if row["mask"] is not None:
         written[path.parent / f"{path.stem}-mask.png"] = row["mask"]
     for place, png in written.items():
+        if not (place.is_file() and place.read_bytes() == png["bytes"]):
+            _check_new(place)
+    for place, png in written.items():
         with writing(place):
             write_bytes(place, png["bytes"])
     if as_object:
@@ -165,7 +169,7 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
         return
     for name, value in row.items():
         click.echo(f"{name:22} {'' if value is None else text(value)}")
-    click.echo(f"{'written to':22} {', '.join(map(str, written))}")
+    say(f"{'written to':22} {', '.join(map(str, written))}")
 
 
 @catalog.command()
@@ -183,8 +187,9 @@ def sheet(where: str | None, out: Path, per_class: int, columns: int, **view: An
     """  # noqa: D301 -- \b is click's mark
     from catalog.sheet import sheet_of
 
+    _check_new(out)
     shown = sheet_of(_open(**view), out, where=where, per_class=per_class, columns=columns)
-    click.echo(f"{out}: {shown} images")
+    say(f"{out}: {shown} images")
 
 
 @catalog.command()
@@ -211,6 +216,8 @@ def strip(source_id: str, outs: tuple[Path, ...], data: str | None, **view: Any)
     """  # noqa: D301 -- \b is click's mark
     from catalog.strip import data_of, progressions_of, source_image, write_strip
 
+    for out in outs:
+        _check_new(out)
     catalog = _open(**view)
     found = progressions_of(catalog, source_id)
     place, source = data or data_of(catalog, found[0].run_id), None
@@ -222,7 +229,21 @@ def strip(source_id: str, outs: tuple[Path, ...], data: str | None, **view: Any)
         click.echo(f"without the source: {error}", err=True)
     for out in outs:
         write_strip(out, found, source)
-        click.echo(f"{out}: {len(found)} progressions")
+        say(f"{out}: {len(found)} progressions")
+
+
+def _check_new(path: Path) -> None:
+    """Refuse a file that is there already: it may be the only copy of something.
+
+    Raises:
+        OutputError: naming it.
+    """
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError(
+                f"{str(path)!r} is there already",
+                remedy="Name another file with --out, or move it away",
+            )
 
 
 def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, ...]) -> "Catalog":

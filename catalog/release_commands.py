@@ -45,8 +45,9 @@ def create(
     """Release the accepted images under NAME; the semantic version follows from the rows.
 
     The first is 1.0.0. After that PATCH rises when the same rows lie in other files, MINOR when
-    rows were only added, MAJOR when any was changed or removed. NAME@2.0.0 asks for a higher
-    version. Equal rows in equal files are the release that is there already.
+    rows were only added, MAJOR when any was changed or removed. NAME@2.0.0 asks for a version: any
+    for the first, a higher one later. Equal rows in equal files are the release that is there
+    already.
 
     \b
     Example:

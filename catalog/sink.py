@@ -39,6 +39,7 @@ from catalog.store import put, sizes
 from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
 from factory.digest import digest_bytes
 from factory.errors import CatalogError
+from factory.terminal import without_passwords
 
 __all__ = ["BatchFile", "SampleSink", "record_model", "record_run", "write_batch"]
 
@@ -195,10 +196,12 @@ def record_run(
             f"run {run_id}: status {row.get('status')!r}, event {event!r}",
             remedy=f"Give a status of {STATUSES} and an event number from 0",
         )
+    message = row.get("message")  # of any library's error
+    told = {"message": without_passwords(message)} if isinstance(message, str) else {}
     return append_once(
         uri,
         "runs",
-        typed_rows([row], "runs"),
+        typed_rows([{**row, **told}], "runs"),
         key={"run_id": run_id, "event": event},
         app_id=run_id,
         app_version=event,

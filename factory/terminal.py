@@ -2,9 +2,9 @@ r"""What reaches a terminal: text of others cannot move its cursor, recolour it 
 
 Names come from folders, rows and headers that anybody may have written. `guarded` stands between
 everything that is printed and the terminal, so no command can forget it; `one_line` is for names
-inside a line, where even a line break would forge another; `console` is rich's, with the same rule.
-Characters that do something instead of showing something are written as JSON writes them,
-`\u001b`: a printed JSON text stays one, and reads back as what it was.
+inside a line, where even a line break would forge another, and `say` prints such a line; `console`
+is rich's, with the same rule. Characters that do something instead of showing something are written
+as JSON writes them, `\u001b`: a printed JSON text stays one, and reads back as what it was.
 """
 
 import re
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
+
+import click
 
 if TYPE_CHECKING:  # 60 ms that `factory --help` need not pay
     from rich.console import Console
@@ -33,6 +35,11 @@ _CREDENTIALS = re.compile(
 def one_line(text: object) -> str:
     """Return `text` as one line in which nothing acts: a name, or a message with names in it."""
     return re.sub(r"[\n\t\r]", lambda found: _BREAKS[found[0]], escaped(str(text)))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever names are in it."""
+    click.echo(one_line(text), err=err)
 
 
 def escaped(text: str) -> str:

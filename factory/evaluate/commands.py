@@ -7,6 +7,7 @@ import click
 
 from catalog.commands import parse_storage, storage_option
 from factory.real.options import FILE, FOLDER, column_options, opened
+from factory.terminal import say
 
 if TYPE_CHECKING:
     from catalog import Catalog
@@ -113,7 +114,7 @@ def evaluate(
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
     if without_ray:
-        report = studies.run_study(planned, output, studies.execute_here, tell=click.echo)
+        report = studies.run_study(planned, output, studies.execute_here, tell=say)
     else:
         import ray
 
@@ -123,7 +124,7 @@ def evaluate(
                 output,
                 studies.execute_on_ray,
                 workers=int(ray.cluster_resources().get("CPU", 1)),
-                tell=click.echo,
+                tell=say,
             )
     if uri is not None:
         studies.record_study(
@@ -131,8 +132,8 @@ def evaluate(
         )
     click.echo(to_text(report))
     if uri is not None:
-        click.echo(f"evaluation {planned.id} in {uri}")
-    click.echo(f"page: {output / 'report.html'}")
+        say(f"evaluation {planned.id} in {uri}")
+    say(f"page: {output / 'report.html'}")
 
 
 def _released(

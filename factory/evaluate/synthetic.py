@@ -137,10 +137,11 @@ def pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uin
 
     Raises:
         CatalogError: an id that is not there.
+        DataError: an image that cannot be decoded.
     """
     out = np.empty((len(ids), size_px, size_px, 3), np.uint8)
     for number, cell in enumerate(_cells(catalog, ids, "image")):
-        picture = Image.open(io.BytesIO(cell["bytes"])).convert("RGB")
+        picture = _opened(cell, ids[number]).convert("RGB")
         out[number] = np.asarray(square(picture, size_px))
     return out
 
@@ -159,8 +160,20 @@ def mask_pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[n
                 f"synthetic image {ids[number]} has no mask",
                 remedy="Choose rows with masks: --set synthetic.where='mask IS NOT NULL'",
             )
-        out[number] = square_mask(np.asarray(Image.open(io.BytesIO(cell["bytes"]))), size_px)
+        out[number] = square_mask(np.asarray(_opened(cell, ids[number])), size_px)
     return out
+
+
+def _opened(cell: Mapping[str, bytes], image_id: str) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(cell["bytes"]))
+        picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"synthetic image {image_id} cannot be decoded ({error})",
+            remedy="Leave it out with synthetic.where, or draw it again: factory regenerate",
+        ) from error
+    return picture
 
 
 def _cells(catalog: Catalog, ids: Sequence[str], column: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from factory.real.options import FILE, FOLDER, column_options, opened
+from factory.terminal import say
 
 
 @click.command()
@@ -64,14 +65,14 @@ def finetune(
         with ray_session(address) if address and not without_ray else nullcontext():
             check_gpus(config.cluster)
     training = method.training()
-    plan = training.prepare(config, dataset, parts, place, tell=click.echo)
+    plan = training.prepare(config, dataset, parts, place, tell=say)
     if line := training.needs(plan):
-        click.echo(line)
+        say(line)
     if without_ray:
-        generator = training.here(plan, tell=click.echo)
+        generator = training.here(plan, tell=say)
     else:
         with ray_session(address, show_workers=True):
             if not address:
                 check_room(config.cluster)
             generator = training.on_ray(plan)
-    click.echo(f"{generator.name} {generator.model_id} in {generator.folder}")
+    say(f"{generator.name} {generator.model_id} in {generator.folder}")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from factory.real.options import FILE, FOLDER, column_options, opened
+from factory.terminal import say
 
 TOLD_STEPS = 50
 
@@ -43,7 +44,7 @@ def expert(
 
     def tell(step: int, loss: float) -> None:
         if step % TOLD_STEPS == 0:
-            click.echo(f"step {step}: loss {loss:.4f}")
+            say(f"step {step}: loss {loss:.4f}")
 
     config = load_config(ExpertConfig, source, overrides)
     if weights is not None and not weights.is_file():
@@ -56,4 +57,4 @@ def expert(
     from factory.finetune.expert_run import make_expert
 
     notes = make_expert(config, dataset, parts, output, weights=weights, report=tell)
-    click.echo(f"val accuracy {notes.val_accuracy:.3f}, expert in {output}")
+    say(f"val accuracy {notes.val_accuracy:.3f}, expert in {output}")

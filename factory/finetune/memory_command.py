@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from factory.terminal import say
+
 if TYPE_CHECKING:
     from factory.finetune.config import FinetuneConfig
     from factory.models.generator import Generator
@@ -39,7 +41,7 @@ def memory(source: str, overrides: tuple[str, ...], workers: tuple[int, ...]) ->
             remedy="Give a configuration of method text",
         )
     for line in table(config, described(config), workers=workers):
-        click.echo(line)
+        say(line)
 
 
 def table(config: "FinetuneConfig", base: "Generator", *, workers: Sequence[int]) -> Iterator[str]:

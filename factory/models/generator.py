@@ -1,6 +1,7 @@
 """A generator on disk: a diffusers folder with a `factory.json`, found, checked and named."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,7 +236,7 @@ def _download(name: str, revision: str | None) -> Path:
     """Fetch a pinned hub revision into the local cache; the only place that uses a network."""
     from huggingface_hub import snapshot_download
 
-    if revision is None or len(revision) != 40:
+    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
         raise ModelError(
             f"hub model {name!r} has no pinned revision ({revision!r})",
             remedy="Add `revision:` with the full 40-character commit hash",

@@ -17,6 +17,7 @@ from factory.real.options import (
     not_read_text,
     opened,
 )
+from factory.terminal import say
 
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
     from factory.real.dataset import RealDataset
@@ -68,7 +69,7 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
     else:
         _print(found)
         if sheet is not None:
-            click.echo(f"sheet        {sheet}")
+            say(f"sheet        {sheet}")
     wrong = [*([] if options["skip_broken"] else found.broken), *found.faults]
     if wrong:
         first = shorten(wrong[0], 160, placeholder=" ...")
@@ -111,11 +112,11 @@ def split(
     for path, part in parts.items():
         part.save(path)
         sizes = f"train {len(part.train)}, val {len(part.val)}, test {len(part.test)}"
-        click.echo(f"{path}  {part.digest}  {sizes}")
+        say(f"{path}  {part.digest}  {sizes}")
     _print_groups(dataset, groups)
     _print_parts(dataset, list(parts.values()))
     for warning in split_warnings(dataset, list(parts.values()), groups):
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 @real.command()
@@ -132,7 +133,7 @@ def verify(split_file: Path, uri: str, **options: Any) -> None:
     made = load_split(split_file)
     dataset = opened(uri, options)
     verify_split(made, dataset=dataset.fingerprint, ids=dataset.ids, groups=grouped(dataset))
-    click.echo(f"{split_file} holds for {uri}: {len(dataset)} images, digest {made.digest}")
+    say(f"{split_file} holds for {uri}: {len(dataset)} images, digest {made.digest}")
 
 
 @real.command()
@@ -161,7 +162,7 @@ def shots(
     else:
         with writing(out):
             write_text(out, text + "\n")
-        click.echo(f"{out}  {number} shots of {len(dataset.class_names)} classes")
+        say(f"{out}  {number} shots of {len(dataset.class_names)} classes")
 
 
 @real.command()
@@ -181,7 +182,7 @@ def smear(out: Path, num_images: int, seed: int, size_px: int, **style: float) -
     from factory.real.smear import SmearStyle, write_smear
 
     write_smear(out, num_images, seed=seed, size_px=size_px, style=SmearStyle(**style))
-    click.echo(f"{out}  {num_images} images of {size_px} px, seed {seed}")
+    say(f"{out}  {num_images} images of {size_px} px, seed {seed}")
 
 
 def _fold_paths(out: Path, folds: "list[Split]") -> "dict[Path, Split]":
@@ -208,7 +209,7 @@ def _print_groups(dataset: "RealDataset", groups: "Sequence[str]") -> None:
 
     by = grouped_by(dataset)
     what = f"by {', '.join(by)}" if by else "none given (--group COLUMN): images like each other"
-    click.echo(f"groups       {what}; {len(set(groups))} to divide")
+    say(f"groups       {what}; {len(set(groups))} to divide")
 
 
 def _print_parts(dataset: "RealDataset", splits: "Sequence[Split]") -> None:
@@ -226,62 +227,60 @@ def _print_parts(dataset: "RealDataset", splits: "Sequence[Split]") -> None:
 def _print_table(rows: "dict[str, dict[str, int]]") -> None:
     width = max(24, *map(len, rows))
     columns = list(next(iter(rows.values())))
-    click.echo(f"  {'class':<{width}} {' '.join(f'{column:>7}' for column in columns)}")
+    say(f"  {'class':<{width}} {' '.join(f'{column:>7}' for column in columns)}")
     for name, row in rows.items():
-        click.echo(f"  {name:<{width}} {' '.join(f'{row[column]:>7}' for column in columns)}")
+        say(f"  {name:<{width}} {' '.join(f'{row[column]:>7}' for column in columns)}")
 
 
 def _print(found: "Description") -> None:
     """Print a description for people: the figures, then what needs attention."""
     sizes = ", ".join(f"{size} ({n})" for size, n in list(found.sizes_px.items())[:3])
     more = f", {len(found.sizes_px)} sizes in all" if len(found.sizes_px) > 3 else ""
-    click.echo(f"fingerprint  {found.fingerprint}")
-    click.echo(f"images       {found.num_images}, {found.num_masks} with masks")
+    say(f"fingerprint  {found.fingerprint}")
+    say(f"images       {found.num_images}, {found.num_masks} with masks")
     for how, count in found.read_as.items():
-        click.echo(f"read as      {how}: {count}")
+        say(f"read as      {how}: {count}")
     if found.mask_shares:
-        click.echo(f"masks        {_masks(found)}")
-    click.echo(f"sizes        {sizes}{more}")
+        say(f"masks        {_masks(found)}")
+    say(f"sizes        {sizes}{more}")
     by = f" by {', '.join(found.grouped_by)}" if found.grouped_by else ""
-    click.echo(f"groups       {found.num_groups}{by}, to split by: {found.num_split_groups}")
-    click.echo(
-        f"balance      majority rate {found.majority_rate:.3f}, imbalance {found.imbalance:.1f}"
-    )
+    say(f"groups       {found.num_groups}{by}, to split by: {found.num_split_groups}")
+    say(f"balance      majority rate {found.majority_rate:.3f}, imbalance {found.imbalance:.1f}")
     _print_classes(found)
     for name, values in found.attributes.items():
         frequent = ", ".join(f"{value} {n}" for value, n in list(values.items())[:4])
-        click.echo(f"attribute    {name}: {frequent}{', ...' if len(values) > 4 else ''}")
+        say(f"attribute    {name}: {frequent}{', ...' if len(values) > 4 else ''}")
     _print_findings(found)
 
 
 def _print_findings(found: "Description") -> None:
     """Print what needs attention: pictures twice, what is not read, what is wrong or thin."""
-    click.echo(f"near-duplicates  {len(found.duplicates)} sets")
+    say(f"near-duplicates  {len(found.duplicates)} sets")
     for ids in found.duplicates[:10]:
         more = f" = ... ({len(ids)} in all)" if len(ids) > SHOWN_IDS else ""
-        click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}{more}")
+        say(f"  {' = '.join(ids[:SHOWN_IDS])}{more}")
     if found.conflicts:
-        click.echo(f"conflicts    {len(found.conflicts)} of these sets are of several classes")
+        say(f"conflicts    {len(found.conflicts)} of these sets are of several classes")
         for ids in found.conflicts[:10]:
-            click.echo(f"  {' = '.join(ids[:SHOWN_IDS])}")
+            say(f"  {' = '.join(ids[:SHOWN_IDS])}")
     if found.not_read:
-        click.echo(not_read_text(found.not_read))
+        say(not_read_text(found.not_read))
     _print_lines(f"broken       {len(found.broken)}", found.broken)
     if found.faults:
         _print_lines(f"faults       {len(found.faults)}", found.faults)
     if found.like_masks:
-        click.echo(f"warning: {like_masks_text(found.like_masks)}")
+        say(f"warning: {like_masks_text(found.like_masks)}")
     for warning in found.warnings:
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 def _print_lines(head: str, lines: "Sequence[str]") -> None:
     """Print what is wrong, one line each, up to a number that can be read."""
-    click.echo(head)
+    say(head)
     for line in lines[:SHOWN_FAULTS]:
-        click.echo(f"  {line}")
+        say(f"  {line}")
     if len(lines) > SHOWN_FAULTS:
-        click.echo(f"  ... and {len(lines) - SHOWN_FAULTS} more (--json gives all)")
+        say(f"  ... and {len(lines) - SHOWN_FAULTS} more (--json gives all)")
 
 
 def _print_classes(found: "Description") -> None:
@@ -289,10 +288,10 @@ def _print_classes(found: "Description") -> None:
     parts = list(next(iter(found.parts.values()), {}))
     width = max(24, *map(len, found.classes))
     heads = "".join(f" {part:>6}" for part in parts)
-    click.echo(f"  {'class':<{width}} {'images':>7} {'share':>7}{heads}")
+    say(f"  {'class':<{width}} {'images':>7} {'share':>7}{heads}")
     for name, count in found.classes.items():
         row = "".join(f" {found.parts[name][part]:>6}" for part in parts)
-        click.echo(f"  {name:<{width}} {count:>7}  {count / found.num_images:>6.1%}{row}")
+        say(f"  {name:<{width}} {count:>7}  {count / found.num_images:>6.1%}{row}")
 
 
 def _masks(found: "Description") -> str:

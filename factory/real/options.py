@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from factory.terminal import say
+
 if TYPE_CHECKING:  # numpy, Pillow and pyarrow wait until a command runs
     from factory.real.dataset import NotRead, RealDataset
 
@@ -53,11 +55,11 @@ def opened(
     options = {**options, "attributes": options.get("attributes") or None}
     dataset = open_dataset(uri, **options, keep_faults=keep_faults)
     for reason in dataset.broken if tell else ():
-        click.echo(f"left out: {reason}", err=True)
+        say(f"left out: {reason}", err=True)
     if tell and dataset.not_read:
-        click.echo(not_read_text(dataset.not_read), err=True)
+        say(not_read_text(dataset.not_read), err=True)
     if tell and dataset.like_masks:
-        click.echo(f"warning: {like_masks_text(dataset.like_masks)}", err=True)
+        say(f"warning: {like_masks_text(dataset.like_masks)}", err=True)
     return dataset
 
 

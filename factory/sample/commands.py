@@ -3,7 +3,7 @@
 import click
 
 from catalog.commands import catalog_option, parse_storage, storage_option
-from factory.terminal import one_line
+from factory.terminal import say
 
 
 @click.command()
@@ -99,7 +99,7 @@ def regenerate(
     )
     worst = 0
     for outcome in outcomes:
-        click.echo(one_line(f"{outcome.image_id}  {outcome}"))
+        say(f"{outcome.image_id}  {outcome}")
         worst = max(worst, outcome.tier)
     if worst > ["identical", "equal", "any"].index(allow_tier):
         raise click.exceptions.Exit(1)
@@ -132,4 +132,4 @@ def bridge(domains: tuple[str, ...], out: str) -> None:
 
     chosen = parse_domains(domains)
     generator = write_domains(Path(out), chosen)
-    click.echo(f"{out}: {' <-> '.join(generator.class_names)}, model_id {generator.model_id}")
+    say(f"{out}: {' <-> '.join(generator.class_names)}, model_id {generator.model_id}")

@@ -144,7 +144,11 @@ def compare(
     image_id = row["image_id"]
     if pixel_sha256(image, mask) == row["pixel_sha256"]:
         return Outcome(image_id=image_id, tier=0, psnr_db=float("inf"))
-    published, published_mask = published_pixels(row)
+    try:
+        published, published_mask = published_pixels(row)
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's errors of a broken PNG
+        because = f"the published image cannot be decoded ({error})"
+        return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)
     if pixel_sha256(published, published_mask) != row["pixel_sha256"]:
         because = "the published image was changed after it was drawn: its pixels break the hash"
         return Outcome(image_id=image_id, tier=2, psnr_db=float("nan"), because=because)

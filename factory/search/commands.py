@@ -7,6 +7,7 @@ import click
 
 from catalog.commands import parse_storage, storage_option
 from factory.real.options import FILE, FOLDER, column_options, opened
+from factory.terminal import say
 
 
 @click.command()
@@ -83,7 +84,7 @@ def sweep(
         generator_splits=other_parts,
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
-    click.echo("planning: nothing is drawn before every corner of the space can be trained")
+    say("planning: nothing is drawn before every corner of the space can be trained")
     click.echo("\n".join(told_plans(ground, check_plans(ground))))
     import ray  # and torch: the search can begin
 
@@ -99,7 +100,7 @@ def sweep(
 
     check_learner(config.learner, ground.dataset.class_names)
     with ray_session(address):
-        trials = run_trials(ground, tell=click.echo)
+        trials = run_trials(ground, tell=say)
         drawer = Drawer(uri, storage, on_ray=False)
         workers = int(ray.cluster_resources().get("CPU", 1))
         outcome = finish(
@@ -108,11 +109,11 @@ def sweep(
             lambda setting: drawer.draw(setting.generate),
             execute_on_ray,
             workers=workers,
-            tell=click.echo,
+            tell=say,
         )
     study = store_study(trials, config, output)
     plot(plot_path(output), config, trials, study)
     write_page(output / "sweep.html", config, outcome, plot_path(output))
     click.echo(as_text(summary(ground, outcome)))
-    click.echo(f"the winner's images: factory generate --config {output / 'best.yaml'}")
-    click.echo(f"page: {output / 'sweep.html'}")
+    say(f"the winner's images: factory generate --config {output / 'best.yaml'}")
+    say(f"page: {output / 'sweep.html'}")

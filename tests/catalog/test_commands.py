@@ -144,6 +144,17 @@ def test_show_writes_the_image_and_prints_its_row(uri, tmp_path):
     assert (row["image_id"], row["seed"]) == (image_id, sample_row(3)["seed"])
 
 
+def test_nothing_that_is_there_is_overwritten(uri, tmp_path):
+    image_id, other = (sample_row(n)["image_id"] for n in (3, 2))
+    out = tmp_path / "mine.png"
+    for _ in range(2):  # the same image again changes nothing
+        run("show", image_id, "--catalog", uri, "--out", out)
+    for command in (("show", other), ("sheet",), ("strip", "x")):
+        with pytest.raises(OutputError, match=r"mine.png' is there already.*--out"):
+            run(*command, "--catalog", uri, "--out", out)
+    assert out.read_bytes() == png(3)
+
+
 def test_show_writes_the_mask_beside_the_image(tmp_path):
     row = sample_row(0)
     row["mask"] = {"bytes": png(9), "path": "x.png"}

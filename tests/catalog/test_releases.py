@@ -35,6 +35,14 @@ def test_a_release_pins_version_rows_and_files(tmp_path):
     assert list_releases(tmp_path) == [made]
 
 
+def test_the_first_version_is_the_one_that_is_asked_for(tmp_path):
+    """As `factory release create --help` says."""
+    publish(tmp_path, [0])
+    assert create_release(tmp_path, "wbc@0.0.1", **MADE).name == "wbc@0.0.1"
+    with pytest.raises(CatalogError, match="too low"):
+        create_release(tmp_path, "wbc@0.0.0", **MADE)
+
+
 def test_versions_follow_from_the_rows(tmp_path):
     publish(tmp_path, range(2))
     names = [create_release(tmp_path, "wbc", **MADE).name]

@@ -52,6 +52,12 @@ def test_a_changed_published_image_is_noticed() -> None:
     assert "changed after it was drawn" in str(outcome)
 
 
+def test_a_published_image_that_is_none_is_told() -> None:
+    broken = row() | {"image": {"bytes": b"no png", "path": "a.png"}}
+    outcome = compare(broken, 255 - IMAGE, ENGINE)
+    assert (outcome.tier, "cannot be decoded" in str(outcome)) == (2, True)
+
+
 def test_a_mask_is_compared_with_its_image() -> None:
     mask = np.zeros((16, 16), np.uint8)
     other = mask.copy()

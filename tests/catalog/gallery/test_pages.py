@@ -167,6 +167,7 @@ def test_nearest_real_images_are_named_and_shown_only_on_demand(tmp_path):
     place = re.search(r'src="(/real/[^"]+)"', opened.get(page).text)[1]
     answer = opened.get(place)
     assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"] == "no-store"  # no browser keeps a patient's image
     assert Image.open(io.BytesIO(answer.content)).size[0] > 8
     assert opened.get("/real/nothing").status_code == 404
     assert opened.get("/real/../../etc/passwd").status_code == 404
