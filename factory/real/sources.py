@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.errors import DataError
+from factory.real.build import build_dataset
 from factory.real.columns import Asked
-from factory.real.dataset import Found, NotRead, RealDataset, RealImage, build_dataset
+from factory.real.dataset import Found, NotRead, RealDataset, RealImage
 from factory.real.dicom import dicom_items, is_dicom
 from factory.real.drawn import delta_table
 from factory.real.folders import (

@@ -14,7 +14,8 @@ from factory.evaluate.copy_bank import CopyBank, _calibrated, load_bank, make_ba
 from factory.evaluate.features import BACKBONE, turned
 from factory.gate.copies import CopyGate, check_bank
 from factory.models.generator import Generator
-from factory.real.dataset import RealDataset, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from factory.real.splits import Split
 from factory.sample.run import execute, prepare

@@ -16,7 +16,8 @@ from factory.evaluate.lineage import (
     learnt_from,
     may_be_used,
 )
-from factory.real.dataset import RealDataset, RealImage, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealDataset, RealImage
 from factory.real.duplicates import Digests
 from factory.real.smear import smear_items
 from factory.real.splits import Split

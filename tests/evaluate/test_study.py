@@ -33,7 +33,8 @@ from factory.evaluate.study_run import (
 from factory.evaluate.synthetic import read_pool
 from factory.evaluate.units import Material
 from factory.models.generator import find_generator
-from factory.real.dataset import RealDataset, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealDataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
 from factory.real.splits import Split, load_split, make_folds, n_shot

@@ -15,7 +15,8 @@ from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.tasks import metrics
 from factory.evaluate.units import Material, Result, Unit
-from factory.real.dataset import RealDataset, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from tests.fakes.splits import split_of
 

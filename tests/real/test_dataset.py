@@ -3,7 +3,8 @@ import pytest
 from ray import cloudpickle
 
 from factory.errors import DataError
-from factory.real.dataset import RealImage, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealImage
 from factory.real.sources import open_dataset
 from factory.real.stored import FileBytes, InlineBytes
 from tests.real.builders import class_folder, encoded, pixels, png, put

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from factory.errors import ModelError
-from factory.real.dataset import RealImage, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealImage
 from factory.real.duplicates import (
     Digests,
     Looks,

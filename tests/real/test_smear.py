@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from factory.errors import DataError
-from factory.real.dataset import build_dataset
+from factory.real.build import build_dataset
 from factory.real.duplicates import near_duplicates
 from factory.real.smear import CLASS_NAMES, SmearStyle, draw_cell, smear_items, write_smear
 from factory.real.sources import open_dataset

@@ -9,7 +9,8 @@ import pytest
 
 from factory.config import parse_config
 from factory.models.generator import open_generator
-from factory.real.dataset import RealDataset, build_dataset
+from factory.real.build import build_dataset
+from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from factory.real.splits import Split
 from factory.search.config import SweepConfig
