@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from urllib.parse import urlsplit
@@ -104,6 +104,11 @@ def find_roles(
     }
     rest = tuple(name for name in columns if name not in found.values())
     return Roles(**found, attributes=asked.attributes if asked.attributes is not None else rest)
+
+
+def ids_as_paths(roles: Roles) -> Roles:
+    """Return roles in which ids name the files where no column holds paths, as HAM10000 has it."""
+    return roles if roles.image or not roles.id else replace(roles, image=roles.id)
 
 
 def other_case(columns: Sequence[str]) -> dict[str, str]:

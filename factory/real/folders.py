@@ -11,6 +11,7 @@ from factory.real.columns import (
     Names,
     Roles,
     find_roles,
+    ids_as_paths,
     image_of_row,
     only,
     other_case,
@@ -293,7 +294,7 @@ def _metadata(root: Path, asked: Asked) -> tuple[Table, Roles]:
         return empty, find_roles([], asked, table=f"{root} (no {' or '.join(METADATA)})")
     table = read_table(path)
     hints = {"image": other_case(table.columns).get("image", "")}  # classes are folders
-    roles = find_roles(table.columns, asked, table=str(path), hints=hints)
+    roles = ids_as_paths(find_roles(table.columns, asked, table=str(path), hints=hints))
     required(roles, "image", table.columns, table=str(path))
     return table, roles
 

@@ -10,12 +10,21 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from factory.errors import DataError
-from factory.real.columns import Asked, Files, Roles, find_roles, image_of_row, other_case, required
+from factory.real.columns import (
+    Asked,
+    Files,
+    Roles,
+    find_roles,
+    ids_as_paths,
+    image_of_row,
+    other_case,
+    required,
+)
 from factory.real.dataset import Found, NotRead
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -142,10 +151,8 @@ def images_of_rows(
 
 
 def _roles_with_paths(columns: Sequence[str], asked: Asked, table: str) -> Roles:
-    """Return the roles of a table of text; ids name files where no column holds paths."""
-    roles = find_roles(columns, asked, table=table, hints=other_case(columns))
-    if roles.image is None and roles.id is not None:
-        roles = replace(roles, image=roles.id)
+    """Return the roles of a table of text, all that images need among them."""
+    roles = ids_as_paths(find_roles(columns, asked, table=table, hints=other_case(columns)))
     required(roles, "image", columns, table=table)
     required(roles, "label", columns, table=table)
     return roles

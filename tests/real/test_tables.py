@@ -186,6 +186,17 @@ def test_dotted_ids_are_no_suffixes(tmp_path):
     assert open_dataset(parquet(tmp_path / "p.parquet", data)).ids == (*ids, "slide.3")
 
 
+def test_ids_without_suffix_name_the_files_of_a_folder(tmp_path):
+    for n in range(3):
+        put(tmp_path / f"images/ISIC_00{n}.jpg", encoded(pixels(n), "JPEG"))
+    lines = ["lesion_id,image_id,dx", *(f"HAM_{n // 2},ISIC_00{n},{'ab'[n % 2]}" for n in range(3))]
+    put(tmp_path / "metadata.csv", spelled(lines=lines).encode())
+    made = open_dataset(tmp_path, label="dx", group="lesion_id")
+    assert (made.labels, made.groups) == (("a", "b", "a"), ("HAM_0", "HAM_0", "HAM_1"))
+    by_table = open_dataset(tmp_path / "metadata.csv", label="dx", group="lesion_id")
+    assert by_table.fingerprint == made.fingerprint
+
+
 def test_ids_that_files_of_two_folders_answer_to_are_named(tmp_path):
     for n, part in enumerate(["part_1", "part_2"]):
         put(tmp_path / part / "ISIC_1.jpg", encoded(pixels(n), "JPEG"))
