@@ -20,9 +20,18 @@ from factory.digest import digest
 from factory.errors import DataError
 from factory.real.columns import Asked
 from factory.real.dataset import Found, NotRead, RealImage
-from factory.real.dicom_pixels import Span, asks_for_span, picture, settle, span_of
+from factory.real.dicom_pixels import (
+    DamagedError,
+    Span,
+    asks_for_span,
+    causes,
+    picture,
+    settle,
+    span_of,
+)
 from factory.real.folders import UNLABELLED, Listing, printable, suffix_of
 from factory.real.images import encode_pnm
+from factory.real.stored import Unreadable
 
 KEPT = (
     *("Modality", "BodyPartExamined", "Laterality", "ImageLaterality", "ViewPosition"),
@@ -36,6 +45,7 @@ _REFUSED = {
     "BurnedInAnnotation": "text burned into its pixels",
     "RecognizableVisualFeatures": "features by which a person can be recognised",
 }
+_UNREADABLE = "{path} cannot be read as DICOM"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """How a file without preamble begins: with group 0002 or 0008, in either byte order."""
@@ -58,15 +68,16 @@ class DicomBytes:
 
     def read(self) -> bytes:
         """Return the picture as 8-bit PNM; `DataError` when the file is refused or broken."""
-        dataset = _opened(self.path)
-        for keyword, what in _REFUSED.items():
-            if str(dataset.get(keyword, "")).upper() == "YES":
-                raise DataError(
-                    f"{self.path} declares {what} ({keyword} YES)",
-                    remedy="Have it removed at the source, or pass --skip-broken",
-                )
-        settle(dataset, self.path)
-        return encode_pnm(picture(dataset, self.path, self.span))
+        with causes(self.path):
+            dataset = _opened(self.path)
+            for keyword, what in _REFUSED.items():
+                if str(dataset.get(keyword, "")).upper() == "YES":
+                    raise DataError(
+                        f"{self.path} declares {what} ({keyword} YES)",
+                        remedy="Have it removed at the source, or pass --skip-broken",
+                    )
+            settle(dataset, self.path)
+            return encode_pnm(picture(dataset, self.path, self.span))
 
 
 def is_dicom(path: Path) -> bool:
@@ -104,7 +115,7 @@ def dicom_items(found: Listing, asked: Asked) -> Iterator[Found]:
     _check_asked(root, asked)
     numbers: dict[tuple[str, str], int] = {}
     seen: dict[str, Path] = {}
-    listed: list[tuple[Path, RealImage, Any]] = []
+    listed: list[tuple[Path, RealImage, _Scale | None]] = []
     passed: list[Found] = [*found.not_read, *found.faults]
     for below in found.files:
         path = root / below
@@ -112,16 +123,17 @@ def dicom_items(found: Listing, asked: Asked) -> Iterator[Found]:
             passed.append(NotRead(kind=suffix_of(path), name=printable(below)))
             continue
         try:
-            head = _opened(path, pixels=False)
-        except DataError:  # told when its turn to be read comes, or left out with --skip-broken
-            passed.append(RealImage(id=str(path), label=UNLABELLED, image=DicomBytes(path=path)))
-            continue
-        if _has_no_pixels(head, path):
-            kind = f"DICOM without pixels: {head.get('Modality') or 'no modality'}"
-            passed.append(NotRead(kind=kind, name=printable(below)))
-            continue
-        try:
-            listed.append((path, _item(head, path, root, asked, numbers, seen), head))
+            with causes(path, _UNREADABLE):
+                head = _opened(path, pixels=False)
+                if _has_no_pixels(head, path):
+                    kind = f"DICOM without pixels: {head.get('Modality') or 'no modality'}"
+                    passed.append(NotRead(kind=kind, name=printable(below)))
+                    continue
+                item = _item(head, path, root, asked, numbers, seen)
+                listed.append((path, item, _scale(head, path)))
+        except DamagedError as error:  # as any broken image: raised, or left out by --skip-broken
+            image = Unreadable(name=str(path), what=error.what, remedy=error.remedy)
+            passed.append(RealImage(id=str(path), label=UNLABELLED, image=image))
         except DataError as error:
             passed.append(error)
     if not listed and all(isinstance(each, NotRead) for each in passed):
@@ -159,26 +171,26 @@ def _item(
     )
 
 
-def _stretched(listed: Sequence[tuple[Path, RealImage, Any]]) -> Iterator[RealImage]:
+def _stretched(
+    listed: Sequence[tuple[Path, RealImage, "_Scale | None"]],
+) -> Iterator[RealImage]:
     """Yield the images, with a common span where those of one scale would come out dark."""
-    scales: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for number, (path, image, head) in enumerate(listed):
-        with suppress(DataError):  # told when the image is read
-            settle(head, path)
-        if asks_for_span(head):
-            scales[_scale(head, image)].append(number)
+    members: defaultdict[_Scale, list[int]] = defaultdict(list)
+    for number, (_, _, scale) in enumerate(listed):
+        if scale is not None:
+            members[scale].append(number)
     shown: dict[int, tuple[Span, str]] = {}
-    for (kind, scale), members in scales.items():
-        spans = [span for n in members if (span := _span(listed[n][0])) is not None]
+    for scale, numbers in members.items():
+        spans = [span for n in numbers if (span := _span(listed[n][0])) is not None]
         if not spans:  # none can be read: each says so when its turn comes
             continue
         held, whole = spans[0]
         for other_held, other_whole in spans[1:]:
             held, whole = held.joined(other_held), whole.joined(other_whole)
         if held.is_small_in(whole):
-            values = f"{held.low:g}..{held.high:g}" if scale == "all" else "what its series holds"
-            how = f"{kind} without window, stretched from {values}"
-            shown |= dict.fromkeys(members, (held, how))
+            values = f"{held.low:g}..{held.high:g}" if not scale.within else "what its series holds"
+            how = f"{scale.name} without window, stretched from {values}"
+            shown |= dict.fromkeys(numbers, (held, how))
     for number, (path, image, _) in enumerate(listed):
         if number not in shown:
             yield image
@@ -189,27 +201,40 @@ def _stretched(listed: Sequence[tuple[Path, RealImage, Any]]) -> Iterator[RealIm
 
 def _span(path: Path) -> tuple[Span, Span] | None:
     try:
-        dataset = _opened(path)
-        settle(dataset, path)
-        return span_of(dataset, path)
+        with causes(path):
+            dataset = _opened(path)
+            settle(dataset, path)
+            return span_of(dataset, path)
     except DataError:
         return None
 
 
-def _scale(head: Any, image: RealImage) -> tuple[str, str]:
-    """Return a name and a key of the scale that a file's values share with others.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scale:
+    """What the values of a file mean: the same in all files, or `within` a series (or file)."""
+
+    name: str
+    within: str = ""
+
+
+def _scale(head: Any, path: Path) -> _Scale | None:
+    """Return the scale of a file without a rule of its own for its brightness, else None.
 
     Hounsfield units mean the same everywhere; other values mean something within their series.
     """
+    with suppress(DataError):  # told when the image is read
+        settle(head, path)
+    if not asks_for_span(head):
+        return None
     modality = str(head.get("Modality") or "DICOM")
     if int(head.get("SamplesPerPixel") or 1) > 1:
-        return f"{modality} colour", "all"
+        return _Scale(name=f"{modality} colour")
     rescaled = head.get("RescaleSlope") is not None
     unit = str(head.get("RescaleType") or ("HU" if rescaled and modality == "CT" else ""))
     if unit == "HU":
-        return f"{modality} in HU", "all"
-    series = head.get("SeriesInstanceUID")
-    return modality, f"{series} from {head.get('RescaleIntercept')}" if series else image.id
+        return _Scale(name=f"{modality} in HU")
+    series = head.get("SeriesInstanceUID") or path
+    return _Scale(name=modality, within=f"{series} from {head.get('RescaleIntercept')}")
 
 
 def _drawn(head: Any) -> str:
@@ -270,9 +295,9 @@ def _instance(head: Any, path: Path) -> str:
 def _opened(path: Path, *, pixels: bool = True) -> Any:
     """Return a dataset, with the transfer syntax that it is written in if it names none."""
     pydicom = _library()
-    try:
+    with causes(path, _UNREADABLE):
         if not path.stat().st_size:
-            raise DataError(f"{path} is empty", remedy="Restore the file, or take it out")
+            raise DamagedError(f"{path} is empty", remedy="Restore the file, or take it out")
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
         if not any(keyword in dataset for keyword in ("SOPClassUID", "Rows", *_PIXELS)):
             raise ValueError("no DICOM object in it")
@@ -283,11 +308,6 @@ def _opened(path: Path, *, pixels: bool = True) -> Any:
                 pydicom.uid, kind if little else "ExplicitVRBigEndian"
             )
         return dataset
-    except (OSError, EOFError, ValueError, AttributeError, NotImplementedError) as error:
-        raise DataError(
-            f"{path} cannot be read as DICOM ({' '.join(str(error).split())[:160]})",
-            remedy="Restore the file, or take it out",
-        ) from error
 
 
 def _library() -> Any:

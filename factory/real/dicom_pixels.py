@@ -7,6 +7,8 @@ of that range would come out black or flat: they are stretched by the span that 
 `factory.real.dicom` finds for all files that share a scale.
 """
 
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,35 @@ _SAMPLED = 2**16
 """Pixels of one file that its span is found from."""
 _DECIMALS = ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
 _TABLES = ("ModalityLUTSequence", "VOILUTSequence")
-_BROKEN = (ValueError, AttributeError, LookupError, TypeError, OSError, RuntimeError)
+_BROKEN = (
+    *(ValueError, AttributeError, LookupError, TypeError, OSError, RuntimeError, EOFError),
+    *(ArithmeticError, AssertionError, struct.error, zlib.error),
+)
+"""What pydicom raises on damaged files, whose values it decodes when they are asked for."""
+
+
+class DamagedError(DataError):
+    """A DICOM file that cannot be decoded."""
+
+
+@contextmanager
+def causes(path: Path, what: str = "the pixels of {path} cannot be decoded") -> Iterator[None]:
+    """Turn what pydicom raises into an error that names the file, the cause and its remedy.
+
+    Raises:
+        DamagedError: instead of the errors of pydicom.
+    """
+    try:
+        yield
+    except Exception as error:
+        of_pydicom = type(error).__module__.startswith("pydicom")  # some have no base of their own
+        if isinstance(error, DataError) or not (of_pydicom or isinstance(error, _BROKEN)):
+            raise
+        remedy = "Restore the file or export it again, or pass --skip-broken"
+        if isinstance(error, RuntimeError):  # no decoder, or all of them failed
+            remedy = "Convert it to an uncompressed transfer syntax, or pass --skip-broken"
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DamagedError(f"{what.format(path=path)} ({reason})", remedy=remedy) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +123,7 @@ def picture(dataset: Any, path: Path, span: Span | None = None) -> NDArray[np.ui
         DataError: several frames, an unknown kind of colour, or pixels that cannot be decoded.
     """
     values = _values(dataset, path)
-    with _causes(path):
+    with causes(path):
         kind = str(dataset.PhotometricInterpretation)
         if kind == "PALETTE COLOR":
             return _palette(values, dataset)
@@ -118,7 +148,7 @@ def span_of(dataset: Any, path: Path) -> tuple[Span, Span]:
         DataError: as `picture`.
     """
     values = _values(dataset, path)
-    with _causes(path):
+    with causes(path):
         if values.ndim == 3:
             bits = depth_bits(int(values.max()))
             return Span(low=0, high=2.0**bits - 1), _stored(dataset, scaled=False)
@@ -137,7 +167,7 @@ def span_of(dataset: Any, path: Path) -> tuple[Span, Span]:
 
 def _values(dataset: Any, path: Path) -> NDArray[Any]:
     """Return the stored values (H, W) or (H, W, 3), at most `MAX_PIXELS` of one frame."""
-    with _causes(path):
+    with causes(path):
         size = int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0)
         frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1 or not 0 < size <= MAX_PIXELS:
@@ -146,7 +176,7 @@ def _values(dataset: Any, path: Path) -> NDArray[Any]:
             remedy="Export every frame as an own file, and tile what is larger than"
             f" {MAX_PIXELS:,} pixels",
         )
-    with _causes(path):
+    with causes(path):
         bits = _bits_stored(dataset)
         # Old files keep the values in the upper bits; pydicom would take the lower ones.
         above = max(0, int(dataset.get("HighBit") or bits - 1) + 1 - bits)
@@ -268,18 +298,3 @@ def _take_out(dataset: Any, keywords: Iterable[str]) -> None:
     for keyword in keywords:
         if keyword in dataset:
             delattr(dataset, keyword)
-
-
-@contextmanager
-def _causes(path: Path) -> Iterator[None]:
-    """Turn what pydicom raises into an error that names the file, the cause and its remedy."""
-    try:
-        yield
-    except _BROKEN as error:
-        remedy = "Export the file again, or pass --skip-broken"
-        if isinstance(error, RuntimeError):  # no decoder, or all of them failed
-            remedy = "Convert it to an uncompressed transfer syntax, or pass --skip-broken"
-        raise DataError(
-            f"the pixels of {path} cannot be decoded ({' '.join(str(error).split())[:160]})",
-            remedy=remedy,
-        ) from error

@@ -1,7 +1,11 @@
 """DICOM in: what comes out of a file, what never does, and what is refused."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from factory.errors import DataError
 from factory.real.dicom import KEPT
@@ -433,3 +437,21 @@ def test_one_instance_twice_is_named_with_both_files(tmp_path):
     instance(tmp_path / "a" / "copy.dcm", grey())
     with pytest.raises(DataError, match=r"copy\.dcm and .*1\.dcm have one SOP instance UID.*Keep"):
         open_dataset(tmp_path)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=5),
+    cut=st.floats(0.2, 1),
+    begin=st.sampled_from([0, 132]),
+)
+def test_damaged_files_are_read_or_give_our_error_only(tmp_path_factory, flips, cut, begin):
+    root = tmp_path_factory.mktemp("damaged", numbered=True)
+    instance(root / "a" / "1.dcm", ramp(0, 900), WindowCenter="40", RescaleSlope="2",
+             VOILUTSequence=table(**LUT))  # fmt: skip
+    data = bytearray((root / "a" / "1.dcm").read_bytes())
+    for where, value in flips:
+        data[min(int(where * len(data)), len(data) - 1)] = value
+    (root / "a" / "1.dcm").write_bytes(data[begin : int(len(data) * cut)])
+    with suppress(DataError):
+        open_dataset(root)

@@ -1,15 +1,19 @@
 import codecs
 import json
 import unicodedata
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from factory.errors import DataError
 from factory.real.columns import likely_groups
 from factory.real.sources import open_dataset
+from factory.real.tables import read_table
 from tests.real.builders import class_folder, encoded, pixels, png, put, write_table
 
 NAMES = ["a/1", "a/2", "b/1", "b/2"]
@@ -228,6 +232,21 @@ def test_names_are_compared_as_they_print_whatever_the_file_system_spells(tmp_pa
         put(root / "t.csv", f"file_name,label\n{row}/0.png,{row}\n".encode())
         assert open_dataset(root).groups == ("p7",)
         assert len(open_dataset(root / "t.csv")) == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.one_of(
+        st.binary(max_size=80),
+        st.text('path,;\t\r\n"{}[]:01.ab\x00\ufeff', max_size=80).map(str.encode),
+    )
+)
+def test_any_bytes_are_a_table_or_our_error(tmp_path_factory, suffix, data):
+    path = put(tmp_path_factory.mktemp("t", numbered=True) / f"t{suffix}", data)
+    with suppress(DataError):
+        table = read_table(path)
+        assert all(set(values) == set(table.columns) for _, values in table.rows)
 
 
 def json_lines(*records):
