@@ -144,26 +144,27 @@ def history(form: str | None, limit: int | None, **view: Any) -> None:
 @click.option("--out", type=_FILE, help="PNG to write. [IMAGE_ID.png]")
 @click.option("--json", "as_object", is_flag=True, help="Print the row as JSON.")
 def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
-    """Write one image as PNG and print its row.
+    """Write one image as PNG, whose text says that it is synthetic, and print its row.
 
     \b
     Example:
       factory catalog show 0cc7c09635a126476a7645b45605f45a --out cell.png
     """  # noqa: D301 -- \b is click's mark
     from catalog.boundary import file_name
+    from catalog.export.png_text import as_synthetic
     from catalog.output import plain, text
 
     row = _open(**view).rows([image_id]).to_pylist()[0]
     path = out or Path(f"{file_name(image_id)}.png")
-    written = {path: row["image"]}
+    written = {path: as_synthetic(row["image"]["bytes"], image_id)}
     if row["mask"] is not None:
-        written[path.parent / f"{path.stem}-mask.png"] = row["mask"]
+        written[path.parent / f"{path.stem}-mask.png"] = row["mask"]["bytes"]
     for place, png in written.items():
         if not (place.is_file() and place.read_bytes() == png["bytes"]):
             _check_new(place)
     for place, png in written.items():
         with writing(place):
-            write_bytes(place, png["bytes"])
+            write_bytes(place, png)
     if as_object:
         click.echo(json.dumps(plain(row), ensure_ascii=False, indent=1))
         return

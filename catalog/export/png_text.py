@@ -39,6 +39,17 @@ def with_text(png: bytes, *, image_id: str, release: str) -> bytes:
     return b"".join(out)
 
 
+def as_synthetic(png: bytes, image_id: str) -> bytes:
+    """Return an image that leaves its catalog one by one, with the mark; no PNG stays as it is.
+
+    Once it lies among other files, its bytes alone can say what it is.
+    """
+    try:
+        return with_text(png, image_id=image_id, release="its catalog")
+    except CatalogError:
+        return png
+
+
 def text_of(png: bytes) -> dict[str, object] | None:
     """Return what the mark says, None where there is none.
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from catalog.export.png_text import as_synthetic
 from catalog.gallery.compare import comparison
 from catalog.gallery.details import config_of, gates_of, groups_of, latest_runs, nearest_real, shown
 from catalog.gallery.details import pretty as pretty_json
@@ -94,6 +95,8 @@ class Gallery:
         png = PICTURES[kind](row) if kind in PICTURES else b""
         if not is_png(png):
             raise NotHere(f"this image has no {kind!r} to show", remedy="Go back to the images")
+        if kind == "image":  # a browser saves it as a file among others
+            png = as_synthetic(png, request.path_params["image"])
         tag = f'"{row["pixel_sha256"]}-{hashlib.sha256(png).hexdigest()[:16]}"'
         headers = {"etag": tag, "cache-control": "private, max-age=3600"}
         if request.headers.get("if-none-match") == tag:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.boundary import file_names, json_object
+from catalog.export.png_text import as_synthetic
 from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
 from factory.errors import CatalogError, ConfigError, ModelError
@@ -122,13 +123,13 @@ def _redraw(
         for number, row in enumerate(chunk):
             image, mask = drawn.images[number], drawn.mask(number)
             if places:
-                _write(places[row["image_id"]], image, mask)
+                _write(places[row["image_id"]], row["image_id"], image, mask)
             yield compare(row, image, engine.fingerprint, mask=mask)
 
 
-def _write(place: Path, image: Pixels, mask: Pixels | None) -> None:
+def _write(place: Path, image_id: str, image: Pixels, mask: Pixels | None) -> None:
     with writing(place.parent):
-        write_bytes(place.with_name(f"{place.name}.png"), encode_png(image))
+        write_bytes(place.with_name(f"{place.name}.png"), as_synthetic(encode_png(image), image_id))
         if mask is not None:
             write_bytes(place.with_name(f"{place.name}.mask.png"), encode_png(mask))
 

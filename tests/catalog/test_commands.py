@@ -11,6 +11,7 @@ from PIL import Image
 
 from catalog import SampleSink, record_run, write_batch
 from catalog.commands import catalog as group
+from catalog.export.png_text import chunks, text_of
 from factory.errors import CatalogError, OutputError
 from tests.fakes.rows import batch_rows, png, rows_table, run_row, sample_row
 
@@ -135,7 +136,11 @@ def test_history_lists_versions_newest_first(uri):
 def test_show_writes_the_image_and_prints_its_row(uri, tmp_path):
     image_id = sample_row(3)["image_id"]
     output = run("show", image_id, "--catalog", uri, "--out", tmp_path / "cell.png").output
-    assert (tmp_path / "cell.png").read_bytes() == png(3)
+    written = (tmp_path / "cell.png").read_bytes()  # says what it is, wherever it will lie
+    assert text_of(written)["image_id"] == image_id
+    assert b"".join(c for _, c in chunks(png(3))) == b"".join(
+        c for kind, c in chunks(written) if kind != b"iTXt"
+    )
     assert "monocyte" in output
     assert f"<{len(png(3))} bytes>" in output
     row = json.loads(

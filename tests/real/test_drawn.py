@@ -5,12 +5,14 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from catalog.export import layout
 from catalog.export.marking import Marking
 from catalog.export.png_text import SOURCE_TYPE, with_text
 from catalog.export.write import export
+from factory.cli import cli
 from factory.errors import DataError
 from factory.real.drawn import COLUMN, MANIFEST
 from factory.real.sources import open_dataset
@@ -121,6 +123,16 @@ def test_marked_exports_are_known_one_by_one_without_manifest(tmp_path, masked):
     root = class_folder(tmp_path / "mine")
     shutil.copy(file, root / "a/patient7.png")
     with pytest.raises(DataError, match=r"1 of 5 images.*patient7\.png"):
+        open_dataset(root)
+
+
+def test_images_that_leave_a_catalog_one_by_one_are_known(tmp_path, masked):
+    row = row_of(3)
+    said = ["catalog", "show", row["image_id"], "--catalog", str(masked.catalog.uri)]
+    root = class_folder(tmp_path / "mine")
+    result = CliRunner().invoke(cli, [*said, "--out", str(root / "a/x.png")])
+    assert result.exit_code == 0, result.output
+    with pytest.raises(DataError, match=r"1 of 5 images, .*x\.png.*trainedAlgorithmicMedia"):
         open_dataset(root)
 
 
