@@ -1,6 +1,7 @@
 """`factory catalog ...`: look into a catalog from the shell; mirrors the library."""
 
 import json
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -108,7 +109,14 @@ def sql_command(
     if timeout is None:
         from catalog.query import sql
 
-        print_table(sql(_open(**view), query, limit), form)
+        opened = _open(**view)
+        # one expression may not come back to Python for minutes: Ctrl-C must not wait for it
+        held = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            found = sql(opened, query, limit)
+        finally:
+            signal.signal(signal.SIGINT, held)
+        print_table(found, form)
         return
     from catalog.bounded import BoundedSql
 

@@ -4,17 +4,21 @@ import io
 import json
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from factory.cli import main
 from factory.config import GenerateConfig, load_config
 from factory.errors import CatalogError, ConfigError
 from factory.terminal import console, guarded, holds_password, one_line, without_passwords
+from tests.fakes.hostile import TITLE, acting
 
-TITLE = "\x1b]0;pwn\x07"
 ACTING = [
     TITLE,
     "\x9b31m",
@@ -27,14 +31,6 @@ ACTING = [
     "\u2028",
     "\udcff",
 ]
-
-
-def raw(text: str) -> set[str]:
-    """The characters of a text that act on a terminal."""
-    kept = text.replace("\n", "").replace("\t", "")
-    return {
-        c for c in kept if ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066\u2028\udcff"
-    }
 
 
 def printed(capsys: pytest.CaptureFixture[str], *texts: str) -> str:
@@ -51,11 +47,11 @@ def test_what_acts_is_written_out_by_whatever_prints_it(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = printed(capsys, f"a {text} b")
-    assert not raw(told)
+    assert not acting(told)
     assert told.count("\n") == 3
     with guarded():
         console(width=80).print(f"a {text} b", markup=False)
-    assert not raw(capsys.readouterr().out)
+    assert not acting(capsys.readouterr().out)
 
 
 def test_lines_tabs_progress_bars_and_windows_ends_of_lines_stay(
@@ -75,7 +71,7 @@ def test_colours_of_others_are_left_out(capsys: pytest.CaptureFixture[str]) -> N
 
 @given(st.text())
 def test_a_name_is_one_line_and_json_stays_json(text: str) -> None:
-    assert not raw(one_line(text))
+    assert not acting(one_line(text))
     assert "\n" not in one_line(text)
     stream = io.StringIO()
     held, sys.stdout = sys.stdout, stream
@@ -84,7 +80,7 @@ def test_a_name_is_one_line_and_json_stays_json(text: str) -> None:
             sys.stdout.write(json.dumps([text], ensure_ascii=False))
     finally:
         sys.stdout = held
-    assert not raw(stream.getvalue())
+    assert not acting(stream.getvalue())
     assert json.loads(stream.getvalue()) == [text]
 
 
@@ -134,4 +130,23 @@ def test_the_command_line_is_guarded() -> None:
     asked = ["catalog", "sql", "SELECT 1", "--catalog", f"no\x1b]{TITLE}"]
     told = subprocess.run([*command, *asked], capture_output=True, text=True, check=False)
     assert told.returncode == 1
-    assert not raw(told.stdout + told.stderr)
+    assert not acting(told.stdout + told.stderr)
+
+
+def test_a_folder_of_names_that_act_is_described_a_line_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"esc{TITLE}", "two\nlines", "c1\x9b31m", "rtl\u202e"]
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(3):
+            picture = Image.new("RGB", (16, 16), (40 * number, 60 * index, 7))
+            picture.save(tmp_path / "data" / name / f"x{number}{index}{name}.png")
+    for words in (["describe"], ["split", "--out", str(tmp_path / "split.json")]):
+        monkeypatch.setattr(sys, "argv", ["factory", "real", *words, str(tmp_path / "data")])
+        with suppress(SystemExit):
+            main()
+        told = "".join(capfd.readouterr())
+        assert not acting(told)
+        assert any("two\\nlines" in line for line in told.splitlines()) or "split" in words
+        assert not any(line.startswith("lines") for line in told.splitlines())

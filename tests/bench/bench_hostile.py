@@ -79,11 +79,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--quiet-seconds", type=int, default=60, help="Watched before the attack.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         uri = Path(folder) / "catalog"
         fill(uri, options.images, 64)
-        seen = attack(uri, options.requests)
+        seen = attack(uri, options.requests, quiet=options.quiet_seconds)
     load = ", ".join(f"{n:.1f}" for n in os.getloadavg())
     print(f"cores {os.cpu_count()}, load {load}, {options.requests} requests")
     print(told("normal page, no attack", seen.quiet, "s"))
@@ -92,7 +93,7 @@ def main() -> None:
     print(f"peak memory of all its processes {seen.peak_bytes / 2**20:.0f} MiB")
 
 
-def attack(uri: Path, requests: int, *, rest_seconds: float = 1.0) -> Seen:
+def attack(uri: Path, requests: int, *, rest_seconds: float = 1.0, quiet: int = 1) -> Seen:
     """Serve `uri`, attack it, and end it.
 
     Raises:
@@ -101,8 +102,9 @@ def attack(uri: Path, requests: int, *, rest_seconds: float = 1.0) -> Seen:
     """
     seen = Seen()
     with served(uri) as (server, port):
-        for _ in range(5):
+        for _ in range(quiet):
             seen.quiet.append(normal(port))
+            time.sleep(rest_seconds)
         done = threading.Event()
         with ThreadPoolExecutor(SIDES + 2) as sides:
             looks = sides.submit(look, port, seen, done, rest_seconds)

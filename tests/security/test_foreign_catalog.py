@@ -158,6 +158,28 @@ def test_redrawn_images_stay_where_they_were_asked_for(place, tiny: Generator):
               "--", NAMES[2], codes=[0, 1])  # fmt: skip
 
 
+def test_a_study_of_its_images_is_refused_in_words_that_do_not_act(place, uri):
+    real, split = place.here / "real", place.here / "split.json"
+    place.run("real", "smear", "--out", real, "-n", "40", allowed=[place.here])
+    place.run("real", "split", real, "--out", split, allowed=[place.here])
+    told = place.run("evaluate", "--data", real, "--split", split, "--catalog", uri, "--output",
+                     place.out, "--without-ray", allowed=[uri], codes=[1])  # fmt: skip
+    assert "which the real images do not have" in told
+
+
+def test_a_run_into_it_writes_below_it_alone(place, uri, tiny: Generator):
+    from factory.config import GenerateConfig
+    from factory.sample.run import execute, prepare
+    from factory.sample.stream import draw_here
+
+    before = place.tree(uri)
+    config = GenerateConfig(model=str(tiny.folder), num_images=2, batch_size=2, seed=1)
+    config = config.model_copy(update={"num_inference_steps": 1})
+    list(execute(prepare(config, str(uri)), stream=draw_here))
+    assert place.tree(uri) == before
+    assert Catalog(uri).samples().count_rows() == len(NAMES) + 3
+
+
 RELEASES = {
     "bomb": {"where": "1 = 1"},
     "huge version": {"catalog_version": HUGE},
