@@ -12,6 +12,7 @@ from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
 from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
+from factory.command_line import Stopped, as_typed, status_of, stoppable
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
 from factory.evaluate.prepare_command import prepare
@@ -28,7 +29,11 @@ from factory.terminal import guarded
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=CONTEXT)
+ENDS = """Exit status: 0 done; 1 an error, told in one line; 2 wrong usage; 130 Ctrl-C, 143 SIGTERM.
+Whatever stops a command, what it published or saved stays."""
+
+
+@click.group(context_settings=CONTEXT, epilog=ENDS)
 @click.version_option(__version__, prog_name="factory")
 @click.option(
     "--log-format",
@@ -79,16 +84,23 @@ def _run(command: click.Command) -> None:
     os.umask(os.umask(0o077) | 0o007)
     os.environ.setdefault("RUST_LOG", "error")  # delta-rs: its warnings come back as our errors
     try:
-        set_up(os.environ.get(FORMAT, "text"))
-        status = command.main(standalone_mode=False)  # click returns what an Exit carries
+        with stoppable():
+            set_up(os.environ.get(FORMAT, "text"))
+            status = command.main(standalone_mode=False)  # click returns what an Exit carries
         if isinstance(status, int) and status:
             sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        signalled = error if isinstance(error, KeyboardInterrupt) else error.__cause__
+        by = signalled if isinstance(signalled, Stopped) else "Ctrl-C"
+        click.echo(f"stopped by {by}", err=True)
+        sys.exit(status_of(signalled))
     except FactoryError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {as_typed(str(error), cli.commands)}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -118,7 +118,7 @@ def evaluate(
     else:
         import ray
 
-        with ray_session(address):
+        with ray_session(address, tell=say):
             report = studies.run_study(
                 planned,
                 output,

@@ -71,7 +71,7 @@ def finetune(
     if without_ray:
         generator = training.here(plan, tell=say)
     else:
-        with ray_session(address, show_workers=True):
+        with ray_session(address, show_workers=True, tell=say):
             if not address:
                 check_room(config.cluster)
             generator = training.on_ray(plan)

@@ -52,6 +52,7 @@ def set_up(chosen: str, stream: TextIO | None = None) -> None:
     for handler in [h for h in root.handlers if isinstance(h.formatter, JsonLines)]:
         root.removeHandler(handler)
     root.propagate, level = chosen == "text", logging.NOTSET
+    _log.disabled = chosen == "text"  # a run's steps are for programs; a person sees its progress
     if chosen == "json":
         handler = logging.StreamHandler(stream or sys.stderr)
         handler.setFormatter(JsonLines())

@@ -44,7 +44,7 @@ def generate(
     )
     from factory.sample.console import follow
 
-    with ray_session(address):
+    with ray_session(address, tell=say):
         follow(run)
 
 

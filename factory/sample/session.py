@@ -2,7 +2,9 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,37 +24,47 @@ no time to answer, Ray declares its only node dead, and the head ends in the mid
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, show_workers: bool = False) -> Iterator[None]:
+def ray_session(
+    address: str | None = None,
+    *,
+    show_workers: bool = False,
+    tell: Callable[[str], object] = lambda _line: None,
+) -> Iterator[None]:
     """Connect to Ray and disconnect at the end; a local Ray that was started here is stopped.
 
     Args:
         address: 'host:port' of a head; None means RAY_ADDRESS if set (as inside `ray job submit`),
             else a fresh local Ray, which takes a token of its own.
         show_workers: print what workers print, as a training's progress.
+        tell: gets a line before a local Ray starts, which takes seconds.
 
     Raises:
         ClusterError: nothing answers at the address.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep the rest
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # a trace of C++, and abort()
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
     check_address(address)
+    joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not (joined or address):
+        tell("starting Ray on this machine ...")
     import ray
 
-    joined = ray.is_initialized()
     try:
-        if joined:
-            pass
-        elif address:
-            ray.init(address=address, log_to_driver=show_workers, logging_level="error")
-        else:
-            ray.init(
-                address="local",  # else Ray joins, or waits for, any head it finds a trace of
-                include_dashboard=show_workers,  # Ray Train asks it which groups are dead
-                log_to_driver=show_workers,
-                logging_level="error",
-            )
+        with _own_signals(), _without_log_lines():
+            if joined:
+                pass
+            elif address:
+                ray.init(address=address, log_to_driver=show_workers, logging_level="error")
+            else:
+                ray.init(
+                    address="local",  # else Ray joins, or waits for, any head it finds a trace of
+                    include_dashboard=show_workers,  # Ray Train asks it which groups are dead
+                    log_to_driver=show_workers,
+                    logging_level="error",
+                )
     except Exception as error:  # a slow start is a bare Exception of Ray's
         raise _no_ray(address, error) from error
     try:
@@ -60,6 +72,37 @@ def ray_session(address: str | None = None, *, show_workers: bool = False) -> It
     finally:
         if not joined:
             ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what SIGTERM does here: Ray's handlers end a driver with 1 or 15 and say nothing."""
+    from ray._private import utils
+
+    theirs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
+
+
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Hold back what Ray's C++ writes past Python while it starts: that its log level was set."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            lines = [line for line in held.read().splitlines(True) if b"logging.cc" not in line]
+            os.write(2, b"".join(lines))
 
 
 def check_address(address: str | None) -> None:

@@ -99,7 +99,7 @@ def sweep(
     from factory.search.trials import store_study
 
     check_learner(config.learner, ground.dataset.class_names)
-    with ray_session(address):
+    with ray_session(address, tell=say):
         trials = run_trials(ground, tell=say)
         drawer = Drawer(uri, storage, on_ray=False)
         workers = int(ray.cluster_resources().get("CPU", 1))

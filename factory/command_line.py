@@ -1,0 +1,107 @@
+"""What a person types, and how a command ends: the program's name here, signals, exit status.
+
+    0    done
+    1    an error, told in one line with what to do
+    2    wrong usage
+    128+ stopped by a signal: 130 Ctrl-C, 143 SIGTERM, 129 the terminal was closed
+
+Whatever stops a command, what it published or saved stays.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+PROGRAM = "FACTORY_COMMAND"
+"""Variable: how the factory is called where a job's output is read, which is another machine."""
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end: whoever cleans up after Ctrl-C does so after it too."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return signal.Signals(self.signum).name
+
+
+def program() -> str:
+    """Return how the factory is called here: `factory` where the shell finds this very one.
+
+    Else the path of its script, seen from the working folder, or the module for Python to run.
+    """
+    if told := os.environ.get(PROGRAM):
+        return told
+    own = Path(sys.executable).parent / "factory"
+    found = shutil.which("factory")
+    if found is not None and own.exists() and Path(found).resolve() == own.resolve():
+        return "factory"
+    here = Path.cwd()
+    if own.is_file():
+        return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
+    return f"{shlex.quote(sys.executable)} -m factory.cli"
+
+
+def typed(*words: object) -> str:
+    """Return a command of the factory as it can be typed here, quoted for the shell."""
+    return f"{program()} {shlex.join(map(str, words))}"
+
+
+def as_typed(text: str, commands: Collection[str]) -> str:
+    """Return `text` with every `factory COMMAND` in it as it can be typed here."""
+    verbs = "|".join(map(re.escape, sorted(commands)))
+    called = program()
+    return re.sub(rf"(?<![\w./-])factory(?= (?:{verbs})\b)", lambda _: called, text)
+
+
+def say(line: str) -> None:
+    """Say what is going on, on the error stream: what a command was asked for goes to the other."""
+    click.echo(line, err=True)
+
+
+def tell_next(*words: object) -> None:
+    """Say on the error stream, which no pipe reads, what one may do next."""
+    say(f"next     {typed(*words)}")
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turn SIGTERM, and the end of the terminal, into `Stopped`; a second one ends at once.
+
+    Signals that are ignored, as under nohup, stay so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in STOPPING}
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise Stopped(signum)
+
+    for signum, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def status_of(stopped: BaseException | None) -> int:
+    """Return the exit status after a signal: 130 for Ctrl-C."""
+    return 128 + (stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT)
