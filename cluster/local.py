@@ -23,11 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without installation
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 HOST = "127.0.0.1"
 START_SECONDS = 90
+JOB_STOP_SECONDS = 20  # within which a job that is stopped records where it stands
 STOP_SECONDS = 3  # after a stream, Ray waits half a minute for workers that have nothing left
 EXCLUDES = ["tests", "runs", "*-catalog"]
 
@@ -87,7 +90,13 @@ def ray_head() -> Iterator[Head]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**PATIENCE, **os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={
+                **PATIENCE,
+                "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
+                **os.environ,
+                **token,
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
         )
         try:
             _wait_for(dashboard, head, log)
@@ -130,51 +139,88 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
 def runtime_env(folder: Path) -> dict[str, Any]:
     """Return Ray's `runtime_env` of a job in `folder`; its .git stays here, its commit is told."""
     from factory.code_version import VARIABLE, holds_factory, version_of
+    from factory.command_line import PROGRAM, program
 
-    variables = {"PYTHONUNBUFFERED": "1"}
+    variables = {"PYTHONUNBUFFERED": "1", PROGRAM: program()}
     if holds_factory(folder):
         variables[VARIABLE] = version_of(folder, os.environ)
     return {"working_dir": str(folder), "excludes": EXCLUDES, "env_vars": variables}
 
 
 def _submit(client: "JobSubmissionClient", entrypoint: str) -> str:
-    """Submit as soon as the head's job agent is there: it comes up after the dashboard does."""
-    deadline = time.monotonic() + START_SECONDS
+    """Submit as soon as the head's job agent is there: it comes up after the dashboard does.
+
+    Under its own name, so that a connection which breaks (a busy dashboard closes some) never
+    leads to two jobs.
+    """
+    deadline, name = time.monotonic() + START_SECONDS, f"local-{secrets.token_hex(8)}"
     while True:
         try:
             return client.submit_job(
-                entrypoint=entrypoint,
-                runtime_env=runtime_env(Path.cwd()),
+                entrypoint=entrypoint, runtime_env=runtime_env(Path.cwd()), submission_id=name
             )
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+        except (RuntimeError, OSError) as error:
+            if "already exists" in str(error):
+                return name
+            passing = ("No available agent", "ServerDisconnectedError")
+            again = isinstance(error, OSError) or any(text in str(error) for text in passing)
+            if not again or time.monotonic() > deadline:
                 raise
             time.sleep(1)
 
 
-async def _follow(address: str, command: list[str]) -> bool:
+def _run(address: str, command: list[str]) -> bool:
+    """Run a job to its end, printing what it prints; return whether it succeeded.
+
+    Raises:
+        KeyboardInterrupt: as it is, once the job has been asked to stop and has said how to go on.
+    """
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    from factory.submit.job import of_the_job
+
     logging.disable(logging.WARNING)  # Ray lists every file it does not upload
-    client = JobSubmissionClient(address)
+    client, printed = JobSubmissionClient(address), 0
     command = [sys.executable, *command[1:]] if command[0] == "python" else command
     job = _submit(client, shlex.join(command))
-    async for text in client.tail_job_logs(job):
-        print(text, end="", flush=True)
-    while not (status := client.get_job_status(job)).is_terminal():
-        await asyncio.sleep(0.2)
-    return status == JobStatus.SUCCEEDED
+
+    async def follow() -> None:
+        nonlocal printed
+        async for text in client.tail_job_logs(job):
+            print(of_the_job(text), end="", flush=True)
+            printed += len(text)
+        while not client.get_job_status(job).is_terminal():
+            await asyncio.sleep(0.2)
+
+    try:
+        asyncio.run(follow())
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        deadline = time.monotonic() + JOB_STOP_SECONDS
+        while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        print(of_the_job(client.get_job_logs(job)[printed:]), end="", flush=True)
+        raise
+    return client.get_job_status(job) == JobStatus.SUCCEEDED
 
 
 def main() -> None:
-    """Run the command of the command line as a job on a fresh local head."""
+    """Run the command of the command line as a job on a fresh local head.
+
+    The exit status is 0 or 1, as the job ended; 130 after Ctrl-C and 143 after SIGTERM, which the
+    job and the head are told of.
+    """
+    from factory.command_line import status_of, stoppable
+
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the head is stopped too
     print("starting a local Ray head ...", flush=True)
-    with ray_head() as head:
-        os.environ.update(head.token)
-        done = asyncio.run(_follow(head.dashboard, sys.argv[1:]))
+    try:
+        with stoppable(), ray_head() as head:
+            os.environ.update(head.token)
+            done = _run(head.dashboard, sys.argv[1:])
+    except KeyboardInterrupt as stopped:
+        sys.exit(status_of(stopped))
     sys.exit(0 if done else 1)
 
 

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from factory.command_line import STOPPING, Stopped, status_of
+
 if TYPE_CHECKING:
     from factory.submit.job import Job
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
-DETACHED = 130
-"""Exit status after Ctrl-C, as a shell has it."""
+DETACHED = status_of(None)
+LEFT = (DETACHED, *(status_of(Stopped(signum)) for signum in STOPPING))
+"""Exit statuses of one who left the job to itself: by Ctrl-C, or by a signal."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -70,7 +73,7 @@ def submit(
     job = submit_job(head, words, packed, metadata={"factory": __version__})
     click.echo(f"job {job.job_id} on {head.address} (Ray {head.ray_version})", err=True)
     status = 0 if detach else _followed(job)
-    _tell_rest(job, result_of(command), status, waiting=not detach and status != DETACHED)
+    _tell_rest(job, result_of(command), status, waiting=not detach and status not in LEFT)
     raise click.exceptions.Exit(status)
 
 
@@ -80,8 +83,10 @@ def _followed(job: "Job") -> int:
 
     try:
         return follow(job, lambda text: click.echo(text, nl=False))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         click.echo("", err=True)
+        if isinstance(stopped, Stopped):  # nobody is there to be asked
+            return status_of(stopped)
     asked = sys.stdin.isatty()
     question = "stop the job, or detach and let it go on?"
     choice = click.Choice(["stop", "detach"])

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 AGENT_SECONDS = 60.0
 """How long a fresh head may take until it accepts jobs: its agent comes up after its dashboard."""
 POLL_SECONDS = 0.2
+_RAYS_OWN = re.compile(
+    r"(?m)^(?:[\d-]+ [\d:,]+\s+INFO job_manager\.py.*|Running entrypoint for job .*)\n"
+)
 RESULTS = ("--catalog", "--output", "--out")
 """Options of the jobs that say where the result lies."""
 
@@ -121,9 +125,14 @@ def stop(job: Job) -> None:
         client.stop_job(job.job_id)
 
 
+def of_the_job(text: str) -> str:
+    """Return a piece of a job's log without the lines that Ray writes ahead of the job's own."""
+    return _RAYS_OWN.sub("", text)
+
+
 async def _follow(client: "JobSubmissionClient", job_id: str, tell: Callable[[str], None]) -> int:
     async for text in client.tail_job_logs(job_id):
-        tell(text)
+        tell(of_the_job(text))
     while not client.get_job_status(job_id).is_terminal():
         await asyncio.sleep(POLL_SECONDS)
     info = client.get_job_info(job_id)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.code_version import VARIABLE, holds_factory, version_of
+from factory.command_line import PROGRAM, program
 from factory.errors import ClusterError
 from factory.submit.secret import Watch
 
@@ -45,7 +46,7 @@ def runtime_env(
     """
     if not folder.is_dir():
         raise ClusterError(f"{str(folder)!r} is no folder", remedy="Give the project's folder")
-    chosen = {"PYTHONUNBUFFERED": "1"}
+    chosen = {"PYTHONUNBUFFERED": "1", PROGRAM: program()}
     if holds_factory(folder):  # its .git stays here
         chosen[VARIABLE] = version_of(folder.resolve(), environ)
     chosen |= {name: environ[name] for name in PASSED_ON if environ.get(name)}

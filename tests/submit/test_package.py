@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from factory.command_line import program
 from factory.errors import ClusterError
 from factory.submit.job import entrypoint, result_of
 from factory.submit.package import find_catalogs, runtime_env
@@ -19,6 +20,7 @@ def test_only_named_variables_travel(tmp_path: Path) -> None:
     packed = runtime_env(tmp_path, watch=WATCH, environ=environ, env=["REGION", "COLOUR=blue"])
     assert packed["env_vars"] == {
         "PYTHONUNBUFFERED": "1",
+        "FACTORY_COMMAND": program(),
         "FACTORY_LOG_FORMAT": "json",
         "REGION": "eu",
         "COLOUR": "blue",
