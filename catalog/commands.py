@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from factory.atomic import write_bytes, writing
+from factory.command_line import tell_next
 from factory.errors import CatalogError, DataError, OutputError
 from factory.terminal import say
 
@@ -168,7 +169,7 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
     if row["mask"] is not None:
         written[path.parent / f"{path.stem}-mask.png"] = row["mask"]["bytes"]
     for place, png in written.items():
-        if not (place.is_file() and place.read_bytes() == png["bytes"]):
+        if not (place.is_file() and place.read_bytes() == png):
             _check_new(place)
     for place, png in written.items():
         with writing(place):
@@ -179,6 +180,7 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
     for name, value in row.items():
         click.echo(f"{name:22} {'' if value is None else text(value)}")
     say(f"{'written to':22} {', '.join(map(str, written))}")
+    tell_next("regenerate", image_id, "--catalog", view["uri"])
 
 
 @catalog.command()
@@ -199,6 +201,7 @@ def sheet(where: str | None, out: Path, per_class: int, columns: int, **view: An
     _check_new(out)
     shown = sheet_of(_open(**view), out, where=where, per_class=per_class, columns=columns)
     say(f"{out}: {shown} images")
+    tell_next("gallery", "--catalog", view["uri"])
 
 
 @catalog.command()

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import click
+from factory.terminal import say
 
 PROGRAM = "FACTORY_COMMAND"
 """Variable: how the factory is called where a job's output is read, which is another machine."""
@@ -67,14 +67,9 @@ def as_typed(text: str, commands: Collection[str]) -> str:
     return re.sub(rf"(?<![\w./-])factory(?= (?:{verbs})\b)", lambda _: called, text)
 
 
-def say(line: str) -> None:
-    """Say what is going on, on the error stream: what a command was asked for goes to the other."""
-    click.echo(line, err=True)
-
-
 def tell_next(*words: object) -> None:
     """Say on the error stream, which no pipe reads, what one may do next."""
-    say(f"next     {typed(*words)}")
+    say(f"next     {typed(*words)}", err=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What a person sees of a run: progress in images, then what is there and what to try next."""
 
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from catalog.place import local_path
 from catalog.query import sql
 from catalog.sheet import sheet_of
 from catalog.table import Catalog
+from factory.command_line import typed
 from factory.gate.calibration import Calibration
 from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
@@ -48,7 +48,7 @@ def follow(run: Prepared) -> RunProgress:
                 for line in losses.lines(progress):
                     _say(console, line)
     except KeyboardInterrupt:
-        resume = f"factory generate --resume {run.run_id} --catalog {shlex.quote(run.catalog_uri)}"
+        resume = typed("generate", "--resume", run.run_id, *_place(run))
         _say(console, f"stopped; what was published stays. Go on with: {resume}")
         raise
     if progress is None:
@@ -144,6 +144,7 @@ class _Lines:
         self._console, self._last = console, 0.0
 
     def __enter__(self) -> "_Lines":
+        _say(self._console, "loading the generator ...")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,18 +166,25 @@ def _summary(console: Console, run: Prepared) -> None:
         catalog, f"SELECT image_id FROM samples WHERE run_id = '{run.run_id}' ORDER BY 1 LIMIT 1"
     )
     image_id = example["image_id"][0].as_py()
-    where = f" --catalog {shlex.quote(run.catalog_uri)}"
     _say(console, f"catalog  {run.catalog_uri} (version {catalog.version})")
     if sheet:
         _say(console, f"sheet    {sheet}")
     console.print("try next", style="bold")
     query = "SELECT class_name, count(*), avg(blur_score) FROM samples GROUP BY ALL"
-    for line in (
-        f'factory catalog sql "{query}"{where}',
-        f"factory catalog show {image_id}{where}",
-        f"factory regenerate {image_id}{where}",
+    for words in (
+        ("catalog", "sql", query),
+        ("catalog", "show", image_id),
+        ("regenerate", image_id),
+        ("gallery",),
     ):
-        _say(console, f"  {line}")
+        _say(console, f"  {typed(*words, *_place(run))}")
+
+
+def _place(run: Prepared) -> list[str]:
+    """Return the options that name the run's catalog; values of storage options may be secret."""
+    names = sorted(run.storage_options or {})
+    given = [word for name in names for word in ("--storage-option", f"{name}=...")]
+    return ["--catalog", run.catalog_uri, *given]
 
 
 def _class_table(catalog: Catalog, run: Prepared) -> Table:

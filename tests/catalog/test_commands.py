@@ -188,7 +188,7 @@ def test_a_folder_is_no_place_for_the_image(tmp_path, monkeypatch, out):
 
 def test_sheet_draws_what_satisfies_the_condition(uri, tmp_path):
     out = tmp_path / "sheet.png"
-    output = run("sheet", "--catalog", uri, "--out", out, "--where", "class_id < 2").output
+    output = run("sheet", "--catalog", uri, "--out", out, "--where", "class_id < 2").stdout
     assert output == f"{out}: 4 images\n"
     with Image.open(out) as image:
         assert image.format == "PNG"

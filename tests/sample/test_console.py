@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from catalog import SampleSink, write_batch
+from factory.command_line import PROGRAM
 from factory.config import GenerateConfig
 from factory.models.generator import Generator
 from factory.sample import console
@@ -35,16 +36,17 @@ def run(odd: Generator, tmp_path: Path) -> Prepared:
 
 
 def test_names_are_printed_as_they_are_on_lines_that_can_be_copied(
-    run: Prepared, capsys: pytest.CaptureFixture[str]
+    run: Prepared, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(PROGRAM, "bin/factory")
     console.follow(run)
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert f"catalog  {run.catalog_uri} (version 1)" in lines
     assert f"sheet    {run.catalog_uri}/sheets/{run.run_id}.png" in lines
     assert ODD.strip() in printed
-    tried = [shlex.split(line) for line in lines if line.startswith("  factory ")]
-    assert len(tried) == 3
+    tried = [shlex.split(line) for line in lines if line.startswith("  bin/factory ")]
+    assert len(tried) == 4
     assert all(words[-2:] == ["--catalog", run.catalog_uri] for words in tried)
 
 
@@ -58,4 +60,4 @@ def test_an_interrupted_run_says_how_to_go_on(
     with pytest.raises(KeyboardInterrupt):
         console.follow(run)
     command = capsys.readouterr().out.splitlines()[-1].partition("Go on with: ")[2]
-    assert shlex.split(command)[3:] == [run.run_id, "--catalog", run.catalog_uri]
+    assert shlex.split(command)[-3:] == [run.run_id, "--catalog", run.catalog_uri]
