@@ -114,6 +114,18 @@ WRONG: list[tuple[str, str, str]] = [
     (f"{EXPERT} --set x=1", "unknown key 'x'", "Known keys: backbone"),
     (f"{EXPERT} --weights no", "no weights at 'no'", "Correct --weights"),
     (f"{EXPERT.replace('cells', 'nowhere')}", "no dataset at 'nowhere'", "Give a local path"),
+    ("prepare bank --data cells --split no.json --out new", "not a readable split", "Write one"),
+    ("prepare bank --data no --split split.json --out new", "no dataset at 'no'", "Give a local"),
+    (
+        "prepare clusters --data cells --split split.json --features no --out new",
+        "no weights at 'no'",
+        "Correct the path",
+    ),
+    (
+        "prepare segmenter --data cells --split split.json --out /proc/x",
+        "'/proc/x' cannot be written",
+        "Choose another place",
+    ),
     ("memory --set x=1", "unknown key 'x'", "Known keys: method"),
     ("memory --set base=nowhere", "no generator at 'nowhere'", "Give a diffusers folder"),
     ("memory --config blastdiffusion", "cannot be told", "Give a configuration of method text"),

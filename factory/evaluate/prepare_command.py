@@ -1,13 +1,37 @@
 """`factory prepare`: what gates and pairs want beside a generator, made from real images once."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from factory.real.options import FILE, FOLDER, column_options, opened
 
+if TYPE_CHECKING:
+    from factory.real.dataset import RealDataset
+    from factory.real.splits import Split
+
 _SHOWN: dict[str, Any] = {"context_settings": {"show_default": True}}
+
+
+def _real(
+    data: str, options: dict[str, Any], split_file: Path, out: Path, *, weights: Path | None
+) -> "tuple[RealDataset, Split]":
+    """Return the images and their split: all that can be wrong is told before torch is imported.
+
+    Raises:
+        DataError, ModelError, OutputError: no such images, split or weights, or no place to write.
+    """
+    from factory.atomic import check_writable
+    from factory.errors import ModelError
+    from factory.real.splits import check_dataset, load_split
+
+    if weights is not None and not weights.is_file():
+        raise ModelError(f"no weights at {str(weights)!r}", remedy="Correct the path")
+    check_writable(out)
+    split, dataset = load_split(split_file), opened(data, options)
+    check_dataset(split, dataset.fingerprint)
+    return dataset, split
 
 
 @click.group()
@@ -23,7 +47,7 @@ def prepare() -> None:
 @click.option("--features", type=FILE, help="efficientnet_lite0 as safetensors; else pixels alone.")
 @click.option("--out", required=True, type=FOLDER)
 def bank(
-    data: str, split_file: Path, size_px: int, features: Path | None, out: Path, **options: object
+    data: str, split_file: Path, size_px: int, features: Path | None, out: Path, **options: Any
 ) -> None:
     """Make the bank of the copy gate: the train part, calibrated on the val part.
 
@@ -31,10 +55,9 @@ def bank(
     factory prepare bank --data cells --split split.json --out bank
     factory generate --set copies.bank=bank
     """  # noqa: D301 -- \b is click's mark
+    dataset, split = _real(data, options, split_file, out, weights=features)
     from factory.evaluate.copy_bank import make_bank
-    from factory.real.splits import load_split
 
-    dataset, split = opened(data, options), load_split(split_file)
     made = make_bank(out, dataset, split, size_px=size_px, weights=features)
     told = ", ".join(f"{name} {value:.4g}" for name, value in made.thresholds.items())
     click.echo(f"{out}  {len(made.ids)} training images; 1 % of unseen ones are nearer than {told}")
@@ -52,15 +75,14 @@ def clusters(
     data: str, split_file: Path, features: Path, out: Path, k: int, min_size: int, seed: int
 ) -> None:
     """Group the real pairs of the train part by what they look like."""
+    dataset, split = _real(data, {}, split_file, out.parent, weights=features)
     from factory.evaluate.features import load_feature_space
     from factory.real.clusters import make_clusters
-    from factory.real.sources import open_dataset
-    from factory.real.splits import load_split
 
     space = load_feature_space(features)
     made = make_clusters(
-        open_dataset(data),
-        load_split(split_file),
+        dataset,
+        split,
         space.extract,
         extractor=f"{space.name} {space.digest}",
         k=k,
@@ -90,12 +112,12 @@ def segmenter(data: str, split_file: Path, out: Path, half: str | None, **settin
     A study's judge must not be its gate: train one on each --half.
     """
     from factory.config import parse_config
-    from factory.finetune.segmenter import SegmenterConfig, train_gate_segmenter
-    from factory.real.sources import open_dataset
-    from factory.real.splits import load_split
+    from factory.finetune.config import SegmenterConfig
 
     config = parse_config(SegmenterConfig, settings, where="the options")
-    split = load_split(split_file)
-    score = train_gate_segmenter(out, open_dataset(data), split, config, half=half)
+    dataset, split = _real(data, {}, split_file, out, weights=config.encoder_weights)
+    from factory.finetune.segmenter import train_gate_segmenter
+
+    score = train_gate_segmenter(out, dataset, split, config, half=half)
     told = "" if score is None else f"  Dice {score:.3f} on {len(split.val)} val images"
     click.echo(f"{out}{told}")

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.config import Frozen, Place
 from factory.finetune.cluster import ClusterConfig
-from factory.models.config import LoraSettings
+from factory.models.config import LoraSettings, SegmenterSpec
 
 
 class TrainingConfig(Frozen):
@@ -165,3 +165,15 @@ class ExpertConfig(Frozen):
     """Side of the images that it is trained on and sees later."""
     grey: bool = False
     training: ExpertTraining = ExpertTraining()
+
+
+class SegmenterConfig(SegmenterSpec):
+    """One training of a segmenter."""
+
+    size_px: int = Field(64, ge=8, multiple_of=4)
+    steps: int = Field(1500, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    colour: float = Field(0.2, ge=0)
+    """Spread of random gain and shift of each colour channel, of the full range."""
+    seed: int = Field(0, ge=0)

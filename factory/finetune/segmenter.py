@@ -6,14 +6,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
+from factory.finetune.config import SegmenterConfig
 from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.gate.masks import dice
-from factory.models.config import SegmenterSpec
 from factory.models.pair_codec import class_index_array
 from factory.models.segmenter import Segmenter, save_segmenter
 from factory.models.segmenter_networks import build_segmenter
@@ -21,18 +20,6 @@ from factory.real.dataset import RealDataset
 from factory.real.halves import half_of_train
 from factory.real.mask_values import found_values
 from factory.real.splits import Split, check_dataset
-
-
-class SegmenterConfig(SegmenterSpec):
-    """One training of a segmenter."""
-
-    size_px: int = Field(64, ge=8, multiple_of=4)
-    steps: int = Field(1500, ge=1)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    colour: float = Field(0.2, ge=0)
-    """Spread of random gain and shift of each colour channel, of the full range."""
-    seed: int = Field(0, ge=0)
 
 
 def train_segmenter(

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from factory.errors import ModelError
 from factory.evaluate.prepare_command import prepare
+from factory.finetune.config import SegmenterConfig
 from factory.finetune.segmenter import (
-    SegmenterConfig,
     mean_dice,
     segmentation_loss,
     train_segmenter,
