@@ -93,7 +93,7 @@ def split(
 
     Example: factory real split data/wbc --group patient --out split.json
     """
-    from factory.real.describe import split_warnings
+    from factory.real.describe import about_folders, split_warnings
     from factory.real.duplicates import grouped
     from factory.real.splits import Split, make_folds, make_split
 
@@ -115,7 +115,8 @@ def split(
         say(f"{path}  {part.digest}  {sizes}")
     _print_groups(dataset, groups)
     _print_parts(dataset, list(parts.values()))
-    for warning in split_warnings(dataset, list(parts.values()), groups):
+    warnings = split_warnings(dataset, list(parts.values()), groups)
+    for warning in [*about_folders(dataset), *warnings]:
         say(f"warning: {warning}", err=True)
 
 

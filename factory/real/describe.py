@@ -90,7 +90,7 @@ def describe(dataset: RealDataset) -> Description:
     masks = pooled(content.mask_values for content in dataset.contents)
     total = sum(count.pixels for count in masks)
     by_default = _split_by_default(dataset, groups)
-    warnings = [*_thin(labels), *_about_folders(dataset), *_about_names(dataset)]
+    warnings = [*_thin(labels), *about_folders(dataset), *_about_names(dataset)]
     if isinstance(by_default, Split):
         warnings += split_warnings(dataset, [by_default], groups)
     else:
@@ -212,7 +212,7 @@ def _thin(labels: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _about_folders(dataset: RealDataset) -> list[str]:
+def about_folders(dataset: RealDataset) -> list[str]:
     """Return what the folders below the classes may mean besides."""
     below = {
         tuple(image_id.split("/")[:2])
@@ -224,6 +224,13 @@ def _about_folders(dataset: RealDataset) -> list[str]:
         return [
             f"all images are of one class, {dataset.class_names[0]!r}: if its folders ({example})"
             " are the classes, give that folder itself"
+        ]
+    alike = {tuple(sorted(n for top, n in below if top == name)) for name, _ in below}
+    if len(alike) == 1 and len(min(alike)) > 1 and len(dataset.class_names) > 1:
+        return [
+            f"each class holds folders of the same names ({example}): if these are the classes,"
+            f" {' and '.join(dataset.class_names[:2])} are parts, centres or patients; sort the"
+            " images by class, and name the other in a column (metadata.csv)"
         ]
     if below and not grouped_by(dataset):
         return [

@@ -1,6 +1,7 @@
 """Folders of images: what lies in them, by class or flat, with masks and metadata beside."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -25,6 +26,8 @@ from factory.real.tables import METADATA, Table, read_table
 
 UNLABELLED = "unlabelled"
 """The class of images in a flat folder whose metadata name none."""
+LOOKED_AT = 3
+"""Pictures of a folder whose colours are counted to tell masks from images."""
 SYSTEM = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir",
                     "__pycache__", "$recycle.bin", "system volume information",
                     "lost+found"})  # fmt: skip
@@ -249,10 +252,34 @@ def _faults(root: Path, layout: Layout) -> Iterator[DataError]:
                 remedy=f"Call it {base.stem}_mask{path.suffix}, move it into masks/ as"
                 f" {base.stem}{path.suffix}, or take it out",
             )
+    if twin := _masks_as_class(root, layout):
+        yield DataError(
+            f"the pictures of {twin[0]}/ are called like those of {twin[1]}/, and hold as few"
+            " colours as masks do",
+            remedy="Call the two folders masks and images, or take the first one out",
+        )
     for path in layout.seconds:
         yield DataError(
             f"{root / path} is a second mask of its image", remedy="Keep the one that is meant"
         )
+
+
+def _masks_as_class(root: Path, layout: Layout) -> tuple[str, str] | None:
+    """Return a class folder that holds the masks of another one, by names and colours."""
+    names: defaultdict[str, dict[str, PurePath]] = defaultdict(dict)
+    for path, key in layout.images.items():
+        top, _, rest = key.partition("/")
+        if rest:
+            names[top][rest] = path
+    for top, below in names.items():
+        for other, theirs in names.items():
+            if other != top and below.keys() <= theirs.keys():
+                some = list(below)[:LOOKED_AT]
+                ours = [_few_colours(root / below[name]) for name in some]
+                drawn = all(ours) and sum(colours > 1 for colours in ours) > 1
+                if drawn and not _few_colours(root / theirs[some[0]]):
+                    return top, other
+    return None
 
 
 def _few_colours(path: Path) -> int:

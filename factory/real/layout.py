@@ -30,7 +30,7 @@ MASKS = SURE_MASKS | {"gt", "seg", "segs", "label", "labels", "manual", "contour
 """... and all words for masks: the others need an image of the same name to count ..."""
 OF_CLASSES = frozenset({"seg", "segs", "manual", "contour", "contours"})
 """... and these, which speak of neutrophils too, are the whole name, or that of an image's twin."""
-COMPANIONS = ("superpixels?", "overlays?", "heatmaps?", "annotated")
+COMPANIONS = ("superpixels?", "overlays?", "heatmaps?", "annotated", "thumbs?", "thumbnails?")
 """Words for pictures that explain another one."""
 
 _WORD = (

@@ -153,3 +153,10 @@ def test_images_without_a_group_among_grouped_ones_are_told(tmp_path):
     patients = [f"p{n // 2}" if n else "" for n in range(30)]
     found = describe(open_dataset(flat_set(tmp_path, ["a"] * 30, patients)))
     assert "1 of 30 images have no group (patient)" in "\n".join(found.warnings)
+
+
+def test_folders_of_the_same_names_in_each_class_may_be_the_classes(tmp_path):
+    for n in range(8):
+        put(tmp_path / f"centre{n % 2}/{'ab'[n // 4]}/{n}.png", png(n))
+    found = describe(open_dataset(tmp_path))
+    assert "folders of the same names (a, b): if these are the classes" in "\n".join(found.warnings)

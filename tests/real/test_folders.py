@@ -342,3 +342,16 @@ def test_a_folder_of_masks_alone_says_so(tmp_path):
     put(tmp_path / "1_segmentation.png", png(1))
     with pytest.raises(DataError, match=r"no images, only masks of no image \(1_segmentation"):
         open_dataset(tmp_path)
+
+
+def test_folders_of_masks_by_an_unknown_word_are_seen_by_names_and_colours(tmp_path):
+    for n in range(4):
+        drawn = np.zeros((10, 12), np.uint8)
+        drawn[n : n + 3] = 255
+        put(tmp_path / f"Bilder/{n}.png", png(n))
+        put(tmp_path / f"Masken/{n}.png", encoded(drawn))
+    with pytest.raises(DataError, match=r"pictures of Masken/ are called like those of Bilder/"):
+        open_dataset(tmp_path)
+    for n in range(4):  # two classes whose images are numbered alike
+        put(tmp_path / f"Masken/{n}.png", png(20 + n))
+    assert open_dataset(tmp_path).class_names == ("Bilder", "Masken")
