@@ -93,7 +93,8 @@ def check_dataset(split: Split, dataset: str) -> None:
     if split.dataset != dataset:
         raise DataError(
             f"the split was made for dataset {split.dataset}, this one is {dataset}",
-            remedy="Use the split of this dataset, or make a new one",
+            remedy="Use the split of this dataset, or make a new one; columns and masks that were"
+            " chosen then are to be chosen again (--group, --masks, or PATH?group=x&masks=object)",
         )
 
 

@@ -12,6 +12,7 @@ from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.real.images import encode_png
+from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample import options as options_module
 from factory.sample.engine import Engine
@@ -206,9 +207,19 @@ def test_workers_get_the_shown_references_alone(tiny: Generator, real: tuple[str
 def test_a_reference_without_the_mask_it_needs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.png").write_bytes(encode_png(np.zeros((16, 16, 3), np.uint8)))
-    from factory.real.sources import open_dataset
 
     dataset = open_dataset(tmp_path)
     split = Split(dataset=dataset.fingerprint, seed=0, train=dataset.ids, val=(), test=())
     with pytest.raises(DataError, match="has no mask"):
         References(dataset=dataset, split=split).get(dataset.ids[0], 16, masks=True)
+
+
+def test_references_are_opened_as_they_were_split(tmp_path: Path) -> None:
+    data, _ = write_pairs(tmp_path, count=8, values=(0, 3, 9))
+    read_so = open_dataset(data, masks="object")
+    split = Split(dataset=read_so.fingerprint, seed=0, train=read_so.ids, val=(), test=())
+    split.save(tmp_path / "object.json")
+    with pytest.raises(DataError, match=r"chosen again \(--group, --masks, or PATH\?group"):
+        open_references(data, str(tmp_path / "object.json"))
+    found = open_references(f"{data}?masks=object", str(tmp_path / "object.json"))
+    assert found.dataset.mask_array(16).max() == 255
