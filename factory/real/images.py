@@ -52,8 +52,9 @@ BRIGHT = 64
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before decoding: whole slides are to be tiled first."""
 
-_MEANING = 262
-"""TIFF's PhotometricInterpretation; 0 is WhiteIsZero, which Pillow turns round for 8 bits alone."""
+_BITS, _MEANING, _PLANES = 258, 262, 284
+"""TIFF's BitsPerSample, PhotometricInterpretation (0 is WhiteIsZero, which Pillow turns round for 8
+bits alone) and PlanarConfiguration (2: plane by plane)."""
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -201,32 +202,43 @@ def _load(data: bytes, name: str, *, low_bytes: bool = False) -> Image.Image:
 
 
 def _deep_values(data: bytes, name: str) -> NDArray[Any] | None:
-    """Return the values of a picture of more than 8 bits, (H, W) or (H, W, 3 or 4); else None."""
+    """Return the values of a picture of more than 8 bits, (H, W) or (H, W, 3 or 4); else None.
+
+    Raises:
+        DataError: as `decode`; a kind of deep picture that Pillow reads wrongly.
+    """
     try:
         head = Image.open(io.BytesIO(data), formats=FORMATS)
         rawmode = _rawmode(head)
+        tags = head.tag_v2 if isinstance(head, TiffImagePlugin.TiffImageFile) else {}
+        deep_tiff = max(tags.get(_BITS, (8,))) > 8
     except _BROKEN:  # named by `_load`
         return None
+    in_planes = deep_tiff and tags.get(_PLANES) == 2 and head.mode in ("RGB", "RGBA")
+    if deep_tiff and tags.get(_MEANING) == 0:
+        raise _misread(name, "stores white as 0 in more than 8 bits", "Store it with black as 0")
+    if in_planes and ";16" not in rawmode:
+        raise _misread(name, "stores 16-bit colours plane by plane", "Store them pixel by pixel")
     if head.mode.startswith("I"):
-        if isinstance(head, TiffImagePlugin.TiffImageFile) and head.tag_v2.get(_MEANING) == 0:
-            raise DataError(
-                f"image {name} stores white as 0 in more than 8 bits, which reads as its negative",
-                remedy="Store it with black as 0, or pass --skip-broken",
-            )
         return _whole_numbers(_load(data, name), name)
     if not (head.mode in ("RGB", "RGBA") and ";16" in rawmode):
         return None
     high: NDArray[Any] = np.asarray(_load(data, name)).astype(np.uint16) << 8
-    if not rawmode.startswith("LA"):
+    if not (in_planes or rawmode.startswith("LA")):
         low: NDArray[Any] = np.asarray(_load(data, name, low_bytes=True))
         high |= low
     elif 0 < _greatest(high) < FULL:
-        raise DataError(
-            f"image {name} has grey with transparency of fewer than 16 bits in 16, of which only"
-            " the upper 8 can be read",
-            remedy="Store it without transparency, or pass --skip-broken",
+        what = "colours in planes" if in_planes else "grey with transparency"
+        raise _misread(
+            name,
+            f"stores {what} of fewer than 16 bits in 16, of which only the upper 8 are read",
+            "Store it pixel by pixel without transparency",
         )
     return high
+
+
+def _misread(name: str, what: str, remedy: str) -> DataError:
+    return DataError(f"image {name} {what}", remedy=f"{remedy}, or pass --skip-broken")
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:

@@ -80,13 +80,13 @@ def parquet_items(paths: Sequence[Path], asked: Asked) -> Iterator[Found]:
 class Columns:
     """The columns of a Parquet file: their roles, what is read at once, what is not read.
 
-    `class_names` are those of a ClassLabel that holds the labels, by number.
+    `class_names` are those of each ClassLabel, by number.
     """
 
     roles: Roles
     text: tuple[str, ...]
     has_paths: bool
-    class_names: tuple[str, ...] | None
+    class_names: Mapping[str, Sequence[str]]
     not_read: Mapping[str, str]
 
     @classmethod
@@ -100,14 +100,17 @@ class Columns:
         hints = {**other_case(schema.names), **_only_of(features, schema.names)}
         roles = find_roles(schema.names, asked, table=table, hints=hints)
         image = required(roles, "image", schema.names, table=table)
-        label = required(roles, "label", schema.names, table=table)
+        required(roles, "label", schema.names, table=table)
         text, not_read = _readable(schema, [image, *([roles.mask] if roles.mask else [])])
-        names = features.get(label, {}).get("names")
         return cls(
             roles=roles,
             text=tuple(text),
             has_paths=_is_text(schema.field(image).type),
-            class_names=tuple(map(str, names)) if isinstance(names, list) else None,
+            class_names={
+                name: [str(each) for each in feature["names"]]
+                for name, feature in features.items()
+                if name in text and isinstance(feature.get("names"), list)
+            },
             not_read=not_read,
         )
 
@@ -177,15 +180,15 @@ def _rows(
     file: pq.ParquetFile, path: Path, columns: Columns
 ) -> Iterator[tuple[_Where, dict[str, str]]]:
     """Yield the rows as text, without pictures."""
-    label, names = columns.roles.label or "", columns.class_names
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, columns=list(columns.text))
         masks = _filled(file, group, columns.roles.mask)
         for row, record in enumerate(table.to_pylist()):
             values = as_text(record)
-            if names is not None and values[label].lstrip("-").isdecimal():
-                number = int(values[label])
-                values[label] = names[number] if 0 <= number < len(names) else ""
+            for name, names in columns.class_names.items():
+                if values[name].lstrip("-").isdecimal():
+                    number = int(values[name])
+                    values[name] = names[number] if 0 <= number < len(names) else ""
             has_mask = bool(masks) and masks[row]
             yield _Where(path=path, row_group=group, row=row, has_mask=has_mask), values
 

@@ -118,6 +118,15 @@ def test_deep_tiff_with_white_as_zero_is_refused_and_a_shallow_one_is_upright():
     assert greatest_value(encoded(RAMP, "TIFF", tiffinfo={262: 0}), name="x") == 0
 
 
+def test_deep_colours_in_planes_are_refused_not_scrambled():
+    whole = tiff16(np.dstack([RAMP.astype(np.uint16) * 256] * 3), "<")
+    in_planes = whole.replace(struct.pack("<HHIHH", 284, 3, 1, 1, 0),
+                              struct.pack("<HHIHH", 284, 3, 1, 2, 0))  # fmt: skip
+    assert greatest_value(whole, name="x") == 238 * 256
+    with pytest.raises(DataError, match="x stores 16-bit colours plane by plane"):
+        greatest_value(in_planes, name="x")
+
+
 def test_pictures_of_eight_bits_have_no_depth_to_find():
     for data in (encoded(pixels(0)), encoded(RAMP, mode="P"), encoded(RAMP, "JPEG"), b"broken"):
         assert greatest_value(data, name="x") == 0
@@ -184,15 +193,19 @@ def test_image_stack_is_refused():
 
 @settings(max_examples=150, deadline=None)
 @given(
-    kind=st.sampled_from(["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"]),
+    kind=st.sampled_from(["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", *WIDE]),
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
 )
 def test_damaged_bytes_decode_or_raise_our_error_only(kind, flips):
-    data = bytearray(encoded(pixels(0, 24, 24), kind))
+    wide = WIDE[kind]((RAW * 4095).astype(np.uint16)) if kind in WIDE else None
+    data = bytearray(wide or encoded(pixels(0, 24, 24), kind))
     for where, value in flips:
         data[min(int(where * len(data)), len(data) - 1)] = value
     with suppress(DataError):
-        assert decode(bytes(data), name="x").mode == "RGB"
+        if not greatest_value(bytes(data), name="x"):
+            assert decode(bytes(data), name="x").mode == "RGB"
+    with suppress(DataError):
+        assert decode_deep(bytes(data), name="x", bits=12).shape[2] == 3
 
 
 def test_mask_values_are_kept():

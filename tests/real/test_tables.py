@@ -393,6 +393,10 @@ def test_class_labels_of_hugging_face_come_by_their_names(tmp_path):
     assert made.labels == ("monocyte", "basophil", "monocyte")
     odd = hub_file(tmp_path / "o.parquet", range(2), [0, 1], image="img", label="dx")
     assert open_dataset(odd).labels == ("basophil", "monocyte")  # found by their declared types
+    known = pq.read_table(odd).append_column("class", [["x", "y"]])
+    pq.write_table(known, tmp_path / "k.parquet")
+    made = open_dataset(tmp_path / "k.parquet")
+    assert (made.labels, made.attributes["00000001"]) == (("x", "y"), {"dx": "monocyte"})
     with pytest.raises(DataError, match="row 1 has no label"):
         open_dataset(hub_file(tmp_path / "u.parquet", range(2), [0, -1]))
 
