@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,25 @@ SPLIT = re.compile(r"(train|validation|valid|val|test)([-_.]\d+.*)?", re.IGNOREC
 _RESTORE = "Restore the file or write it again"
 
 
+def part_of(path: PurePath) -> str:
+    """Return the part of a set that a Parquet file holds by its name or its folder's, or ''."""
+    match = SPLIT.fullmatch(path.stem) or SPLIT.fullmatch(path.parent.name)
+    return match[1].lower() if match else ""
+
+
+def hub_files(tables: Sequence[PurePath]) -> dict[PurePath, list[PurePath]]:
+    """Return Parquet files of parts (train, test, ...) by configuration, as the hub has folders.
+
+    A configuration is the folder that holds the files of the parts, or a folder for each part.
+    """
+    found: dict[PurePath, list[PurePath]] = {}
+    for path in tables:
+        if part_of(path):
+            by_name = SPLIT.fullmatch(path.stem)
+            found.setdefault(path.parent if by_name else path.parent.parent, []).append(path)
+    return found
+
+
 def parquet_items(paths: Sequence[Path], asked: Asked) -> Iterator[Found]:
     """Yield the images of Parquet files; the bytes stay there until they are asked for.
 
@@ -46,7 +65,7 @@ def parquet_items(paths: Sequence[Path], asked: Asked) -> Iterator[Found]:
         DataError: unreadable, a role without a column, or a column of another type. A row without
             label or path, or of an image that an earlier row names is yielded.
     """
-    several = len({_part(path) for path in paths} - {""}) > 1
+    several = len({part_of(path) for path in paths} - {""}) > 1
     passed: set[str] = set()
     listed: list[_Numbered] = []
     number = 0
@@ -57,7 +76,7 @@ def parquet_items(paths: Sequence[Path], asked: Asked) -> Iterator[Found]:
                 if name not in passed:
                     yield NotRead(kind=f"{kind} column", name=f"{path} {name}")
             passed |= set(columns.not_read)
-            part = {PART_ATTRIBUTE: _part(path)} if several and _part(path) else {}
+            part = {PART_ATTRIBUTE: part_of(path)} if several and part_of(path) else {}
             rows = [(where, {**row, **part}) for where, row in _rows(file, path, columns)]
         roles = columns.roles
         if part and asked.attributes is None:
@@ -267,9 +286,3 @@ def _only_of(features: Mapping[str, Any], columns: Sequence[str]) -> dict[str, s
         if len(of_kind) == 1:
             found[role] = of_kind[0]
     return found
-
-
-def _part(path: Path) -> str:
-    """Return the part of a set that a Parquet file holds by its name or its folder's, or ''."""
-    match = SPLIT.fullmatch(path.stem) or SPLIT.fullmatch(path.parent.name)
-    return match[1].lower() if match else ""

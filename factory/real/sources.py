@@ -26,7 +26,7 @@ from factory.real.folders import (
 )
 from factory.real.images import SUFFIXES
 from factory.real.npz import find_medmnist, npz_items
-from factory.real.parquet import Columns, parquet_items
+from factory.real.parquet import Columns, hub_files, parquet_items
 from factory.real.smear import CLASS_NAMES, SmearStyle, smear_items
 from factory.real.stored import FileBytes
 from factory.real.tables import TABLES, table_items
@@ -171,10 +171,24 @@ def _of_folder(found: Listing, asked: Asked, *, follow_links: bool) -> Iterable[
 
 
 def _parts(found: Listing) -> list[Path]:
-    """Return the Parquet files of a folder, or of its `data/`, as the Hugging Face hub has them."""
+    """Return the Parquet files of a folder, or of its `data/` or parts, as the hub has them.
+
+    Raises:
+        DataError: several configurations, and no other files to read.
+    """
     tables = [path for path in found.files if path.suffix.lower() == ".parquet"]
-    at_root = [found.root / path for path in tables if len(path.parts) == 1]
-    return at_root or [found.root / path for path in tables if path.parts[:-1] == ("data",)]
+    at_root = [path for path in tables if len(path.parts) == 1]
+    chosen = at_root or [path for path in tables if path.parts[:-1] == ("data",)]
+    if not chosen and (by_configuration := hub_files(tables)):
+        if len(by_configuration) > 1 and not found.pictures:
+            shown = ", ".join(sorted(map(printable, by_configuration))[:3])
+            raise DataError(
+                f"{found.root} holds {len(by_configuration)} sets of Parquet files ({shown})",
+                remedy="Give the folder of one of them",
+            )
+        if len(by_configuration) == 1:
+            chosen = [Path(path) for path in next(iter(by_configuration.values()))]
+    return [found.root / path for path in chosen]
 
 
 def _rows(parts: Sequence[Path], found: Listing, asked: Asked, *, others: int) -> int:

@@ -415,6 +415,23 @@ def test_a_folder_of_the_hub_is_read_with_its_parts(tmp_path):
     assert [one.kind for one in made.not_read] == [".md"]
 
 
+@pytest.mark.parametrize("config", ["", "plain_text"])
+@pytest.mark.parametrize("name", ["{part}/0000.parquet", "{part}-00000-of-00001.parquet"])
+def test_parts_of_the_hub_may_be_folders_of_a_configuration(tmp_path, config, name):
+    for n, part in enumerate(["train", "validation"]):
+        place = tmp_path / "hub" / config / name.format(part=part)
+        hub_file(place, [2 * n, 2 * n + 1], [0, 1])
+    made = open_dataset(tmp_path / "hub")
+    assert [a["official_part"] for a in made.attributes.values()] == ["train"] * 2 + [
+        "validation"
+    ] * 2
+    if config:
+        hub_file(tmp_path / "hub/other" / name.format(part="train"), range(2), [0, 1])
+        with pytest.raises(DataError, match=r"2 sets of Parquet files \(other, plain_text\)"):
+            open_dataset(tmp_path / "hub")
+        assert len(open_dataset(tmp_path / "hub/other")) == 2
+
+
 def test_rows_of_hugging_face_without_bytes_name_a_file(tmp_path):
     put(tmp_path / "i/0.png", png(0))
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
