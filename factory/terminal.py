@@ -112,3 +112,23 @@ class _Guard:
         """Write one after the other."""
         for line in lines:
             self.write(line)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep progress bars, one a file, and remarks of diffusers and transformers to themselves."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    both = (of_diffusers, of_transformers)
+    before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in both]
+    for each in both:
+        each.disable_progress_bar()
+        each.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for each, (shown, verbosity) in zip(both, before, strict=True):
+            each.set_verbosity(verbosity)
+            if shown:
+                each.enable_progress_bar()

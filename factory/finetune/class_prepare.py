@@ -15,7 +15,9 @@ from factory.finetune.losses import feature_distance
 from factory.finetune.pixels import Pixels, save_pixels, take_pixels
 from factory.finetune.plan import choose_images
 from factory.models.autoencoder import small_autoencoder
+from factory.models.conditioning import prompt_tokenizer
 from factory.models.generator import find_generator
+from factory.models.prompts import Reader
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 
@@ -77,6 +79,15 @@ def _check_networks(config: ClassConditionalConfig, class_names: tuple[str, ...]
         levels, channels = len(stored.block_out_channels), stored.latent_channels
     with torch.device("meta"):
         build_network(config, class_names, latent_channels=channels, mask_values=(0, 1))
+    if config.unet.conditioning == "text":
+        prompts = {name: config.prompt_of(name) for name in class_names}
+        reader = Reader.of(prompt_tokenizer(prompts.values()))
+        for name, prompt in prompts.items():
+            if cut := reader.read(prompt).cut:
+                raise ConfigError(
+                    f"the prompt of {name!r} is too long: {cut!r} would be cut off",
+                    remedy="Give it a shorter one (classes: {name: prompt})",
+                )
     least = 2 ** (levels - 1 + sum(config.unet.down_sample))
     if config.size_px % least:
         raise ConfigError(

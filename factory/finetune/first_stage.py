@@ -20,6 +20,7 @@ from factory.finetune.order import Part, step_generator, step_indices
 from factory.finetune.stages import check_seal, new_stage
 from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
 from factory.models.generator import find_generator
+from factory.terminal import quiet_libraries
 
 Follow = Callable[..., None]
 """Runs a loop to its end: `follow_here` or `follow`, with where to report bound to it."""
@@ -86,7 +87,7 @@ def train_first_stage(
     if config.scaling_factor or config.trains == "all":
         factor = config.scaling_factor or measure_scaling_factor(autoencoder, _some(lesson))
         autoencoder.register_to_config(scaling_factor=factor)
-    with new_stage(folder) as work:
+    with new_stage(folder) as work, quiet_libraries():
         autoencoder.save_pretrained(work)
     return autoencoder
 

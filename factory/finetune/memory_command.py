@@ -17,10 +17,10 @@ _TERMS = ("total", "weights", "gradients", "AdamW", "average", "activations", "g
 
 
 @click.command()
-@click.option("--config", "source", default="cytodiff", show_default=True, metavar="FILE|PRESET")
+@click.option("--config", "source", metavar="FILE|PRESET", help="Default: as `factory finetune`.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--workers", multiple=True, type=click.IntRange(1), default=(1, 2, 8))
-def memory(source: str, overrides: tuple[str, ...], workers: tuple[int, ...]) -> None:
+def memory(source: str | None, overrides: tuple[str, ...], workers: tuple[int, ...]) -> None:
     """Print what each worker of a fine-tuning would hold in memory, in GiB.
 
     For 1, 2 and 8 workers, copied or sharded, with and without gradient checkpointing, by
@@ -32,9 +32,9 @@ def memory(source: str, overrides: tuple[str, ...], workers: tuple[int, ...]) ->
     """  # noqa: D301 -- \b is click's mark
     from factory.errors import ConfigError
     from factory.finetune.config import FinetuneConfig
-    from factory.finetune.methods import load_training
+    from factory.finetune.methods import load_training, preset_for
 
-    _, config = load_training(source, overrides)
+    _, config = load_training(source or preset_for(overrides), overrides)
     if not isinstance(config, FinetuneConfig):
         raise ConfigError(
             f"the memory of method {config.method!r} cannot be told",

@@ -39,15 +39,37 @@ class Progress:
         return (self.steps - self.step) * self.seconds / done
 
 
-def describe(progress: Progress) -> str:
-    """Return step, losses, rates and ETA in one line."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Which of several trainings this one is: class 2 of 4, and how many of its length follow."""
+
+    name: str
+    number: int
+    """From 1."""
+    of: int
+    later: int = 0
+    """Trainings one after another when this one has ended; those side by side count once."""
+
+
+def describe(progress: Progress, turn: Turn | None = None) -> str:
+    """Return step, losses, rates and ETA in one line; with a `turn` also the ETA of the whole."""
     terms = ", ".join(f"{name} {value:.4f}" for name, value in progress.losses.items())
     used = "" if progress.utilisation is None else f", {progress.utilisation:.0%} of matmul rate"
+    which, whole = "", ""
+    if turn is not None and turn.of > 1:
+        which = f"{turn.name} ({turn.number} of {turn.of}), "
+        done = max(1, progress.step - progress.first_step)
+        each = progress.steps * progress.seconds / done
+        whole = f", of all {_time(progress.eta_seconds + turn.later * each)}"
     return (
-        f"step {progress.step}/{progress.steps}: {terms}, rate {progress.learning_rate:.1e},"
-        f" {progress.images_per_second:.1f} images/s{used},"
-        f" ETA {progress.eta_seconds / 60:.0f} min"
+        f"{which}step {progress.step}/{progress.steps}: {terms},"
+        f" rate {progress.learning_rate:.1e}, {progress.images_per_second:.1f} images/s{used},"
+        f" ETA {_time(progress.eta_seconds)}{whole}"
     )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def count_flops(work: Callable[[], object]) -> int:

@@ -1,12 +1,14 @@
 """The plan of a fine-tuning: which images it learns from, and all that its workers need to know."""
 
 import json
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from factory.atomic import write_text
-from factory.errors import DataError
+from factory.errors import ConfigError, DataError
 from factory.evaluate.leaks import check_apart
 from factory.finetune.config import FinetuneConfig
 from factory.gate.calibration import Calibration
@@ -14,6 +16,8 @@ from factory.real.dataset import RealDataset
 from factory.real.splits import Split, n_shot
 
 PLAN = "plan.json"
+FEW = 8
+"""Images of a class below which a generator repeats them rather than learns the class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,24 +81,70 @@ class Choice(Protocol):
 
 
 def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:
-    """Return the ids to learn from: of the train part only, `n_shot` of each class if asked.
+    """Return the ids to learn from: of the train part only, up to `n_shot` of each class if asked.
+
+    `thin_classes` says which classes have fewer.
 
     Raises:
-        DataError: a class without images in the train part, or with fewer than `n_shot`; or a split
-            that `check_apart` refuses.
+        DataError: a class without images in the train part, or a split that `check_apart` refuses.
     """
     check_apart(dataset, split)
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    by_class = _train_part(dataset, split)
     wanted = config.only or tuple(sorted(set(dataset.labels)))
-    ids = [i for i in split.train if labels[i] in wanted]
-    have = {labels[i] for i in ids}
-    if lacking := sorted(set(wanted) - have):
+    if lacking := [name for name in wanted if name not in by_class]:
         raise DataError(
             f"class {lacking[0]!r} has no image in the train part",
-            remedy=f"Choose of {', '.join(sorted(have)) or 'another split'}",
+            remedy=f"Choose of {', '.join(by_class) or 'another split'}, or leave it out"
+            f" (--without {lacking[0]})",
         )
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     if config.n_shot is None:
-        return tuple(ids)
-    only = replace(split, train=tuple(ids))
-    chosen = n_shot(only, labels=labels, shots=config.n_shot, seed=config.seed)
-    return tuple(image_id for members in chosen.values() for image_id in members)
+        return tuple(i for i in split.train if labels[i] in wanted)
+    chosen: list[str] = []
+    for name in sorted(wanted):
+        only, shots = replace(split, train=by_class[name]), min(config.n_shot, len(by_class[name]))
+        chosen += n_shot(only, labels=labels, shots=shots, seed=config.seed)[name]
+    return tuple(chosen)
+
+
+def thin_classes(dataset: RealDataset, split: Split, config: Any) -> list[str]:
+    """Return a line on every class that a training learns less of than was asked, or nothing."""
+    by_class, lines = _train_part(dataset, split), []
+    for name in config.only or sorted(set(dataset.labels)):
+        found, shots = len(by_class.get(name, ())), getattr(config, "n_shot", None)  # pairs: all
+        if shots is not None and found < shots:
+            lines.append(
+                f"{name}: {found} of the {shots} shots asked, its train part has no more"
+                f" (--without leaves a class out)"
+            )
+        elif shots is None and found < FEW:
+            lines.append(f"{name}: {found} images in the train part (--without leaves a class out)")
+    return lines
+
+
+def without_classes(config: Any, dataset: RealDataset, names: Sequence[str]) -> Any:
+    """Return `config` without these classes of the dataset; itself where none is named.
+
+    Raises:
+        ConfigError: a class that the dataset has not, or nothing is left.
+    """
+    known = sorted(set(dataset.labels))
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(
+            f"--without {unknown[0]!r}: the dataset has no such class",
+            remedy=f"Its classes are {', '.join(known)}",
+        )
+    if not names:
+        return config
+    left = tuple(name for name in config.only or known if name not in names)
+    if not left:
+        raise ConfigError("--without leaves no class to train", remedy="Name fewer classes")
+    return config.model_copy(update={"only": left})
+
+
+def _train_part(dataset: RealDataset, split: Split) -> dict[str, tuple[str, ...]]:
+    """Return class -> its ids in the train part, classes without any left out."""
+    labels, members = dict(zip(dataset.ids, dataset.labels, strict=True)), defaultdict(list)
+    for image_id in split.train:
+        members[labels[image_id]].append(image_id)
+    return {name: tuple(members[name]) for name in sorted(members)}

@@ -6,6 +6,7 @@ A target is one class, or all of them. Targets train side by side where the clus
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ from factory.atomic import write_bytes
 from factory.errors import ConfigError, DataError
 from factory.evaluate.features import load_feature_space
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
-from factory.finetune.finish import WEIGHTS, Result, export
+from factory.finetune.finish import RESULT, WEIGHTS, Result, export
 from factory.finetune.loop import Loop
 from factory.finetune.material import Material, load_material
+from factory.finetune.meter import Turn
 from factory.finetune.plan import Plan
 from factory.finetune.samples import text_samples
 from factory.finetune.text_prepare import expert_of
@@ -27,6 +29,7 @@ from factory.finetune.train import (
     follow_here,
     this_worker,
     train_side_by_side,
+    turn_of,
 )
 from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers
@@ -37,13 +40,15 @@ from factory.sample.engine import load_pipeline
 
 def finetune_here(plan: Plan, *, tell: Callable[[str], object]) -> Generator:
     """Train all targets in this process, one after another, and export."""
-    for target in plan.targets:
+    for number, target in enumerate(plan.targets):
         tell(f"{plan.config.name}: {target}")
+        later = [t for t in plan.targets[number + 1 :] if not (plan.folder_of(t) / RESULT).exists()]
+        turn = Turn(name=target, number=number + 1, of=len(plan.targets), later=len(later))
         _train(
             plan,
             target,
             Workers(device="cuda" if torch.cuda.is_available() else "cpu"),
-            lambda loop, **how: follow_here(loop, tell=tell, **how),
+            partial(follow_here, tell=tell, turn=turn),
         )
     return export(plan)
 
@@ -68,7 +73,7 @@ def _on_worker(settings: dict[str, str]) -> None:
         plan,
         settings["target"],
         this_worker(plan.config.cluster.sharding),
-        lambda loop, **how: follow(loop, log_dir=log_dir, **how),
+        partial(follow, log_dir=log_dir, turn=turn_of(settings, plan.targets)),
     )
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from factory.errors import ConfigError, DataError
 from factory.evaluate.features import load_feature_space
@@ -15,10 +16,11 @@ from factory.finetune.material import GATED, load_material, make_material, sprea
 from factory.finetune.plan import Plan, choose_images
 from factory.finetune.validation import FEWEST, keep_features
 from factory.gate.calibration import calibrate
-from factory.models.conditioning import check_text_parts
+from factory.models.conditioning import check_text_parts, tokenize
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert
 from factory.models.generator import EVERY_CLASS, find_generator
+from factory.models.prompts import Reader
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 from factory.sample.engine import load_pipeline
@@ -48,11 +50,13 @@ def prepare(
     """
     _check(config, dataset, split)
     ids = choose_images(dataset, split, config)
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     config = with_adapted_autoencoder(config, dataset, split, output=output, tell=tell)
     base = find_generator(config.base, revision=config.revision)
     size_px = config.size_px or base.size_px
     pipeline, seen = load_pipeline(base), features_of(expert_of(config), config.alignment)
     check_text_parts(pipeline)
+    config = with_read_prompts(config, sorted({labels[i] for i in ids}), pipeline.tokenizer, tell)
 
     def encoded(chosen: Sequence[str]) -> Path:
         return make_material(
@@ -67,7 +71,6 @@ def prepare(
             features_of=seen,
         )
 
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     classes = tuple(sorted({labels[i] for i in ids}))
     held_out = [i for i in split.val if labels[i] in classes]
     _check_validation(config, Counter(labels[i] for i in held_out), classes)
@@ -92,6 +95,43 @@ def prepare(
     _check_begun(plan)
     plan.save()
     return plan
+
+
+def with_read_prompts(
+    config: FinetuneConfig,
+    class_names: Sequence[str],
+    tokenizer: Any,
+    tell: Callable[[str], object],
+) -> FinetuneConfig:
+    """Return `config` with prompts of which every word is read; `tell` hears what is left out.
+
+    Raises:
+        ConfigError: classes that one LoRA, or the whole network, could not tell apart.
+    """
+    reader, used = Reader.of(tokenizer), dict[str, str]()
+    tokens: dict[tuple[int, ...], str] = {}
+    for name in class_names:
+        found = reader.read(config.prompt_of(name))
+        if found.cut:
+            used[name] = found.read
+            tell(
+                f"{name}: the base reads {found.most} of {found.tokens} tokens of its prompt:"
+                f" {found.cut!r} is cut off, it is trained and drawn as {found.read!r}"
+            )
+        elif found.unknown:
+            tell(f"{name}: the base does not know the letters {found.unknown!r} of its prompt")
+        ids = tuple(tokenize(tokenizer, [found.read])[0].tolist())
+        same = tokens.setdefault(ids, name)
+        if same != name and not config.separate:
+            raise ConfigError(
+                f"classes {same!r} and {name!r} have prompts that the base reads alike:"
+                f" {found.read!r}",
+                remedy="Give them prompts that differ (classes: {name: prompt}), or set separate:"
+                " true for a LoRA each",
+            )
+    if not used:
+        return config
+    return config.model_copy(update={"classes": {**config.classes, **used}})
 
 
 def _check_begun(plan: Plan) -> None:

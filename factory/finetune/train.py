@@ -1,6 +1,6 @@
 """The Ray Train shell around any training: 1..n workers, restarts, preemption, progress."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import click
 from factory.errors import ClusterError, FactoryError
 from factory.finetune.cluster import ClusterConfig, Sharding, check_gpus
 from factory.finetune.loop import Loop
-from factory.finetune.meter import Progress, describe
+from factory.finetune.meter import Progress, Turn, describe
 from factory.finetune.workers import Workers
 
-REPORT_STEPS = 50
+REPORT_STEPS, EARLY_STEPS = 50, 5
 NOTICE_SECONDS = 5.0
 """Between two questions whether a node is about to go; Ray looks as often itself."""
 
@@ -76,19 +76,21 @@ def train_side_by_side(
     cluster: ClusterConfig,
     output: Path,
 ) -> None:
-    """Run `work({"output": ..., "target": ...})` on a group of workers for every target.
+    """Run `work({"output": ..., "target": ..., ...})` on a group of workers for every target.
 
-    As many groups at a time as the cluster has room for; see `train_on_ray`.
+    As many groups at a time as the cluster has room for; see `train_on_ray` and `turn_of`.
 
     Raises:
         FactoryError: what the first of them raised, when all others have ended.
     """
     import ray
 
+    abreast = str(groups_abreast(cluster, ray.cluster_resources()))
+
     def one(target: str) -> None:
         train_on_ray(
             work,
-            {"output": str(output), "target": target},
+            {"output": str(output), "target": target, "abreast": abreast},
             name=f"{name}-{target}",
             cluster=cluster,
             storage=output,
@@ -103,6 +105,26 @@ def train_side_by_side(
         if isinstance(error.cause, FactoryError):
             raise error.cause from None  # without Ray's copy of its traceback in the message
         raise
+
+
+def groups_abreast(cluster: ClusterConfig, resources: Mapping[str, float]) -> int:
+    """Return how many groups of workers fit into these resources at a time, 1 or more."""
+    fit = [int(resources.get("CPU", 1) / (cluster.least * cluster.cpus_per_worker))]
+    if cluster.use_gpu:
+        fit.append(int(resources.get("GPU", 1) / cluster.least))
+    return max(1, min(fit))
+
+
+def turn_of(settings: Mapping[str, str], targets: Sequence[str]) -> Turn:
+    """Return the place of the target of `settings`, on a worker, among all targets."""
+    number, abreast = targets.index(settings["target"]), int(settings["abreast"])
+    rounds = -(-len(targets) // abreast)
+    return Turn(
+        name=settings["target"],
+        number=number + 1,
+        of=len(targets),
+        later=rounds - 1 - number // abreast,
+    )
 
 
 def told_by_worker(error: Exception) -> FactoryError | None:
@@ -138,6 +160,7 @@ def follow(
     loop: Loop,
     *,
     log_dir: Path | None = None,
+    turn: Turn | None = None,
     validate: Callable[[], dict[str, float]] | None = None,
     validate_every: int = REPORT_STEPS,
 ) -> None:
@@ -163,7 +186,7 @@ def follow(
             continue
         ray.train.report(numbers(progress))
         if loop.workers.first:
-            click.echo(describe(progress))
+            click.echo(describe(progress, turn))
         if write:
             write(progress.step, numbers(progress))
 
@@ -172,19 +195,24 @@ def follow_here(
     loop: Loop,
     *,
     tell: Callable[[str], object],
+    turn: Turn | None = None,
     validate: Callable[[], dict[str, float]] | None = None,
     validate_every: int = REPORT_STEPS,
 ) -> None:
     """Run `loop` in this process, without Ray."""
     for progress in loop.run(validate=validate, validate_every=validate_every):
         if worth_telling(progress, validate_every):
-            tell(describe(progress))
+            tell(describe(progress, turn))
 
 
 def worth_telling(progress: Progress, validate_every: int = REPORT_STEPS) -> bool:
-    """Whether a step is reported: every 50th, those that were validated, and the last."""
+    """Whether a step is reported: every 50th, those that were validated, and the last.
+
+    So is an early one: a slow training says at once how long it takes.
+    """
     step = progress.step
-    return step % REPORT_STEPS == 0 or step % validate_every == 0 or step == progress.steps
+    early = step - progress.first_step == EARLY_STEPS
+    return early or step % REPORT_STEPS == 0 or step % validate_every == 0 or step == progress.steps
 
 
 def numbers(progress: Progress) -> dict[str, float]:

@@ -15,6 +15,7 @@ from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.models.pair_pipeline import PairPipeline
 from factory.models.windowed import attention_window
+from factory.terminal import quiet_libraries
 
 
 def write_generator(
@@ -45,7 +46,7 @@ def write_generator(
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    with new_folder(folder) as work:
+    with new_folder(folder) as work, quiet_libraries():
         pipeline.to(dtype=dtype).save_pretrained(work, safe_serialization=True)
         _forget_places(work)
         if window := attention_window(pipeline.unet):

@@ -1,10 +1,15 @@
-"""Prompts from a class and its attributes: what a generator is told about an image."""
+"""Prompts of a class and its attributes: what a generator is told, and what of it is read."""
 
 import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from factory.models.folder import read_json
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -84,6 +89,87 @@ def vary_prompt(
         return grammar.compose(class_name)
     keep = [name for name in grammar.attributes if rng.random() >= attribute_dropout]
     return grammar.compose(class_name, attributes, keep=keep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a tokenizer makes of a prompt."""
+
+    tokens: int
+    """Of the whole prompt, begin and end included; no more than `most` are read."""
+    most: int
+    read: str
+    """The words that are read: the prompt itself, or its beginning."""
+    cut: str
+    """The words that are not, the one that is read in part among them; empty: none."""
+    unknown: str
+    """Letters that the tokenizer does not know, and reads as nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """The tokenizer of a generator, asked what it reads: `tokenize` cuts a prompt in silence."""
+
+    backend: Any
+    """A `tokenizers.Tokenizer`."""
+    most: int
+    unknown_id: int | None
+
+    @staticmethod
+    def of(tokenizer: Any) -> "Reader":
+        """Return the reader of a `CLIPTokenizer`."""
+        return Reader(
+            backend=tokenizer.backend_tokenizer,
+            most=tokenizer.model_max_length,
+            unknown_id=tokenizer.unk_token_id,
+        )
+
+    def read(self, prompt: str) -> Reading:
+        """Return how a prompt is read."""
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        encoded = self.backend.encode(prompt)
+        ids, spans, read = encoded.ids, encoded.offsets, prompt
+        if len(ids) > self.most:
+            start = spans[self.most - 1][0]  # of the first token without a place: the end has one
+            words = prompt[:start]
+            between = words[-1:].isspace()
+            read = words.rstrip() if between else words.rpartition(" ")[0].rstrip() or words
+        inner = zip(ids[1:-1], spans[1:-1], strict=True)
+        unknown = dict.fromkeys(prompt[a:b] for token, (a, b) in inner if token == self.unknown_id)
+        return Reading(
+            tokens=len(ids),
+            most=self.most,
+            read=read,
+            cut=prompt[len(read) :].strip(),
+            unknown="".join(unknown),
+        )
+
+
+def open_reader(folder: Path) -> Reader | None:
+    """Return the reader of the tokenizer in a generator's folder; None: it has none.
+
+    Raises:
+        ModelError: its files are damaged.
+    """
+    if not (folder / "tokenizer").is_dir():
+        return None
+    path = folder / "tokenizer" / "tokenizer.json"
+    if not path.is_file():  # Stable Diffusion's own files
+        from transformers import CLIPTokenizer
+
+        return Reader.of(CLIPTokenizer.from_pretrained(path.parent))
+    from tokenizers import Tokenizer
+
+    told, backend = (
+        read_json(path.with_name("tokenizer_config.json")),
+        Tokenizer.from_file(str(path)),
+    )
+    return Reader(
+        backend=backend,
+        most=int(told["model_max_length"]),
+        unknown_id=backend.token_to_id(str(told.get("unk_token"))),
+    )
 
 
 def _fill(template: str, words: Mapping[str, str]) -> str:

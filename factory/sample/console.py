@@ -33,6 +33,8 @@ def follow(run: Prepared) -> RunProgress:
     """Execute `run` with a progress display, print the summary, return the last progress."""
     console = guarded_console(width=100)
     _say(console, f"run {run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
+    for line in run.said:
+        _say(console, line)
     measured = run.generator.calibration
     if measured and measured.thresholds == run.config.gates:
         _say(

@@ -1,7 +1,6 @@
 """The engine: a generator in memory that draws batches, the same bits for the same request."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,6 +24,7 @@ from factory.sample.options import check_method, options_from
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.references import Reference, References
+from factory.terminal import quiet_libraries
 
 METHODS: Mapping[str, Callable[[Any, str], Method]] = {
     "text": TextMethod,
@@ -189,7 +189,7 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
     """
     kind, extra = _pipeline_class(generator.method)
     try:
-        with _without_bars():
+        with quiet_libraries():
             pipeline = kind.from_pretrained(
                 generator.folder,
                 dtype=DTYPES[dtype],
@@ -220,22 +220,6 @@ def _pipeline_class(method: str) -> tuple[Any, dict[str, Any]]:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep the libraries' progress bars, one a file, off the terminal; restore them after."""
-    from diffusers.utils import logging as of_diffusers
-    from transformers.utils import logging as of_transformers
-
-    shown = [each for each in (of_diffusers, of_transformers) if each.is_progress_bar_enabled()]
-    for each in shown:
-        each.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for each in shown:
-            each.enable_progress_bar()
 
 
 def _make_deterministic(device: str) -> None:

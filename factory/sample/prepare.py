@@ -1,5 +1,6 @@
 """From configuration to plan: every recipe of a run, its counts, and the run's name."""
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from factory.errors import ConfigError
 from factory.gate.calibration import gates_for
 from factory.gate.masks import MaskGates
 from factory.models.generator import CLUSTERS, Generator
+from factory.models.prompts import open_reader
 from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.methods.bridge_options import BridgeOptions
@@ -20,6 +22,10 @@ from factory.sample.plan import Plan, Quota, split_evenly
 from factory.sample.recipe import Recipe
 from factory.sample.references import PromptTurns, References, counts_by_reference
 
+SURELY_READ = 40
+"""Letters of a prompt that are read by every tokenizer here: a token each, of 48 or 77."""
+_PLAIN = re.compile(r"[A-Za-z0-9 ,.-]*")
+"""Letters that every tokenizer here knows."""
 CALIBRATED_TRIES = 3
 """Of a generator whose gates know its real images: foreign ones may refuse a class altogether."""
 
@@ -63,6 +69,46 @@ def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     return config.model_copy(
         update={"gates": gates_for(config.gates, measured), "max_tries": tries}
     )
+
+
+def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) -> list[str]:
+    """Return what is to be said of prompts of which the generator does not read every word.
+
+    A prompt of the job that would be cut is refused: images would be drawn, and named, under words
+    that nobody read. Those that the generator was trained under, and of a run that has begun, stay.
+
+    Raises:
+        ConfigError: with the words that would be cut.
+    """
+    own, said = set(generator.prompts.values()), []
+    asked = [("negative_prompt", config.negative_prompt)] + [
+        (name, prompt)
+        for name, prompts in config.prompts.items()
+        for prompt in ((prompts,) if isinstance(prompts, str) else prompts)
+    ]
+    doubtful = [
+        (name, prompt)
+        for name, prompt in asked
+        if len(prompt) > SURELY_READ or not (prompt in own or _PLAIN.fullmatch(prompt))
+    ]
+    if not doubtful:
+        return []
+    whole = generator.base() if generator.adapters else generator
+    if (reader := open_reader(whole.folder)) is None:
+        return []
+    for name, prompt in doubtful:
+        found = reader.read(prompt)
+        if found.cut and not begun and prompt not in own:
+            raise ConfigError(
+                f"the prompt of {name!r} has {found.tokens} tokens, and generator"
+                f" {generator.name!r} reads {found.most}: {found.cut!r} would be cut off",
+                remedy="Shorten it, the most important words first",
+            )
+        if found.cut:
+            said.append(f"{name}: of the prompt {found.cut!r} is cut off and not read")
+        elif found.unknown and prompt not in own:
+            said.append(f"{name}: the letters {found.unknown!r} of the prompt are not known")
+    return said
 
 
 def with_first_prompts(config: GenerateConfig) -> GenerateConfig:

@@ -21,6 +21,7 @@ from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
 from factory.sample.plan import Plan, plan_further
 from factory.sample.prepare import (
+    check_prompts,
     make_plan,
     run_id_of,
     with_classes,
@@ -96,6 +97,8 @@ class Prepared:
     catalog_uri: str
     storage_options: StorageOptions = None
     references: References | None = None
+    said: tuple[str, ...] = ()
+    """What a person should know before anything is drawn."""
 
 
 def prepare(
@@ -116,6 +119,7 @@ def prepare(
     generator = find_generator(config.model, revision=config.revision)
     config = with_classes(with_seed(config), generator)
     config = config if begun else with_gates(config, generator)
+    said = check_prompts(config, generator, begun=begun)
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
@@ -130,6 +134,7 @@ def prepare(
         catalog_uri=catalog_uri,
         storage_options=storage_options,
         references=_travelling(references, plan),
+        said=tuple(said),
     )
 
 

@@ -303,7 +303,6 @@ def test_a_gpu_that_is_not_there_is_said(
     ("changes", "message"),
     [
         ({"only": ["unicorn"]}, "class 'unicorn' is not in the dataset"),
-        ({"n_shot": 1000}, "1000 shots of class"),
         ({"unet": {"mid_channels": [8, 8]}}, "mid_channels"),
         ({"unet": {"norm_num_groups": 5}}, "cannot be divided by norm_num_groups 5"),
         ({"autoencoder": {"channels": [12, 12]}}, "12 channels of the autoencoder"),

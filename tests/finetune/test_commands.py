@@ -1,6 +1,7 @@
 """`factory finetune` over a table of a user's own: columns by name, exact files, one command."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ from PIL import Image
 from factory.cli import cli
 from factory.errors import ConfigError, FactoryError
 from factory.finetune.class_config import ClassConditionalConfig
+from factory.finetune.cluster import ClusterConfig
 from factory.finetune.config import FinetuneConfig
-from factory.finetune.methods import load_training
+from factory.finetune.meter import Progress, describe
+from factory.finetune.methods import load_training, preset_for
+from factory.finetune.train import groups_abreast, turn_of
 from factory.models.generator import open_generator
+from tests.fakes.tiny import tiny_generator
 from tests.finetune.test_class_conditional import TINY
 
 COLUMNS = ["--label", "blastocist", "--image", "IMAGE_NAME", "--group", "embryo"]
@@ -103,3 +108,79 @@ def test_the_configuration_says_the_method() -> None:
         load_training("blastdiffusion", ["unet.heads=3"])
     with pytest.raises(ConfigError, match="unknown key 'unet'"):
         load_training("cytodiff", ["unet.num_attention_heads=3"])
+
+
+def test_the_default_configuration_follows_from_the_base(tmp_path: Path) -> None:
+    assert preset_for([]) == preset_for(["base=wbc-base"]) == "cytodiff_small"
+    for folder, channels in {"sd": [320, 640, 1280, 1280], "mine": [128, 192]}.items():
+        path = tmp_path / folder / "unet" / "config.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"block_out_channels": channels}))
+    assert preset_for([f"base={tmp_path / 'sd'}"]) == "cytodiff"
+    assert preset_for([f"base={tmp_path / 'mine'}"]) == "cytodiff_small"
+    assert preset_for(["base=owner/stable-diffusion"]) == "cytodiff"
+
+
+def test_the_command_says_what_it_leaves_out_where_its_samples_are_and_what_comes_next(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, split = table.parent / "run", split_of(table)
+    base = tiny_generator(table.parent / "base", class_names=("0", "1"))
+    command = ["finetune", "--data", table, "--split", split, "--output", output, "--without-ray"]
+    command += columns_of(table)
+    tiny = ["training.steps=6", "training.batch_size=2", "lora.rank=2", "autoencoder.steps=1"]
+    tiny += ["validation.num_inference_steps=1", f"base={base.folder}"]
+    for key in tiny:
+        command += ["--set", key]
+    done = factory(*command)
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0] == "configuration cytodiff_small (--config chooses another)"
+    assert any(line.startswith("0: ") and "of the 16 shots asked" in line for line in lines)
+    timed = [line for line in lines if ", of all " in line]
+    assert {line.partition(",")[0] for line in timed} == {"0 (1 of 2)", "1 (2 of 2)"}
+    generator = output.resolve() / "generator"
+    assert f"sheet    {generator / 'samples.png'}" in lines
+    assert lines[-1].endswith(f"factory generate --num-images 64 --set model={generator}")
+
+    one = factory(*command, "--without", "0", "--output", table.parent / "one")
+    assert one.exit_code == 0, one.output
+    assert open_generator(table.parent / "one" / "generator").class_names == ("1",)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("factory.finetune.run.finetune_here", interrupted)
+    stopped = factory(*command, "--output", table.parent / "stopped")
+    assert "stopped; the checkpoints stay. Go on with: " in stopped.output
+
+
+def test_a_training_in_the_output_of_another_method_is_refused(table: Path) -> None:
+    output, split = table.parent / "run", split_of(table)
+    output.mkdir()
+    (output / "plan.json").write_text('{"config": {"method": "pairs"}}')
+    command = ["finetune", "--data", table, "--split", split, "--output", output, "--without-ray"]
+    refused = factory(*command, *columns_of(table))
+    assert "a training of method 'pairs', this one is 'text'" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("abreast", "told"), [(1, [3, 2, 1, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0]), (8, [0] * 4)]
+)
+def test_the_time_of_the_whole_knows_how_many_train_side_by_side(
+    abreast: int, told: list[int]
+) -> None:
+    targets = ["a", "b", "c", "d"]
+    turns = [turn_of({"target": t, "abreast": str(abreast)}, targets) for t in targets]
+    assert [turn.later for turn in turns] == told
+    assert [turn.number for turn in turns] == [1, 2, 3, 4]
+    progress = Progress(
+        step=10, steps=40, losses={"loss": 1.0}, gradient_norm=1, learning_rate=1, batch_size=1,
+        seconds=60.0,
+    )  # fmt: skip
+    whole = 180 + 240 * told[1]
+    assert "b (2 of 4), step 10/40: loss 1.0000" in describe(progress, turns[1])
+    assert f"ETA 3 min, of all {whole / 60:.0f} min" in describe(progress, turns[1])
+    fitting = ClusterConfig(cpus_per_worker=2)
+    assert groups_abreast(fitting, {"CPU": 5.0}) == 2
+    assert groups_abreast(fitting, {"CPU": 1.0}) == 1

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.material import load_material
 from factory.finetune.order import Part
-from factory.finetune.plan import Plan, choose_images
+from factory.finetune.plan import Plan, choose_images, thin_classes, without_classes
 from factory.finetune.run import finetune_here, prepare
 from factory.gate.verdict import status_of
 from factory.models.generator import Generator, open_generator
@@ -22,7 +24,7 @@ from factory.models.lora_file import open_lora
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.real.splits import Split
+from factory.real.splits import Split, n_shot
 from factory.sample.engine import Engine, load_pipeline
 from factory.sample.prepare import make_plan
 from tests.fakes.splits import split_of
@@ -260,3 +262,58 @@ def test_a_generator_brings_the_thresholds_of_the_images_it_learnt(
     assert set(measured.real) == set(dataset.labels)
     for image in dataset.array(generator.size_px, learnt):
         assert status_of(measured.thresholds.judge(image)) == "accepted"
+
+
+def test_a_prompt_that_is_cut_is_told_and_stored_as_it_was_read(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    long = "monocyte " * 50
+    asked = config(base, only=["monocyte", "lymphocyte"], classes={"monocyte": f"{long}first"})
+    plan = prepare(asked, dataset, split, tmp_path / "run", tell=told.append)
+    assert any("reads 48 of 57 tokens" in line and "first' is cut off" in line for line in told)
+    generator = finetune_here(plan, tell=told.append)
+    assert generator.prompts["monocyte"] == " ".join(["monocyte"] * 46)
+
+    alike = {"monocyte": f"{long}first", "lymphocyte": f"{long}second"}
+    asked = config(base, only=["monocyte", "lymphocyte"], classes=alike)
+    with pytest.raises(ConfigError, match=r"'lymphocyte' and 'monocyte' have prompts .* alike"):
+        prepare(asked, dataset, split, tmp_path / "alike")
+    apart = asked.model_copy(update={"separate": True})
+    assert prepare(apart, dataset, split, tmp_path / "apart").targets == ("lymphocyte", "monocyte")
+
+
+def test_shots_are_up_to_a_number_and_thin_classes_are_named(
+    base: Generator, dataset: RealDataset, split: Split
+) -> None:
+    single = replace(dataset, items=tuple(replace(item, group="") for item in dataset.items))
+    split, dataset = replace(split, dataset=single.fingerprint), single
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    monocytes = [i for i in split.train if labels[i] == "monocyte"]
+    fewer = replace(
+        split,
+        train=tuple(i for i in split.train if i not in monocytes[2:]),
+        val=tuple(sorted((*split.val, *monocytes[2:]))),
+    )
+    asked = config(base, n_shot=5)
+    chosen = choose_images(dataset, fewer, asked)
+    assert Counter(labels[i] for i in chosen) == dict.fromkeys(set(labels.values()), 5) | {
+        "monocyte": 2
+    }
+    assert set(monocytes[:2]) <= set(chosen)
+    told = thin_classes(dataset, fewer, asked)
+    assert [line for line in told if line.startswith("monocyte: 2 of the 5 shots asked")] == told
+    # who has enough of every class chooses as before
+    assert choose_images(dataset, fewer, config(base, n_shot=2)) == tuple(
+        i for members in n_shot(fewer, labels=labels, shots=2, seed=0).values() for i in members
+    )
+
+
+def test_classes_are_left_out_by_name(base: Generator, dataset: RealDataset) -> None:
+    left = without_classes(config(base), dataset, ["monocyte", "basophil"])
+    assert left.only == ("eosinophil", "lymphocyte", "neutrophil")
+    assert without_classes(config(base), dataset, []) == config(base)
+    with pytest.raises(ConfigError, match=r"--without 'Monocyte': .* Its classes are basophil"):
+        without_classes(config(base), dataset, ["Monocyte"])
+    with pytest.raises(ConfigError, match="leaves no class"):
+        without_classes(config(base, only=["monocyte"]), dataset, ["monocyte"])

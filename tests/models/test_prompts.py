@@ -6,11 +6,13 @@ import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
 from factory.config import load_config
 from factory.finetune.pretrain import BaseConfig
-from factory.models.conditioning import MAX_TOKENS, prompt_tokenizer
-from factory.models.prompts import PromptGrammar, vary_prompt
+from factory.models.conditioning import MAX_TOKENS, prompt_tokenizer, tokenize
+from factory.models.generator import EMBEDDED
+from factory.models.prompts import PromptGrammar, Reader, open_reader, vary_prompt
 
 GRAMMAR = load_config(BaseConfig, "wbc_base").prompt
 FULL = {
@@ -96,3 +98,30 @@ def test_equal_words_get_equal_ids_in_every_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(sorted(first.get_vocab().items()))
+
+
+WBC_BASE = EMBEDDED["wbc-base"]
+
+
+def test_what_of_a_prompt_is_read_is_known_to_the_word() -> None:
+    reader = open_reader(WBC_BASE)
+    whole = reader.read("a big round eosinophil, segmented-bilobed nucleus, red round granules")
+    assert (whole.cut, whole.unknown) == ("", "")
+    long = reader.read("moderately differentiated pulmonary adenocarcinoma, predominantly lepidic")
+    assert (long.tokens, long.most) == (52, 48)
+    assert long.read == "moderately differentiated pulmonary adenocarcinoma, predominantly"
+    assert long.cut == "lepidic"
+    assert reader.read(long.read).cut == ""
+    assert reader.read("x" * 80).read == "x" * 46  # no word fits: its beginning
+    assert reader.read('Übergang 50 % "blast"').unknown == 'Ü%"'
+
+
+def test_the_reader_agrees_with_what_networks_are_given() -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(WBC_BASE / "tokenizer")
+    for prompt in ("a monocyte", "pulmonary adenocarcinoma " * 4, "", "Übergang"):
+        found = Reader.of(tokenizer).read(prompt)
+        given = tokenize(tokenizer, [prompt])
+        assert found == open_reader(WBC_BASE).read(prompt)
+        assert given.shape == (1, 48)  # asking has not changed the tokenizer
+        if not found.cut:
+            assert given.tolist() == tokenize(tokenizer, [found.read]).tolist()

@@ -6,8 +6,8 @@ import pytest
 
 from factory.config import GenerateConfig
 from factory.errors import ConfigError
-from factory.models.generator import Generator
-from factory.sample.prepare import make_plan, run_id_of, with_seed
+from factory.models.generator import Generator, find_generator
+from factory.sample.prepare import check_prompts, make_plan, run_id_of, with_classes, with_seed
 
 
 def config(**changes: object) -> GenerateConfig:
@@ -56,3 +56,41 @@ def test_without_classes_all_of_the_generators_are_drawn(tiny: Generator) -> Non
     nameless = replace(tiny, manifest={})
     with pytest.raises(ConfigError, match="names no classes"):
         make_plan(config(classes={}), nameless)
+
+
+def test_names_alone_are_drawn_under_the_generators_prompts(tiny: Generator) -> None:
+    two = with_classes(config(classes=("monocyte", "lymphocyte")), tiny)
+    assert two.classes == {"monocyte": "a monocyte", "lymphocyte": "a lymphocyte"}
+    with pytest.raises(ConfigError, match=r"'blast' is unknown.*Choose from lymphocyte"):
+        with_classes(config(classes=("blast",)), tiny)
+
+
+LONG = "moderately differentiated pulmonary adenocarcinoma, predominantly "
+
+
+def test_a_prompt_that_would_be_cut_is_refused_with_the_words_that_nobody_would_read() -> None:
+    base = find_generator("wbc-base")
+    asked = config(classes={"monocyte": ("a monocyte", f"{LONG}lepidic")})
+    with pytest.raises(
+        ConfigError, match=r"of 'monocyte' has 52 tokens.*reads 48: 'lepidic' would"
+    ):
+        check_prompts(asked, base, begun=False)
+    assert check_prompts(asked, base, begun=True) == [
+        "monocyte: of the prompt 'lepidic' is cut off and not read"
+    ]
+    negative = config(classes={"monocyte": "a monocyte"}, negative_prompt=f"{LONG}lepidic")
+    with pytest.raises(ConfigError, match="the prompt of 'negative_prompt' has 52 tokens"):
+        check_prompts(negative, base, begun=False)
+    fitting = config(classes={"monocyte": ("a monocyte", LONG)})
+    assert check_prompts(fitting, base, begun=False) == []
+    foreign = config(classes={"monocyte": "Übergang"})
+    assert check_prompts(foreign, base, begun=False) == [
+        "monocyte: the letters 'Ü' of the prompt are not known"
+    ]
+
+
+def test_prompts_that_a_generator_was_trained_under_are_drawn_and_told(tiny: Generator) -> None:
+    own = replace(tiny, manifest={**tiny.manifest, "prompts": {"monocyte": "monocyte " * 60}})
+    asked = with_classes(config(classes={}), own)
+    (told,) = check_prompts(asked, own, begun=False)
+    assert "is cut off" in told
