@@ -17,9 +17,12 @@ from factory.real.dataset import (
     RealDataset,
     RealImage,
     composed,
+    cropped,
+    cropped_mask,
 )
 from factory.real.depth import FULL, depth_bits
 from factory.real.drawn import exported_near, mark_in
+from factory.real.field import Crop, crop_rule
 from factory.real.images import decode, decode_mask, greatest_value
 from factory.real.mask_values import (
     JPEG,
@@ -44,6 +47,8 @@ def build_dataset(
     skip_broken: bool = False,
     keep_faults: bool = False,
     masks: str | None = None,
+    crop: str | None = None,
+    pixel_size_um: float | None = None,
 ) -> RealDataset:
     """Read and check every image once and return the dataset.
 
@@ -53,13 +58,15 @@ def build_dataset(
         skip_broken: leave undecodable images out and list them in `broken`.
         keep_faults: list all that is wrong in `broken` and `faults` instead of raising the first.
         masks: how mask values are read, see `mask_rule`; 'none': not at all.
+        crop: the central part of every frame that is shown, see `crop_rule`.
+        pixel_size_um: of all images, whatever the source says.
 
     Raises:
         DataError: nothing left, an error that the source yielded, an id twice, the same image
             under two classes, a label outside `class_names`, (unless skipped) a broken image or
             mask, or masks spoilt by compression or resizing that no rule mends.
     """
-    rule = mask_rule(masks)
+    rule, part = mask_rule(masks), crop_rule(crop)
     found = list(source)
     listed = [item for item in found if isinstance(item, RealImage)]
     faults = [item for item in found if isinstance(item, DataError)]
@@ -67,6 +74,8 @@ def build_dataset(
     if masks == NO_MASKS:
         not_read += [_mask_not_read(item) for item in listed if item.mask is not None]
         listed = [replace(item, mask=None) for item in listed]
+    if pixel_size_um is not None:
+        listed = [replace(item, pixel_size_um=pixel_size_um) for item in listed]
     if not listed:
         raise (
             faults[0]
@@ -78,7 +87,9 @@ def build_dataset(
     faults += [*alike, *twice]
     if faults and not keep_faults:
         raise _first(faults)
-    kept, broken = _read_all(listed, rule, skip_broken=skip_broken or keep_faults)
+    kept, broken = _read_all(
+        listed, partial(inspect, rule=rule, crop=part), skip_broken=skip_broken or keep_faults
+    )
     if not kept:
         raise DataError(
             f"no image is left ({len(broken)} broken, the first: {broken[0].what})",
@@ -101,14 +112,22 @@ def build_dataset(
         broken=tuple(error.what for error in broken),
         faults=tuple(str(fault) for fault in faults),
         not_read=_by_kind(not_read),
-        reading={"masks": rule.text} if rule else {},
+        reading=({"masks": rule.text} if rule else {}) | ({"crop": part.text} if part else {}),
     )
 
 
-def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool = False) -> Content:
+def inspect(
+    item: RealImage,
+    rule: MaskRule | None = None,
+    crop: Crop | None = None,
+    *,
+    depth_known: bool = False,
+) -> Content:
     """Return what the bytes of `item` hold, after decoding image and mask once.
 
     Args:
+        rule: how values of its mask are read.
+        crop: the part of it that is shown; sizes and pixels are of that part.
         depth_known: that a picture of 16 bits fills them; unless it is, one whose values need
             fewer bits gives its greatest value alone (see `Content.greatest`).
 
@@ -123,6 +142,8 @@ def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool 
             greatest=greatest,
         )  # fmt: skip
     picture = decode(data, name=item.image.name)
+    whole_px = picture.size
+    picture = cropped(picture, crop, item)
     size_px = picture.size
     content = Content(
         width_px=size_px[0],
@@ -138,23 +159,23 @@ def inspect(item: RealImage, rule: MaskRule | None = None, *, depth_known: bool 
     if item.mask is None:
         return content
     stored = item.mask.read()
-    mask = decode_mask(stored, name=item.mask.name, size_px=size_px, rule=rule)
+    mask = decode_mask(stored, name=item.mask.name, size_px=whole_px, rule=rule)
     return replace(
         content,
         mask_sha256=sha256_hex(stored),
-        mask_values=count_values(mask),
+        mask_values=count_values(cropped_mask(mask, crop, item)),
         mask_jpeg=stored.startswith(JPEG),
     )
 
 
 def _read_all(
-    items: Sequence[RealImage], rule: MaskRule | None, *, skip_broken: bool
+    items: Sequence[RealImage], look: Callable[..., Content], *, skip_broken: bool
 ) -> tuple[list[tuple[RealImage, Content]], list[DataError]]:
     """Inspect all images; those whose depth only the whole set tells are inspected again."""
-    kept, broken = _inspected(items, partial(inspect, rule=rule), skip_broken=skip_broken)
+    kept, broken = _inspected(items, look, skip_broken=skip_broken)
     bits = depth_bits(max((content.greatest for _, content in kept), default=0))
     waiting = [_at_depth(item, bits) for item, content in kept if not content.image_sha256]
-    known = partial(inspect, rule=rule, depth_known=True)
+    known = partial(look, depth_known=True)
     again, too_dark = _inspected(waiting, known, skip_broken=skip_broken)
     done = {item.id: (item, content) for item, content in again}
     kept = [done.get(item.id, (item, content)) for item, content in kept]

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from factory.errors import DataError
 from factory.real.dataset import RealImage, composed
 from factory.real.drawn import told_by
+from factory.real.field import number
 from factory.real.images import SUFFIXES
 from factory.real.stored import FileBytes, Stored, Unreadable
 from factory.tree import files_below
@@ -37,6 +38,8 @@ USUAL = {
 }
 """Names tried in order when a role is not given. A group found by its name guards against leaks
 that nobody asked about; a set whose groups go by another name needs `group=`."""
+PIXEL_SIZES = ("pixel_size_um", "um_per_px", "um_per_pixel", "mpp")
+"""Columns that are taken for the size of a pixel in micrometres."""
 LIKELY_GROUP = re.compile(
     "(patient|subject|case|slide|wsi|sequence|study|series|participant|donor|animal|mouse|lesion"
     "|specimen|biopsy|accession|exam|video|mrn)(instance)?(id|uid|number|no|name)?"
@@ -57,6 +60,7 @@ class Asked:
     group: str | None = None
     attributes: tuple[str, ...] | None = None
     root: Path | None = None
+    pixel_size: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,8 @@ class Roles:
     label: str | None
     group: str | None
     attributes: tuple[str, ...]
+    pixel_size: str | None = None
+    """In micrometres; an attribute as well."""
 
 
 def find_roles(
@@ -88,7 +94,9 @@ def find_roles(
     """
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{table} has the column {twice[0]!r} twice", remedy="Rename one of them")
-    named = [asked.label, asked.image, asked.group, *(asked.attributes or ())]
+    named = [
+        asked.label, asked.image, asked.group, asked.pixel_size, *(asked.attributes or ())
+    ]  # fmt: skip
     missing = [name for name in named if name is not None and name not in columns]
     if missing:
         raise DataError(
@@ -103,7 +111,11 @@ def find_roles(
         for role, usual in USUAL.items()
     }
     rest = tuple(name for name in columns if name not in found.values())
-    return Roles(**found, attributes=asked.attributes if asked.attributes is not None else rest)
+    return Roles(
+        **found,
+        attributes=asked.attributes if asked.attributes is not None else rest,
+        pixel_size=asked.pixel_size or next((n for n in PIXEL_SIZES if n in columns), None),
+    )
 
 
 def ids_as_paths(roles: Roles) -> Roles:
@@ -172,7 +184,20 @@ def image_of_row(
         image=image,
         mask=mask,
         drawn=told_by(values),
+        pixel_size_um=_pixel_size(values, roles, row),
     )
+
+
+def _pixel_size(values: Mapping[str, str], roles: Roles, row: str) -> float | None:
+    text = values.get(roles.pixel_size) if roles.pixel_size else None
+    if not text or not text.strip():
+        return None
+    if (size := number(text)) is None:
+        raise DataError(
+            f"{row}: {roles.pixel_size} is {text!r}, no size of a pixel in micrometres",
+            remedy="Write a number above 0, or leave the cell empty",
+        )
+    return size
 
 
 def id_of_path(path: PurePath) -> str:

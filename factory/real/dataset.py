@@ -12,6 +12,7 @@ from PIL import Image
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
 from factory.real.duplicates import Looks
+from factory.real.field import Crop, Shown, crop_rule, first_of_each, object_scale
 from factory.real.images import decode, decode_mask, square, square_mask
 from factory.real.mask_values import (
     MaskRule,
@@ -43,6 +44,7 @@ class RealImage:
     grouped_by: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     read_as: str = ""
+    pixel_size_um: float | None = None
     drawn: str = ""
 
 
@@ -203,7 +205,38 @@ class RealDataset:
         Raises:
             DataError: gone, or changed since the dataset was opened.
         """
-        return decode(self.encoded(i), name=self.items[i].image.name)
+        picture = decode(self.encoded(i), name=self.items[i].image.name)
+        return cropped(picture, self.crop, self.items[i])
+
+    @cached_property
+    def crop(self) -> Crop | None:
+        """The central part of every frame that is shown; None: all of it."""
+        return crop_rule(self.reading.get("crop"))
+
+    @property
+    def fields_um(self) -> tuple[float | None, ...]:
+        """Side of the central square of every image in micrometres, where its pixels are known."""
+        return tuple(
+            None
+            if item.pixel_size_um is None
+            else item.pixel_size_um * min(content.width_px, content.height_px)
+            for item, content in zip(self.items, self.contents, strict=True)
+        )
+
+    def shown(self, size_px: int, ids: Sequence[str]) -> Shown:
+        """Return the field of view of images (one or more) that are learnt from at `size_px`."""
+        rows, fields = self._chosen(ids), self.fields_um
+        known = [field_um for row in rows if (field_um := fields[row]) is not None]
+        labels = [self.labels[row] for row in rows]
+        chosen = first_of_each(labels)
+        pixel_size_um = float(np.median(known)) / size_px if len(known) == len(rows) else None
+        return Shown(
+            pixel_size_um=None if pixel_size_um is None else float(f"{pixel_size_um:.6g}"),
+            crop=self.crop.text if self.crop else None,
+            objects=object_scale(
+                self.array(size_px, [ids[row] for row in chosen]), [labels[row] for row in chosen]
+            ),
+        )
 
     @cached_property
     def looks(self) -> Looks:
@@ -221,7 +254,8 @@ class RealDataset:
         if stored is None or expected is None:
             return None
         data = _unchanged(stored.read(), expected, stored)
-        return decode_mask(data, name=stored.name, rule=self.mask_rule)
+        mask = decode_mask(data, name=stored.name, rule=self.mask_rule)
+        return cropped_mask(mask, self.crop, self.items[i])
 
     def array(self, size_px: int, ids: Iterable[str] | None = None) -> NDArray[np.uint8]:
         """Return the central squares of images as (N, size_px, size_px, 3), in the order asked."""
@@ -259,6 +293,26 @@ class RealDataset:
 
     def _chosen(self, ids: Iterable[str] | None) -> Sequence[int]:
         return range(len(self)) if ids is None else [self.index_of(i) for i in ids]
+
+
+def cropped(picture: Image.Image, crop: Crop | None, item: RealImage) -> Image.Image:
+    """Return the part of a picture that is shown.
+
+    Raises:
+        DataError: see `Crop.box`.
+    """
+    if crop is None:
+        return picture
+    return picture.crop(crop.box(picture.size, item.pixel_size_um, name=item.image.name))
+
+
+def cropped_mask(mask: NDArray[np.uint8], crop: Crop | None, item: RealImage) -> NDArray[np.uint8]:
+    """Return what `cropped` shows of a mask (H, W)."""
+    if crop is None:
+        return mask
+    size_px = (mask.shape[1], mask.shape[0])
+    left, top, right, bottom = crop.box(size_px, item.pixel_size_um, name=item.image.name)
+    return mask[top:bottom, left:right]
 
 
 def composed(text: str) -> str:

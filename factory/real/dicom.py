@@ -8,6 +8,7 @@ pixels cannot be taken away here, so files that declare it are refused.
 """
 
 import logging
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from factory.real.dicom_pixels import (
     settle,
     span_of,
 )
+from factory.real.field import number
 from factory.real.folders import UNLABELLED, Listing, printable, suffix_of
 from factory.real.images import encode_pnm
 from factory.real.stored import Unreadable
@@ -168,6 +170,7 @@ def _item(
         grouped_by="" if group is None else group[0],
         attributes=_attributes(head, asked.attributes or KEPT),
         drawn=_drawn(head),
+        pixel_size_um=_pixel_size_um(head),
     )
 
 
@@ -266,6 +269,11 @@ def _check_asked(root: Path, asked: Asked) -> None:
         )
     if asked.image is not None:
         raise DataError(f"{root} has no image column", remedy="Leave --image out")
+    if asked.pixel_size is not None:
+        raise DataError(
+            f"DICOM files have no column {asked.pixel_size!r}",
+            remedy="Leave --pixel-size-um out: their PixelSpacing is read; or give a number",
+        )
 
 
 def _label(head: Any, path: Path, root: Path, asked: Asked) -> str:

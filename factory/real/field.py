@@ -214,6 +214,11 @@ def compare_with(
     return _difference(_apart(one, (other[0][:, None], other[1][:, None])))
 
 
+def first_of_each(labels: Sequence[str]) -> list[int]:
+    """Return the rows of the first `MOST` images of every class."""
+    return [int(row) for rows in _by_class(labels).values() for row in rows]
+
+
 def _by_class(labels: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     own = np.asarray(labels)
     return {str(name): np.flatnonzero(own == name)[:MOST] for name in sorted(set(labels))}

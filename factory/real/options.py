@@ -29,6 +29,12 @@ def column_options(command: Command) -> Command:
             metavar="RULE",
             help="Mask values: object (all but 0), a threshold 128, values 0,255, or none.",
         ),
+        click.option(
+            "--crop", metavar="PART", help="Central part: of the sides 0.7, or a field 80um."
+        ),
+        click.option(
+            "--pixel-size-um", metavar="SIZE|COLUMN", help="Side of a pixel, or its column."
+        ),
         click.option("--follow-links", is_flag=True, help="Also where they lead out of the data."),
         click.option("--skip-broken", is_flag=True, help="Leave broken images out and list them."),
         click.option("--download", is_flag=True, help="Fetch a MedMNIST set if it is missing."),

@@ -15,6 +15,7 @@ from factory.real.columns import Asked
 from factory.real.dataset import Found, NotRead, RealDataset, RealImage
 from factory.real.dicom import dicom_items, is_dicom
 from factory.real.drawn import delta_table
+from factory.real.field import number
 from factory.real.folders import (
     Listing,
     folder_items,
@@ -41,6 +42,8 @@ def open_dataset(
     attributes: Sequence[str] | None = None,
     root: str | Path | None = None,
     masks: str | None = None,
+    crop: str | None = None,
+    pixel_size_um: float | str | None = None,
     skip_broken: bool = False,
     keep_faults: bool = False,
     follow_links: bool = False,
@@ -63,6 +66,10 @@ def open_dataset(
         masks: how mask values become classes: 'object' (all but 0 is the object), a threshold
             '128', values '0,128,255' (each pixel takes the nearest), or 'none' (masks are not
             read). It is part of the fingerprint.
+        crop: the central part of every frame that is shown: a share of its sides '0.711', or a
+            field '80um', for which pixel sizes must be known. It is part of the fingerprint.
+        pixel_size_um: side of a pixel in micrometres, or the column that has it; `pixel_size_um`
+            or `mpp`, or what DICOM files say, when absent.
         skip_broken: leave broken images out and list them in `RealDataset.broken`.
         keep_faults: list what is wrong in `RealDataset.broken` and `.faults`, all at once.
         follow_links: follow links, and `..` in a table, that lead out of the folder.
@@ -73,12 +80,14 @@ def open_dataset(
     """
     place, said = _said(str(uri))
     root = root or said.get("root")
+    size = str(pixel_size_um or said.get("pixel_size_um") or "")
     asked = Asked(
         label=label or said.get("label"),
         image=image or said.get("image"),
         group=group or said.get("group"),
         attributes=None if attributes is None else tuple(attributes),
         root=None if not root else _home(str(root)).resolve(),
+        pixel_size=_column_of(size),
     )
     follow_links = follow_links or _yes(said.get("follow_links", "no"), str(uri))
     found, class_names = _items(place, asked, follow_links=follow_links, download=download)
@@ -88,6 +97,25 @@ def open_dataset(
         skip_broken=skip_broken,
         keep_faults=keep_faults,
         masks=masks or said.get("masks"),
+        crop=crop or said.get("crop"),
+        pixel_size_um=number(size),
+    )
+
+
+def _column_of(size: str) -> str | None:
+    """Return the column that a pixel size names; None: a number, or nothing.
+
+    Raises:
+        DataError: a number that is no size.
+    """
+    if not size or number(size) is not None:
+        return None
+    try:
+        float(size)
+    except ValueError:
+        return size
+    raise DataError(
+        f"--pixel-size-um {size!r} is no size", remedy="Write micrometres above 0, such as 0.25"
     )
 
 
@@ -346,5 +374,5 @@ def _yes(text: str, uri: str) -> bool:
     return text == "yes"
 
 
-_OPTIONS = ("label", "image", "group", "root", "masks", "follow_links")
+_OPTIONS = ("label", "image", "group", "root", "masks", "crop", "pixel_size_um", "follow_links")
 _QUERY = "Write for example smear:300?seed=1&size=64 or medmnist:bloodmnist?size=64"
