@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from factory.errors import DataError
 from factory.real.dataset import RealImage, composed
 from factory.real.drawn import told_by
-from factory.real.field import number
+from factory.real.field import positive
 from factory.real.images import SUFFIXES
 from factory.real.stored import FileBytes, Stored, Unreadable
 from factory.tree import files_below
@@ -192,7 +192,7 @@ def _pixel_size(values: Mapping[str, str], roles: Roles, row: str) -> float | No
     text = values.get(roles.pixel_size) if roles.pixel_size else None
     if not text or not text.strip():
         return None
-    if (size := number(text)) is None:
+    if (size := positive(text)) is None:
         raise DataError(
             f"{row}: {roles.pixel_size} is {text!r}, no size of a pixel in micrometres",
             remedy="Write a number above 0, or leave the cell empty",

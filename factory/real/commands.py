@@ -244,6 +244,11 @@ def _print(found: "Description") -> None:
     if found.mask_shares:
         say(f"masks        {_masks(found)}")
     say(f"sizes        {sizes}{more}")
+    if "crop" in found.reading:
+        say(f"crop         {found.reading['crop']}: the central part of each; sizes are of that")
+    if found.fields_um:
+        fields = ", ".join(f"{field} µm ({n})" for field, n in list(found.fields_um.items())[:3])
+        say(f"fields       {fields}{', ...' if len(found.fields_um) > 3 else ''}")
     by = f" by {', '.join(found.grouped_by)}" if found.grouped_by else ""
     say(f"groups       {found.num_groups}{by}, to split by: {found.num_split_groups}")
     say(f"balance      majority rate {found.majority_rate:.3f}, imbalance {found.imbalance:.1f}")

@@ -14,6 +14,7 @@ from factory.errors import DataError
 from factory.real.columns import likely_groups
 from factory.real.dataset import NotRead, RealDataset
 from factory.real.duplicates import merge_groups, near_duplicates
+from factory.real.field import TOLERANCE
 from factory.real.images import encode_png, square_mask
 from factory.real.mask_values import pooled
 from factory.real.splits import PARTS, Split, make_split
@@ -51,6 +52,9 @@ class Description:
     """Rules that the caller gave ("masks": "object")."""
     read_as: dict[str, int]
     """Images per way of reading, where the file leaves it open."""
+    fields_um: dict[str, int]
+    """Images per side of their central square in micrometres, most frequent first; empty where no
+    pixel size is known."""
     parts: dict[str, dict[str, int]]
     """Images per class and part of a split by default; empty where there can be none."""
     attributes: dict[str, dict[str, int]]
@@ -90,7 +94,12 @@ def describe(dataset: RealDataset) -> Description:
     masks = pooled(content.mask_values for content in dataset.contents)
     total = sum(count.pixels for count in masks)
     by_default = _split_by_default(dataset, groups)
-    warnings = [*_thin(labels), *about_folders(dataset), *_about_names(dataset)]
+    warnings = [
+        *_about_fields(dataset),
+        *_thin(labels),
+        *about_folders(dataset),
+        *_about_names(dataset),
+    ]
     if isinstance(by_default, Split):
         warnings += split_warnings(dataset, [by_default], groups)
     else:
@@ -107,6 +116,7 @@ def describe(dataset: RealDataset) -> Description:
         num_joined_masks=sum(isinstance(item.mask, JoinedMasks) for item in dataset.items),
         mask_shares={count.value: count.pixels / total for count in masks},
         reading=dict(dataset.reading),
+        fields_um=_fields(dataset),
         read_as=dict(Counter(c.read_as for c in dataset.contents if c.read_as).most_common()),
         parts=part_counts(dataset, by_default) if isinstance(by_default, Split) else {},
         attributes=_attribute_counts(dataset),
@@ -118,6 +128,25 @@ def describe(dataset: RealDataset) -> Description:
         like_masks=list(dataset.like_masks),
         warnings=warnings,
     )
+
+
+def _fields(dataset: RealDataset) -> dict[str, int]:
+    told = ("unknown" if field is None else f"{field:.4g}" for field in dataset.fields_um)
+    found = Counter(told)
+    return {} if set(found) == {"unknown"} else dict(found.most_common())
+
+
+def _about_fields(dataset: RealDataset) -> list[str]:
+    """Return what is told of images that show fields of several sizes."""
+    known = [field for field in dataset.fields_um if field is not None]
+    if len(known) < len(dataset):
+        return [f"{len(dataset) - len(known)} images have no pixel size"] if known else []
+    if max(known) <= TOLERANCE * min(known):
+        return []
+    return [
+        f"images show fields of {min(known):.4g} to {max(known):.4g} µm, all brought to one size:"
+        f" objects of one size look different; --crop {min(known):.4g}um shows them alike"
+    ]
 
 
 def grouped_by(dataset: RealDataset) -> dict[str, int]:

@@ -30,7 +30,7 @@ from factory.real.dicom_pixels import (
     settle,
     span_of,
 )
-from factory.real.field import number
+from factory.real.field import positive
 from factory.real.folders import UNLABELLED, Listing, printable, suffix_of
 from factory.real.images import encode_pnm
 from factory.real.stored import Unreadable
@@ -244,6 +244,18 @@ def _drawn(head: Any) -> str:
     """Return what says that the image was drawn (PS3.3 C.7.6.1: Synthetic Data), or ''."""
     told = {"SyntheticData": "YES", "ConversionType": "SYN"}
     return next((f"{k} {v}" for k, v in told.items() if str(head.get(k, "")).upper() == v), "")
+
+
+def _pixel_size_um(head: Any) -> float | None:
+    """Return the side of a pixel in micrometres; None: not told, or not square."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        try:
+            sides_mm = [positive(str(side)) or 0.0 for side in head.get(keyword) or ()]
+        except (ValueError, TypeError, AttributeError):  # a value that is no list of numbers
+            continue
+        if len(sides_mm) == 2 and min(sides_mm) > 0 and math.isclose(*sides_mm, rel_tol=0.01):
+            return 1000 * sides_mm[0]
+    return None
 
 
 def _has_no_pixels(head: Any, path: Path) -> bool:

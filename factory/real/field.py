@@ -19,12 +19,14 @@ from factory.errors import DataError
 
 TOLERANCE = 1.1
 """Objects that look up to so many times larger or smaller are of one scale."""
+EXPLAINED = 0.6
+"""Another scale is told where it explains so much of a difference that less than this is left."""
 ZOOMS = tuple(float(f"{2.2 ** (k / 11):.4g}") for k in range(12))
 """How many times larger objects look in the central squares that are compared: 1 .. 2.2."""
 FEWEST = 8
 """Images of a class, on either side, that are compared class by class."""
-MOST = 24
-"""Images of a class that are looked at: more make an interval little narrower."""
+LOOKED_AT, MOST = 192, 24
+"""Images that are looked at, in all and of a class where there are many classes."""
 _SIDE = 64
 _RINGS = 8
 _LAGS = (2, 3, 4, 6, 8, 11, 15, 20, 26)
@@ -81,7 +83,7 @@ def crop_rule(text: str | None) -> Crop | None:
     if text is None:
         return None
     bare = text.strip().replace("µm", "um").replace("μm", "um")
-    value = number(bare.removesuffix("um"))
+    value = positive(bare.removesuffix("um"))
     if value is None or (not bare.endswith("um") and value > 1):
         raise DataError(
             f"--crop {text!r} is no part of a frame",
@@ -92,7 +94,7 @@ def crop_rule(text: str | None) -> Crop | None:
     return None if value == 1 else Crop(share=value)
 
 
-def number(text: str) -> float | None:
+def positive(text: str) -> float | None:
     """Return a number above 0, written with a point or a comma; None: it is none."""
     try:
         value = float(text.strip().replace(",", "."))
@@ -135,11 +137,15 @@ class ScaleDifference:
     ratio: float
     low: float
     high: float
+    left: float
+    """Share of the difference between the sets that is left once one is zoomed; near 1, they
+    differ in something else."""
 
     @property
     def differs(self) -> bool:
         """Whether the two are of another scale beyond doubt."""
-        return self.low > TOLERANCE or self.high < 1 / TOLERANCE
+        apart = self.low > TOLERANCE or self.high < 1 / TOLERANCE
+        return apart and self.left < EXPLAINED
 
     def told(self, one: str, other: str) -> str:
         """Return in words how large objects look in `one` beside `other`."""
@@ -158,7 +164,7 @@ def object_scale(images: NDArray[np.uint8], labels: Sequence[str]) -> ObjectScal
 
     Args:
         images: one or more.
-        labels: the class of each; of each class the first `MOST` are looked at.
+        labels: the class of each; see `first_of_each`.
     """
     parts = [_looks(images[rows]) for rows in _by_class(labels).values()]
     means = np.mean([part.mean(axis=1) for part in parts], axis=0)
@@ -215,13 +221,14 @@ def compare_with(
 
 
 def first_of_each(labels: Sequence[str]) -> list[int]:
-    """Return the rows of the first `MOST` images of every class."""
+    """Return the rows of the images of every class that are looked at."""
     return [int(row) for rows in _by_class(labels).values() for row in rows]
 
 
 def _by_class(labels: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    own = np.asarray(labels)
-    return {str(name): np.flatnonzero(own == name)[:MOST] for name in sorted(set(labels))}
+    own, names = np.asarray(labels), sorted(set(labels))
+    most = max(MOST, LOOKED_AT // max(1, len(names)))
+    return {name: np.flatnonzero(own == name)[:most] for name in names}
 
 
 def _looks(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -288,14 +295,18 @@ def _difference(apart: NDArray[np.float64]) -> ScaleDifference:
     """Return where sets are nearest: a parabola through the least row and its neighbours."""
     steps = np.log(ZOOMS)
     grid = np.concatenate([-steps[:0:-1], steps])
-    least = np.clip(apart.argmin(axis=0), 1, len(grid) - 2)
+    nearer_one = 1e-6 * np.abs(grid)[:, None]  # of equals, no zoom
+    least = np.clip((apart + nearer_one).argmin(axis=0), 1, len(grid) - 2)
     draws = np.arange(apart.shape[1])
     before, at, after = (apart[least + k, draws] for k in (-1, 0, 1))
     bend = np.maximum(before - 2 * at + after, 1e-12)
     place = grid[least] + steps[1] * np.clip((before - after) / (2 * bend), -1, 1)
     low, high = np.quantile(place, [0.025, 0.975])
     return ScaleDifference(
-        ratio=float(np.exp(place[0])), low=float(np.exp(low)), high=float(np.exp(high))
+        ratio=float(np.exp(place[0])),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        left=float(apart[:, 0].min() / max(apart[len(steps) - 1, 0], 1e-9)),
     )
 
 
@@ -308,7 +319,7 @@ def _rings() -> NDArray[np.float64]:
     y, x = np.mgrid[0:_SIDE, 0:_SIDE] - (_SIDE - 1) / 2
     ring = (np.hypot(x, y) / (_SIDE / 2) * _RINGS).astype(int)
     picked = np.stack([(ring == number).ravel() for number in range(_RINGS)]).astype(float)
-    return picked / picked.sum(axis=1, keepdims=True)
+    return np.asarray(picked / picked.sum(axis=1, keepdims=True))
 
 
 def _lags() -> NDArray[np.float64]:

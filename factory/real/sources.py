@@ -15,7 +15,7 @@ from factory.real.columns import Asked
 from factory.real.dataset import Found, NotRead, RealDataset, RealImage
 from factory.real.dicom import dicom_items, is_dicom
 from factory.real.drawn import delta_table
-from factory.real.field import number
+from factory.real.field import positive
 from factory.real.folders import (
     Listing,
     folder_items,
@@ -98,7 +98,7 @@ def open_dataset(
         keep_faults=keep_faults,
         masks=masks or said.get("masks"),
         crop=crop or said.get("crop"),
-        pixel_size_um=number(size),
+        pixel_size_um=positive(size),
     )
 
 
@@ -108,7 +108,7 @@ def _column_of(size: str) -> str | None:
     Raises:
         DataError: a number that is no size.
     """
-    if not size or number(size) is not None:
+    if not size or positive(size) is not None:
         return None
     try:
         float(size)

@@ -455,3 +455,24 @@ def test_damaged_files_are_read_or_give_our_error_only(tmp_path_factory, flips, 
     (root / "a" / "1.dcm").write_bytes(data[begin : int(len(data) * cut)])
     with suppress(DataError):
         open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "size_um"),
+    [
+        ({"PixelSpacing": ["0.25", "0.25"]}, 250),
+        ({"ImagerPixelSpacing": ["0.1", "0.1"]}, 100),
+        ({"PixelSpacing": ["0.25", "0.5"]}, None),  # not square
+        ({"PixelSpacing": ["0", "0"]}, None),
+        ({"PixelSpacing": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_size_of_a_pixel_is_read(tmp_path, attributes, size_um):
+    instance(tmp_path / "a" / "1.dcm", grey(), **attributes)
+    dataset = open_dataset(tmp_path)
+    assert dataset.items[0].pixel_size_um == size_um
+    if size_um is not None:
+        assert open_dataset(tmp_path, crop=f"{4 * size_um}um").image(0).shape == (4, 4, 3)
+    with pytest.raises(DataError, match="DICOM files have no column 'mpp'"):
+        open_dataset(tmp_path, pixel_size_um="mpp")
