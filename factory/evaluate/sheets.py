@@ -15,7 +15,7 @@ CAPTION_PX = 18
 
 
 def write_sheet(path: Path, rows: Mapping[str, Images], *, zoom: int = 2) -> None:
-    """Write a PNG with one captioned row of images (n, S, S, 3) per entry, nearest neighbour.
+    """Write a PNG with one captioned row of images (n, H, W, 3) per entry, nearest neighbour.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -50,10 +50,10 @@ def _stacked(blocks: Sequence[Image.Image]) -> bytes:
 
 
 def _row(caption: str, images: Images, zoom: int) -> Image.Image:
-    side = images.shape[1] * zoom + GAP_PX
+    height, side = (length * zoom + GAP_PX for length in images.shape[1:3])
     font = ImageFont.load_default(13)
     width = max(len(images) * side, int(font.getlength(caption)) + 4)
-    row = Image.new("RGB", (width, side + CAPTION_PX), "white")
+    row = Image.new("RGB", (width, height + CAPTION_PX), "white")
     ImageDraw.Draw(row).text((2, 2), caption, fill="black", font=font)
     for number, image in enumerate(images):
         enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)

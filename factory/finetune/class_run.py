@@ -33,7 +33,7 @@ from factory.finetune.class_plan import ClassPlan
 from factory.finetune.class_samples import class_samples
 from factory.finetune.cluster import ClusterConfig
 from factory.finetune.config import ValidationConfig
-from factory.finetune.finish import WEIGHTS
+from factory.finetune.finish import SHEET, WEIGHTS, Result
 from factory.finetune.first_stage import Follow, Lesson, load_first_stage, train_first_stage
 from factory.finetune.latent_scale import check_latent_scale
 from factory.finetune.loop import Loop
@@ -43,7 +43,7 @@ from factory.finetune.pixels import Pixels, load_pixels
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
 from factory.finetune.validation import FEWEST, Distance, Validation
 from factory.finetune.workers import Workers, inner
-from factory.models.card import class_card
+from factory.models.card import class_card, validation_figures
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.export import write_generator
 from factory.models.generator import Generator
@@ -161,19 +161,20 @@ def second_stage(plan: ClassPlan, workers: Workers, run: Follow) -> None:
     run(loop, validate=validation, validate_every=config.validation.every_steps)
     if config.validation.best_by is not None:
         loop.restore_best()
-    validation.finish()
+    grid = validation.finish()
     module = inner(training.model)
     averaged = loop.ema.applied(module) if config.training.ema_decay else nullcontext()
     with averaged:  # on every worker: shards are gathered
         tensors = {n: whole(v).detach().cpu().clone() for n, v in module.state_dict().items()}
     if workers.first:
+        Result(step=loop.step, metrics=loop.metrics, grid=grid).save(plan.output)
         write_bytes(plan.output / WEIGHTS, save(tensors, metadata={"step": str(loop.step)}))
 
 
 def _validation(
     plan: ClassPlan, training: ClassTraining, loop: Loop, autoencoder: AutoencoderKL, text: Text
 ) -> Validation:
-    settings = plan.config.validation
+    settings, train = plan.config.validation, load_pixels(plan.train)
     held_out, distance = None, None
     if plan.config.unet.conditioning == "concat":  # which masks to draw from is nobody's to choose
         settings = settings.model_copy(update={"draw_every": None})
@@ -196,6 +197,7 @@ def _validation(
         class_names=plan.class_names,
         folder=plan.output / "samples",
         distance=distance,
+        gates=measured(train.images, train.labels).thresholds,
     )
 
 
@@ -213,11 +215,11 @@ def _distance(pixels: Pixels, settings: ValidationConfig, device: str) -> Distan
 
 def export(plan: ClassPlan) -> Generator:
     """Write `output/generator` from the finished stages and return it."""
-    config, pixels = plan.config, load_pixels(plan.train)
+    config, pixels, result = plan.config, load_pixels(plan.train), Result.load(plan.output)
     autoencoder, text = load_first_stage(plan.autoencoder), text_parts(plan)
     network = network_of(plan, autoencoder, text)
     network.load_state_dict(load_file(plan.output / WEIGHTS))
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": config.name,
         "method": "class_conditional",
         "size_px": config.size_px,
@@ -231,13 +233,16 @@ def export(plan: ClassPlan) -> Generator:
         "config": config.model_dump(mode="json"),
         "images_trained": len(pixels.ids),
         "gates": measured(pixels.images, pixels.labels).model_dump(mode="json"),
-        "steps_trained": config.training.steps,
+        "steps_trained": result.step,
+        "validation": {"all": {"step": result.step, **result.metrics}},
     }
+    pictures = {SHEET: result.grid.read_bytes()} if result.grid else {}
+    card = class_card(manifest, validation_figures(manifest["validation"], [*pictures]))
     parts = {"unet": network.unet, "vae": autoencoder, "scheduler": noise_scheduler(config.noise)}
     if text is not None:
         parts |= {"tokenizer": text[0], "text_encoder": network.text_encoder}
     return write_generator(
-        plan.output / "generator", parts=parts, manifest=manifest, card=class_card(manifest)
+        plan.output / "generator", parts=parts, manifest=manifest, card=card, pictures=pictures
     )
 
 

@@ -62,9 +62,7 @@ def finetune(
     from factory.real.splits import load_split
     from factory.sample.session import check_address, ray_session
 
-    if source is None:
-        source = preset_for(overrides)
-        say(f"configuration {source} (--config chooses another)")
+    source = source or preset_for(overrides, tell=say)
     method, config = load_training(source, overrides)
     if only:
         config = config.model_copy(update={"only": only})
@@ -93,11 +91,7 @@ def finetune(
                 if not address:
                     check_room(config.cluster)
                 generator = training.on_ray(plan)
-    say(f"{generator.name} {generator.model_id} in {generator.folder}")
-    sheet = generator.folder / "samples.png"
-    if sheet.exists():
-        say(f"sheet    {sheet}")
-    tell_next("generate", "--num-images", 64, *_drawn_with(generator))
+    _tell_end(generator, place)
 
 
 @contextmanager
@@ -107,6 +101,21 @@ def _saying_how_to_go_on() -> Iterator[None]:
     except KeyboardInterrupt:
         say(f"stopped; the checkpoints stay. Go on with: {typed(*sys.argv[1:])}")
         raise
+
+
+def _tell_end(generator: "Generator", place: Path) -> None:
+    """Say what was made, what its curves advise, where samples are and what comes next."""
+    from factory.finetune.validation import CURVE, advice, read_curve
+
+    say(f"{generator.name} {generator.model_id} in {generator.folder}")
+    for path in sorted(place.rglob(CURVE)):
+        own = path.parent.name if path.parent != place else ""
+        for line in advice(read_curve(path)):
+            say(f"{own}: {line}" if own else line)
+    sheet = generator.folder / "samples.png"
+    if sheet.exists():
+        say(f"sheet    {sheet}")
+    tell_next("generate", "--num-images", 64, *_drawn_with(generator))
 
 
 def _drawn_with(generator: "Generator") -> Iterator[str]:

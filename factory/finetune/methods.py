@@ -15,7 +15,7 @@ from factory.evaluate.leaks import check_apart
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.plan import choose_images
+from factory.finetune.plan import check_masks, choose_images
 from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
 from factory.models.generator import EMBEDDED, Generator, check_revision, find_generator
@@ -101,8 +101,8 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def preset_for(overrides: Sequence[str]) -> str:
-    """Return the preset of few-shot LoRA that fits the base which the overrides name.
+def preset_for(overrides: Sequence[str], tell: Callable[[str], object] = lambda _line: None) -> str:
+    """Return, and tell, the preset of few-shot LoRA that fits the base which the overrides name.
 
     CytoDiff's own numbers are made for a large base; on wbc-base they lose to those of
     `cytodiff_small` (KID x 1000 of 314 against 30, docs/studies/cytodiff.md).
@@ -112,8 +112,10 @@ def preset_for(overrides: Sequence[str]) -> str:
     try:
         channels = read_json(folder / "unet" / "config.json").get("block_out_channels", ())
     except ModelError:  # a hub's, or not there, which is said later
-        return LARGE
-    return LARGE if max(channels, default=0) >= LARGE_CHANNELS else SMALL
+        channels = (LARGE_CHANNELS,)
+    chosen = LARGE if max(channels, default=0) >= LARGE_CHANNELS else SMALL
+    tell(f"configuration {chosen}, which fits base {base} (--config chooses another)")
+    return chosen
 
 
 def load_training(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Method, Any]:
@@ -147,6 +149,7 @@ def check_training(config: Any, dataset: "RealDataset", split: "Split") -> None:
         )
     if isinstance(config, PairsConfig):
         check_apart(dataset, split)
+        check_masks(dataset, split, config)
     else:
         choose_images(dataset, split, config)
 

@@ -16,6 +16,7 @@ from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop
 from factory.finetune.loop_config import loop_config
 from factory.finetune.losses import Noised, add_noise, min_snr_weight, training_target
+from factory.finetune.material import spread
 from factory.finetune.order import Part, step_generator, step_indices, step_random
 from factory.finetune.pairs_base import PairBase
 from factory.finetune.pairs_config import PairsConfig
@@ -26,6 +27,9 @@ from factory.models.pair_codec import PairCodec
 from factory.models.pair_pipeline import pair_scheduler
 from factory.models.pair_unet import PairUNet
 
+VALIDATION_SEED = 1_000_003
+UNSEEN = {"cluster", "name", "only_clusters", "validation"}
+"""Keys that no weight depends on."""
 TURNS = {"all": tuple(range(8)), "flip": (0, 4), "none": (0,)}
 """Dihedral symmetries by the configuration's word; 4 is the mirror image."""
 
@@ -54,6 +58,30 @@ class PairTask:
         labels = self._labels(pairs, mine, part)
         prediction = self.model(noised.noisy, noised.timesteps, labels).sample
         return self.weighted(noised, prediction)
+
+    @torch.no_grad()
+    def validate(self, pairs: PairSet, *, max_images: int) -> dict[str, float]:
+        """Return the losses on images spread over `pairs`, always with the same noise.
+
+        Every worker computes all of it: a sharded model needs them all.
+        """
+        rows, size = spread(pairs.labels, max_images), self.config.training.batch_size
+        clean = self.clean(pairs, rows, [0] * len(rows)).to(self.workers.device)
+        noised = add_noise(
+            self.scheduler, clean, Part(step=0), batch_size=len(rows), seed=VALIDATION_SEED
+        )
+        known = list(self.network.config.labels)
+        labels = torch.tensor([known.index(pairs.labels[row]) for row in rows]) if known else None
+        predictions = [
+            self.model(
+                noised.noisy[first : first + size],
+                noised.timesteps[first : first + size],
+                None if labels is None else labels[first : first + size].to(self.workers.device),
+            ).sample
+            for first in range(0, len(rows), size)
+        ]
+        losses = self.weighted(noised, torch.cat(predictions))
+        return {f"val_{name}": float(value) for name, value in losses.items()}
 
     def clean(self, pairs: PairSet, rows: list[int], turns: list[int]) -> Tensor:
         """Return pairs (B, C, h, w) of these rows, each under its own turn."""
@@ -156,7 +184,7 @@ def _untrained(config: PairsConfig, pairs: PairSet, vae: Any) -> PairUNet:
         image_channels=3 if vae is None else int(vae.config.latent_channels),
         mask_values=pairs.mask_values,
         labels=label_names(config, pairs),
-        condition=config.condition,
+        condition=config.condition or "none",
         **config.network.model_dump(),
     )
     made: PairUNet = network.to(memory_format=torch.channels_last)
@@ -187,7 +215,7 @@ def label_names(config: PairsConfig, pairs: PairSet) -> tuple[str, ...]:
 
 def pairs_loop(task: PairTask, pairs: PairSet, checkpoints: Path | None) -> Loop:
     """Return the resumable loop that trains `task` on `pairs`."""
-    resumable = task.config.model_dump(mode="json", exclude={"cluster", "name", "only_clusters"})
+    resumable = task.config.model_dump(mode="json", exclude=UNSEEN)
     return Loop(
         task.model,
         lambda _module, part: task.loss(pairs, part),
@@ -201,6 +229,7 @@ def pairs_loop(task: PairTask, pairs: PairSet, checkpoints: Path | None) -> Loop
                 "ids_digest": pairs.ids_digest,
             },
             checkpoint_dir=checkpoints,
+            best_by=task.config.validation.best_by,
         ),
         task.workers,
     )

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from factory.config import Frozen, Place
 from factory.finetune.cluster import ClusterConfig
+from factory.finetune.config import ValidationConfig
 from factory.models.config import LoraSettings
 
 
@@ -49,6 +50,21 @@ class PairTraining(Frozen):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
 
+class PairValidation(ValidationConfig):
+    """Loss on the val part, and samples with their masks; pairs measure no KID."""
+
+    every_steps: int = Field(500, ge=1)
+    images_per_class: int = Field(8, ge=1)
+    num_inference_steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(1.5, ge=0)
+
+    @model_validator(mode="after")
+    def _without_kid(self) -> "PairValidation":
+        if self.features is not None:
+            raise ValueError("features: pairs measure no KID, leave it null")
+        return self
+
+
 class PairsConfig(Frozen):
     """One training of a pair generator, or of one for every cluster."""
 
@@ -61,7 +77,8 @@ class PairsConfig(Frozen):
     """Latent form: the generator whose autoencoder encodes the images; null: pixel form."""
     mask_values: tuple[int, ...] = ()
     """Stored value of every class in real masks, background first; empty: those that are found."""
-    condition: Literal["none", "class", "cluster"] = "none"
+    condition: Literal["none", "class", "cluster"] | None = None
+    """null: 'class' where the train part holds several, else 'none'."""
     base: str | None = None
     """Generator of pairs to go on from: size, form, condition, schedule and network are its own."""
     lora: LoraSettings | None = None
@@ -82,6 +99,7 @@ class PairsConfig(Frozen):
     seed: int = Field(0, ge=0)
     network: PairNetwork = PairNetwork()
     training: PairTraining = PairTraining()
+    validation: PairValidation = PairValidation()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

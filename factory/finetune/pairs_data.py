@@ -87,7 +87,7 @@ def prepare_pairs(
     *,
     autoencoder: Any = None,
 ) -> None:
-    """Write the train part, and nothing of val or test, below `folder` for all workers.
+    """Write the train part, and nothing of val or test, into `folder` for all workers.
 
     Raises:
         DataError: a split or clusters of another dataset, an image without a mask, an empty train
@@ -103,17 +103,59 @@ def prepare_pairs(
             f"the train part has no image of {', '.join(wanted)}",
             remedy="Choose other classes, or a split that has train images of them",
         )
-    stored = dataset.mask_array(config.size_px, ids)
     values = config.mask_values or found_values(dataset, ids)
-    masks = class_index_array(stored, values, names=ids)
+    _write(config, dataset, split, ids, values, folder, _numbers(clusters, ids), autoencoder)
+
+
+def prepare_held_out(
+    config: PairsConfig,
+    dataset: RealDataset,
+    split: Split,
+    folder: Path,
+    *,
+    like: PairSet,
+    autoencoder: Any = None,
+) -> bool:
+    """Write the pairs of the val part that a validation can use; tell whether there are any.
+
+    They are of the classes and mask values of the train part, `like`.
+    """
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    contents = dict(zip(dataset.ids, dataset.contents, strict=True))
+    known = set(like.mask_values)
+    ids = [
+        i
+        for i in split.val
+        if labels[i] in like.labels
+        and contents[i].mask_values
+        and {count.value for count in contents[i].mask_values} <= known
+    ]
+    if ids:
+        _write(config, dataset, split, ids, like.mask_values, folder, [], autoencoder)
+    return bool(ids)
+
+
+def _write(
+    config: PairsConfig,
+    dataset: RealDataset,
+    split: Split,
+    ids: Sequence[str],
+    values: Sequence[int],
+    folder: Path,
+    clusters: list[int],
+    autoencoder: Any,
+) -> None:
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    stored = dataset.mask_array(config.size_px, ids)
     images = torch.from_numpy(dataset.array(config.size_px, ids))
-    tensors = {"images": images, "masks": torch.from_numpy(masks)}
+    masks = torch.from_numpy(class_index_array(stored, values, names=ids))
+    tensors = {"images": images, "masks": masks}
     if autoencoder is not None:
         tensors["latents"] = encode_turned(autoencoder, images)
     facts = {
         "ids": list(ids),
         "labels": [labels[i] for i in ids],
-        "clusters": _numbers(clusters, ids),
+        "clusters": clusters,
         "mask_values": list(values),
         "dataset_fingerprint": dataset.fingerprint,
         "split_digest": split.digest,

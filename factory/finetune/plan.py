@@ -11,11 +11,15 @@ from factory.atomic import write_text
 from factory.errors import ConfigError, DataError
 from factory.evaluate.leaks import check_apart
 from factory.finetune.config import FinetuneConfig
+from factory.finetune.pairs_config import PairsConfig
 from factory.gate.calibration import Calibration
 from factory.real.dataset import RealDataset
+from factory.real.mask_values import found_values
 from factory.real.splits import Split, n_shot
 
 PLAN = "plan.json"
+MOST_UNCOUNTED = 3
+"""Values of masks, 0 among them, up to which they are classes whatever images hold."""
 FEW = 8
 """Images of a class below which a generator repeats them rather than learns the class."""
 
@@ -105,6 +109,33 @@ def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[s
         only, shots = replace(split, train=by_class[name]), min(config.n_shot, len(by_class[name]))
         chosen += n_shot(only, labels=labels, shots=shots, seed=config.seed)[name]
     return tuple(chosen)
+
+
+def check_masks(dataset: RealDataset, split: Split, config: PairsConfig) -> None:
+    """Raise unless every image of the train part has a mask whose values can be classes.
+
+    Raises:
+        DataError: no mask, values that are no classes, or that number the objects of each image.
+    """
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    ids = [i for i in split.train if not config.only or labels[i] in config.only]
+    contents = dict(zip(dataset.ids, dataset.contents, strict=True))
+    if bare := [i for i in ids if not contents[i].mask_values]:
+        raise DataError(
+            f"image {bare[0]!r} has no mask ({len(bare)} of {len(ids)} to learn from have none)",
+            remedy="Give masks for all, or train another method on images alone",
+        )
+    if config.mask_values or config.base:  # which says what they mean
+        return
+    values = found_values(dataset, ids)
+    held = {tuple(count.value for count in contents[i].mask_values) for i in ids}
+    counted = all(own == tuple(range(len(own))) for own in held)
+    if counted and len(held) > 1 and len(values) > MOST_UNCOUNTED:
+        raise DataError(
+            f"the masks seem to number objects: from 0 to {values[-1]}, another number in each",
+            remedy="Pass --masks object (masks='object') for one class of all objects; if they are"
+            f" classes, say so with mask_values: [{', '.join(map(str, values))}]",
+        )
 
 
 def thin_classes(dataset: RealDataset, split: Split, config: Any) -> list[str]:

@@ -127,6 +127,7 @@ def _validation(plan: Plan, target: str, adaptation: Adaptation, loop: Loop) -> 
         class_names=names,
         folder=plan.folder_of(target) / "samples",
         distance=distance,
+        gates=plan.gates.thresholds,
     )
 
 

@@ -3,7 +3,8 @@
 All workers take part, each with its share of the batches: sharded weights are whole on none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,14 @@ from factory.evaluate.features import Images
 from factory.finetune.adapt import Adaptation
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
+from factory.finetune.pairs import PairTask
 from factory.finetune.workers import Workers, inner
-from factory.sample.drawn import Method
+from factory.sample.drawn import Drawn, Method
+from factory.sample.methods.pairs import PairsMethod
 from factory.sample.methods.text import TextMethod
 from factory.sample.plan import Batch, Plan, Quota
 from factory.sample.recipe import Recipe, Request
+from factory.sample.references import Reference
 
 SCHEDULER = "dpmpp_2m"
 
@@ -64,6 +68,80 @@ def sample_plan(
         )
         quotas.append(Quota(recipe=recipe, count=counts[name]))
     return Plan(quotas=tuple(quotas))
+
+
+def pair_samples(task: PairTask, name: str) -> Draw:
+    """Return what draws pairs with the present weights, each mask at the right of its image.
+
+    Every worker must call it. Rows are the labels of the network, or the one row `name`.
+    """
+    config, labels = task.config, tuple(task.network.config.labels)
+    method = _BesideMasks(PairsMethod(_pairs_in_training(task), task.workers.device))
+    size = config.training.batch_size // (task.workers.world_size * config.training.accumulate)
+
+    def draw(counts: Mapping[str, int]) -> dict[str, Images]:
+        recipe = Recipe(
+            model_id="in training",
+            method="pairs",
+            class_name=name,
+            class_id=0,
+            prompt="",
+            guidance_scale=config.validation.guidance_scale if labels else 1.0,
+            num_inference_steps=config.validation.num_inference_steps,
+            scheduler=SCHEDULER,
+            height_px=config.size_px,
+            width_px=config.size_px,
+            seed=config.seed,
+            batch_size=size,
+        )
+        quotas = [
+            Quota(
+                recipe=replace(
+                    recipe,
+                    class_name=row,
+                    class_id=number,
+                    cluster_id=int(row) if config.condition == "cluster" else None,
+                ),
+                count=counts[row],
+            )
+            for number, row in enumerate(sorted(counts))
+        ]
+        return draw_shared(method, Plan(quotas=tuple(quotas)), task.workers)
+
+    return draw
+
+
+class _BesideMasks:
+    """A method of pairs whose images (B, S, 2 S, 3) show the mask in grey at their right."""
+
+    def __init__(self, method: PairsMethod) -> None:
+        self._method = method
+
+    def drawn(self, requests: Sequence[Request], shown: Sequence[Reference]) -> Drawn:
+        """Draw `requests`."""
+        drawn = self._method.drawn(requests, shown)
+        assert drawn.masks is not None  # noqa: S101 -- for mypy: pairs have masks
+        step = 255 // (len(self._method.mask_values) - 1)
+        grey = np.repeat((drawn.masks * step)[..., None], 3, axis=3)
+        return Drawn(images=np.concatenate([drawn.images, grey], axis=2))
+
+
+def _pairs_in_training(task: PairTask) -> Any:
+    """Return the network as the parts of a pipeline that `PairsMethod` uses; see `_in_training`."""
+    network = inner(task.model)
+
+    def predict(sample: Tensor, timestep: int, labels: Tensor | None) -> SimpleNamespace:
+        with torch.no_grad():
+            steps = torch.full((len(sample),), timestep, device=sample.device)
+            return SimpleNamespace(sample=network(sample, steps, labels).sample)
+
+    called: Any = predict
+    called.config, called.dtype = task.network.config, next(task.network.parameters()).dtype
+    called.null_label = task.network.null_label
+    called.requires_grad_ = lambda _on: called  # it goes on learning
+    return SimpleNamespace(
+        unet=called, vae=task.codec.vae, scheduler=task.scheduler, name_or_path=""
+    )
 
 
 def draw_shared(method: Method, plan: Plan, workers: Workers) -> dict[str, Images]:

@@ -4,14 +4,16 @@ With the average weights where there are any, and always from the same noise: tw
 differ by what was learnt alone.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from factory.atomic import write_text
 from factory.errors import DataError
 from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
 from factory.evaluate.features import Features, FeatureSpace
@@ -23,8 +25,14 @@ from factory.finetune.loop import Loop
 from factory.finetune.material import load_material, spread
 from factory.finetune.samples import Draw
 from factory.finetune.workers import inner
+from factory.gate.pixel import PixelGates
+from factory.gate.verdict import status_of
 from factory.real.dataset import RealDataset
 
+CURVE = "validation.json"
+FEWEST_POINTS, CHANGE = 4, 0.03
+"""Of a curve that says something, and the share by which a loss must change to have changed."""
+MOST_PASS = 0.5
 FEWEST = 4
 """Images that a KID needs on either side."""
 
@@ -52,13 +60,20 @@ class Validation:
     folder: Path
     """Where the grids are written: step-00000200.png."""
     distance: Distance | None = None
+    gates: PixelGates | None = None
+    """Of the real images, by which samples are judged."""
 
     def __call__(self) -> dict[str, float]:
-        """Return the figures of the present step, as they would be after an export."""
+        """Return the figures of the present step, as they would be after an export.
+
+        They are added to the curve beside `folder`.
+        """
         with self._exported():
             found = self.losses()
             if self.draws(self.loop.step):
                 found = found | self._draw()
+        if self.loop.workers.first:
+            add_to_curve(self.folder.with_name(CURVE), self.loop.step, found)
         return found
 
     def draws(self, step: int) -> bool:
@@ -84,10 +99,16 @@ class Validation:
         images = self.sample({name: max(shown, wanted[name]) for name in self.class_names})
         if self.loop.workers.first:
             write_sheet(self._grid(), {name: own[:shown] for name, own in images.items()})
-        if self.distance is None:
-            return {}
-        drawn = np.concatenate([own[: wanted[name]] for name, own in images.items()])
-        return {"val_kid": kid(self.distance.space.extract(drawn), self.distance.features).value}
+        figures = {}
+        if self.gates is not None:  # of pairs the left half, without the mask
+            judged = [image[:, : len(image)] for own in images.values() for image in own[:shown]]
+            passed = [status_of(self.gates.judge(image)) == "accepted" for image in judged]
+            figures["val_passed"] = sum(passed) / len(passed)
+        if self.distance is not None:
+            drawn = np.concatenate([own[: wanted[name]] for name, own in images.items()])
+            measured = kid(self.distance.space.extract(drawn), self.distance.features)
+            figures["val_kid"] = measured.value
+        return figures
 
     @contextmanager
     def _exported(self) -> Iterator[None]:
@@ -100,6 +121,52 @@ class Validation:
 
     def _grid(self) -> Path:
         return self.folder / f"step-{self.loop.step:08d}.png"
+
+
+def add_to_curve(path: Path, step: int, figures: Mapping[str, float]) -> None:
+    """Note the figures of a step; a run that went back before it forgets what came after."""
+    curve = {old: told for old, told in read_curve(path).items() if old < step}
+    write_text(path, json.dumps(curve | {step: dict(figures)}))
+
+
+def read_curve(path: Path) -> dict[int, dict[str, float]]:
+    """Return step -> figures, in order; empty where there is no curve, or none to be read."""
+    try:
+        return {int(step): told for step, told in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def advice(curve: Mapping[int, Mapping[str, float]]) -> list[str]:
+    """Return what a finished training's curve says of its length, in lines for a person."""
+    if not curve:
+        return []
+    steps, lines = max(curve), []
+    if (passed := curve[steps].get("val_passed", 1.0)) < MOST_PASS:
+        lines.append(
+            f"{1 - passed:.0%} of the samples are refused by the gates of the real images:"
+            f" look at the sheet; more than {steps} steps (training.steps, another --output) help"
+            " against noise"
+        )
+    losses = {s: told["val_loss"] for s, told in sorted(curve.items()) if "val_loss" in told}
+    if len(losses) < FEWEST_POINTS:
+        return lines
+    best = min(losses, key=lambda step: losses[step])
+    middle = losses[min(losses, key=lambda step: abs(step - steps / 2))]
+    last = losses[max(losses)]
+    if last > (1 + CHANGE) * losses[best]:
+        lines.append(
+            f"val_loss was lowest at step {best} ({losses[best]:.4f}) and rose to {last:.4f}:"
+            f" validation.best_by=val_loss exports step {best}, fewer steps would do"
+        )
+    elif middle > (1 + CHANGE) * last:
+        lines.append(
+            f"val_loss still fell, by {1 - last / middle:.0%} in the second half: more steps help"
+            f" (training.steps={2 * steps}, another --output)"
+        )
+    else:
+        lines.append(f"val_loss hardly moved in the second half: {steps} steps are enough")
+    return lines
 
 
 def keep_features(

@@ -8,28 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from factory.config import GenerateConfig, load_config, parse_config
 from factory.errors import ConfigError, DataError
-from factory.finetune.methods import load_training
+from factory.finetune.methods import check_training, load_training
 from factory.finetune.order import Part
 from factory.finetune.pairs import build_task, pairs_loop
 from factory.finetune.pairs_base import load_base
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.pairs_data import PairSet, load_pairs, prepare_pairs
 from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
+from factory.finetune.validation import CURVE, read_curve
 from factory.models.generator import Generator
 from factory.models.lora import folded_state
 from factory.real import mask_values
 from factory.real.clusters import make_clusters
 from factory.real.dataset import RealDataset
+from factory.real.images import encode_png
 from factory.real.mask_values import found_values
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, load_split
 from factory.sample.engine import Engine, load_pipeline
 from factory.sample.prepare import make_plan
 from factory.sample.references import open_references
-from tests.fakes.pairs import write_pairs
+from tests.fakes.pairs import disc_pair, write_pairs
+from tests.fakes.splits import split_of
 
 NETWORK = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
 STEPS = {"batch_size": 8, "warmup_steps": 5, "precision": "float32", "learning_rate": 3e-3}
@@ -258,7 +262,7 @@ def test_one_generator_knows_all_clusters_and_their_neighbours(
 def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
     real: tuple[RealDataset, Split], tmp_path: Path, tiny: object
 ) -> None:
-    plan = prepare(config(2, autoencoder=str(tiny.folder)), *real, tmp_path)
+    plan = prepare(config(2, autoencoder=str(tiny.folder), condition="none"), *real, tmp_path)
     generator = finetune_here(plan, tell=lambda _: None)
     unet = json.loads((generator.folder / "unet" / "config.json").read_text())
     assert unet["latent"] is True
@@ -327,3 +331,85 @@ def test_the_presets_are_read() -> None:
     assert found.fold == 2
     job = load_config(GenerateConfig, "polyp_pairs")
     assert job.images_per_reference == 3
+
+
+SHORT = {"every_steps": 2, "images_per_class": 2, "num_inference_steps": 2, "max_images": 4}
+
+
+def test_classes_are_the_condition_where_there_are_several(
+    real: tuple[RealDataset, Split], tmp_path: Path
+) -> None:
+    asked = config(4, validation=SHORT)
+    assert asked.condition is None
+    plan = prepare(asked, *real, tmp_path / "two")
+    assert plan.config.condition == "class"
+    assert load_plan(tmp_path / "two") == plan
+    one = prepare(config(4, only=("a",)), *real, tmp_path / "one")
+    assert one.config.condition == "none"
+
+    told: list[str] = []
+    generator = finetune_here(plan, tell=told.append)
+    assert generator.manifest["labels"] == ["a", "b"]
+    assert [line for line in told if "val_loss" in line and "val_passed" in line]
+    job = {"num_images": 4, "num_inference_steps": 2, "batch_size": 2, "seed": 1}
+    drawn = make_plan(GenerateConfig(**job), generator)  # which was refused under 'none'
+    assert {quota.recipe.class_name for quota in drawn.quotas} == {"a", "b"}
+
+
+def test_a_validation_changes_no_weight_and_leaves_its_curve_and_samples(
+    real: tuple[RealDataset, Split], tmp_path: Path
+) -> None:
+    made = {}
+    for name, draw_every in {"drawn": 1, "none": None}.items():
+        asked = config(4, validation={**SHORT, "draw_every": draw_every})
+        made[name] = finetune_here(prepare(asked, *real, tmp_path / name), tell=lambda _: None)
+    assert made["drawn"].model_id == made["none"].model_id
+    curve = read_curve(tmp_path / "drawn" / CURVE)
+    assert list(curve) == [2, 4]
+    assert set(curve[4]) == {"val_loss", "val_image", "val_mask", "val_passed"}
+    sheet = Image.open(made["drawn"].folder / "samples.png")
+    assert sheet.width == 2 * (2 * 2 * 16 + 2)  # two pairs, the mask beside the image, zoomed by 2
+    card = (made["drawn"].folder / "README.md").read_text()
+    assert "![Samples of every class, not selected](samples.png)" in card
+    assert not (made["none"].folder / "samples.png").exists()
+
+
+def test_the_best_step_of_pairs_can_be_exported(
+    real: tuple[RealDataset, Split], tmp_path: Path
+) -> None:
+    asked = config(6, validation={**SHORT, "draw_every": None, "best_by": "val_loss"})
+    generator = finetune_here(prepare(asked, *real, tmp_path), tell=lambda _: None)
+    curve = read_curve(tmp_path / CURVE)
+    best = min(curve, key=lambda step: curve[step]["val_loss"])
+    assert generator.manifest["steps_trained"] == best
+
+
+def test_masks_that_cannot_be_classes_are_refused_before_anything_is_prepared(
+    tmp_path: Path,
+) -> None:
+    for number in range(8):
+        image, _ = disc_pair(number)
+        mask = np.zeros((16, 16), np.uint8)
+        for numbered in range(1 + number % 5):  # so many objects in this image
+            mask[3 * numbered : 3 * numbered + 2] = numbered + 1
+        for kind, pixels in {"images": image, "masks": mask}.items():
+            path = tmp_path / "data" / kind / "gland" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(pixels))
+    glands = open_dataset(tmp_path / "data")
+    split = split_of(glands, train=0.6, val=0.2, test=0.2)
+    with pytest.raises(DataError, match=r"seem to number objects: from 0 to 5.*--masks object"):
+        check_training(config(), glands, split)
+    check_training(config(mask_values=(0, 1, 2, 3, 4, 5)), glands, split)
+    objects = open_dataset(tmp_path / "data", masks="object")
+    divided = split_of(objects, train=0.6, val=0.2, test=0.2)
+    check_training(config(), objects, divided)
+    assert prepare(config(), objects, divided, tmp_path / "run").config.condition == "none"
+
+    bare = tmp_path / "bare" / "a"
+    bare.mkdir(parents=True)
+    for number in range(8):
+        (bare / f"{number}.png").write_bytes(encode_png(disc_pair(number)[0]))
+    images = open_dataset(bare.parent)
+    with pytest.raises(DataError, match=r"has no mask \(4 of 4 to learn from"):
+        check_training(config(), images, split_of(images, train=0.5, val=0.25, test=0.25))

@@ -1,6 +1,7 @@
 """Validation: samples as the exported generator draws them, the same on any number of workers."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from factory.finetune.material import spread
 from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.samples import draw_shared, sample_plan, text_samples
-from factory.finetune.validation import Validation
+from factory.finetune.validation import Validation, add_to_curve, advice, read_curve
 from factory.finetune.workers import Workers
 from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
@@ -101,7 +102,7 @@ def test_every_second_validation_draws_and_the_card_shows_the_last(trained: Plan
     folder = trained.output / "generator"
     card = (folder / "README.md").read_text()
     result = Result.load(trained.folder_of("all"))
-    assert set(result.metrics) == {"val_loss", "val_kid"}
+    assert set(result.metrics) == {"val_loss", "val_kid", "val_passed"}
     assert f"| all | 4 | {result.metrics['val_kid']:.4g} |" in card
     assert "](samples.png)" in card
     assert Image.open(folder / "samples.png").size == Image.open(result.grid).size
@@ -205,3 +206,30 @@ def test_two_workers_draw_what_one_draws(sharding: str, base: Generator, tmp_pat
         found = load_file(tmp_path / rank)
         for name, images in alone.items():
             assert np.array_equal(found[name].numpy(), images), name
+
+
+def losses(*values: float) -> dict[int, dict[str, float]]:
+    return {100 * (1 + n): {"val_loss": value} for n, value in enumerate(values)}
+
+
+@pytest.mark.parametrize(
+    ("curve", "told"),
+    [
+        (losses(1.0, 0.8, 0.7, 0.6), r"still fell, by 25% in the second half.*steps=800"),
+        (losses(1.0, 0.5, 0.5, 0.5, 0.5, 0.5), "hardly moved in the second half: 600 steps"),
+        (losses(1.0, 0.5, 0.6, 0.8), r"lowest at step 200 \(0.5000\) and rose.*exports step 200"),
+        ({400: {"val_passed": 0.25}}, r"75% of the samples are refused.*more than 400 steps"),
+    ],
+)
+def test_the_curve_advises_on_the_length(curve: dict[int, dict[str, float]], told: str) -> None:
+    (line,) = advice(curve)
+    assert re.search(told, line)
+
+
+def test_no_curve_advises_nothing_and_a_run_that_went_back_forgets(tmp_path: Path) -> None:
+    assert advice({}) == advice(losses(1.0, 0.5)) == advice({4: {"val_passed": 0.75}}) == []
+    path = tmp_path / "validation.json"
+    assert read_curve(path) == {}
+    for step, value in ((100, 1.0), (200, 0.9), (300, 0.8), (200, 0.95)):
+        add_to_curve(path, step, {"val_loss": value})
+    assert read_curve(path) == {100: {"val_loss": 1.0}, 200: {"val_loss": 0.95}}
