@@ -111,12 +111,14 @@ def sql_command(
         from catalog.query import sql
 
         opened = _open(**view)
-        # one expression may not come back to Python for minutes: Ctrl-C must not wait for it
-        held = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # one expression may not come back to Python for minutes: a signal must not wait for it
+        ends = (signal.SIGINT, signal.SIGTERM)
+        held = [signal.signal(each, signal.SIG_DFL) for each in ends]
         try:
             found = sql(opened, query, limit)
         finally:
-            signal.signal(signal.SIGINT, held)
+            for each, handler in zip(ends, held, strict=True):
+                signal.signal(each, handler)
         print_table(found, form)
         return
     from catalog.bounded import BoundedSql

@@ -83,11 +83,11 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def serve(app: App, taken: socket.socket) -> None:
-    """Serve a socket's visitors until SIGINT or SIGTERM, which always end it.
+    """Serve until SIGINT, SIGTERM or the end of the terminal, which always end it.
 
     Raises:
         KeyboardInterrupt: on SIGINT.
-        SystemExit: with 143 on SIGTERM.
+        SystemExit: with 143 on the others.
     """
     config = uvicorn.Config(
         app,
@@ -99,8 +99,11 @@ def serve(app: App, taken: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=2,
     )
+    server = _Server(config)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn passes it on at the end
-    _Server(config).run(sockets=[taken])
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: server.handle_exit(signal.SIGTERM, None))
+    server.run(sockets=[taken])
 
 
 class _Server(uvicorn.Server):

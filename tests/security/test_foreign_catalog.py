@@ -128,7 +128,8 @@ def test_an_image_is_shown_under_a_name_of_our_own(place, uri, name):
                      codes=[0])  # fmt: skip
     made = {path.name for path in place.here.iterdir()}
     assert made == {f"{file_name(name)}.png", f"{file_name(name)}-mask.png"}
-    assert len(told.splitlines()) == len(pq.read_schema(next(uri.rglob("batch-*"))).names) + 2
+    lines = [line for line in told.splitlines() if not line.startswith("next ")]
+    assert len(lines) == len(pq.read_schema(next(uri.rglob("batch-*"))).names) + 2
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
