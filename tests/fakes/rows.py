@@ -76,6 +76,7 @@ def sample_row(index: int, *, recipe: str = "recipe-a", **changes: object) -> di
         "mask_parts_score": None,
         "agreement_score": None,
         "copy_score": None,
+        "noise_score": None,
     }
     return row | changes
 
