@@ -11,8 +11,8 @@ from factory.config import to_yaml
 from factory.evaluate.study import plan_study
 from factory.evaluate.study_report import Part, StudyReport, Table, as_markdown, parts_of
 from factory.evaluate.study_run import Execute, Tell, record_study, run_study
-from factory.search.config import WINNER, setting_at, study_of
-from factory.search.objective import Draw, Ground
+from factory.search.config import WINNER, study_of
+from factory.search.objective import Draw, Ground, setting_of
 from factory.search.trials import Trial, short
 
 
@@ -68,7 +68,7 @@ def finish(
     Raises:
         FactoryError: see `plan_study` and `run_study`.
     """
-    setting = setting_at(ground.config, trials[0].point)
+    setting = setting_of(ground, trials[0].point)
     run_id, _ = draw(setting)
     study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
     planned = plan_study(study, ground.inputs())

@@ -91,7 +91,8 @@ def setting_of(ground: Ground, point: Point) -> Setting:
     lead = config.synthetic.classes
     asked = with_classes(setting.generate, generator)
     kept = {name: p for name, p in asked.prompts.items() if lead.get(name, name) in own}
-    others = [name for name in asked.prompts if name not in kept]
+    left = {name for name in asked.prompts if lead.get(name, name) in config.without}
+    others = [name for name in asked.prompts if name not in kept and name not in left]
     if others and (setting.generate.classes or not kept):
         raise ConfigError(
             f"class {others[0]!r} would be drawn, and the real images have none of it"

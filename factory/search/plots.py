@@ -86,9 +86,13 @@ def _importance(axes: Axes, study: optuna.Study) -> None:
         axes.text(0.5, 0.5, "too few trials", ha="center", transform=axes.transAxes)
         return
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    found = optuna.importance.get_param_importances(
-        study, evaluator=evaluator, target=lambda trial: trial.values[0]
-    )
+    try:
+        found = optuna.importance.get_param_importances(
+            study, evaluator=evaluator, target=lambda trial: trial.values[0]
+        )
+    except RuntimeError:  # fANOVA: no variance in any tree
+        axes.text(0.5, 0.5, "trials score alike", ha="center", transform=axes.transAxes)
+        return
     names = list(found)[::-1]
     axes.barh(names, [found[name] for name in names], color="tab:blue")
 

@@ -22,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 from factory.atomic import write_text
 from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
+from factory.evaluate.intervals import counted
 from factory.evaluate.study_run import Tell
 from factory.search.config import GROWING, Setting, SweepConfig, Value
 from factory.search.drawer import Drawer
@@ -82,8 +83,8 @@ class Teller(tune.Callback):  # type: ignore[misc]
         found = trial.last_result
         point = ", ".join(f"{key} {short(value)}" for key, value in found["point"].items())
         Telling.tell(
-            f"trial {finished}/{self._asked}: val {found[SCORE]:.3f} after {found[TRAINED]}"
-            f" trainings, {found[SIZE]} drawn images ({point})"
+            f"trial {finished}/{self._asked}: val {found[SCORE]:.3f} after"
+            f" {counted(found[TRAINED], 'training')}, {found[SIZE]} drawn images ({point})"
         )
 
 
@@ -135,7 +136,7 @@ def run_trials(
         )
     if errors:
         tell(f"{len(errors)} trials failed, the first with {_cause(errors)}")
-    return sorted(trials, key=lambda trial: (-trial.trained, -trial.score))
+    return sorted(trials, key=lambda t: (-t.trained, -t.score, t.num_synthetic))
 
 
 def _tuner(

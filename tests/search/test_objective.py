@@ -12,10 +12,12 @@ from pydantic import TypeAdapter
 from catalog import Catalog, sql
 from factory.config import parse_config, to_yaml
 from factory.errors import ConfigError, DataError
+from factory.evaluate.study_run import execute_here
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.search.config import Axis, SweepConfig, setting_at
+from factory.search.config import Axis, Point, Setting, SweepConfig, setting_at
 from factory.search.drawer import Drawer
+from factory.search.finish import finish
 from factory.search.objective import (
     Ground,
     check_plans,
@@ -25,6 +27,7 @@ from factory.search.objective import (
     told_plans,
 )
 from factory.search.space import check_space, distribution_of, values_of
+from factory.search.trials import Trial
 from tests.fakes.tiny import tiny_generator
 
 
@@ -163,13 +166,34 @@ def test_only_classes_of_the_real_images_are_drawn(
     drawn = setting_of(more, ground.config.start[0]).generate
     assert list(drawn.classes) == [*cells.class_names]
     assert check_plans(more) == [25, 25]
+    asked_for = []
+
+    def draw(setting: Setting) -> tuple[str, int]:
+        asked_for.append(setting.generate)
+        raise KeyboardInterrupt
+
+    for tried in (
+        lambda: next(score_point(more, ground.config.start[0], draw)),
+        lambda: finish(more, [trial_at(ground.config.start[0])], draw, execute_here),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            tried()
+    assert asked_for == [drawn, drawn]  # the winner's images are those of its trial
     asked = generate.model_copy(update={"classes": dict.fromkeys(names, "x")})
     config = ground.config.model_copy(update={"generate": asked})
     with pytest.raises(ConfigError, match="class 'another' would be drawn, and the real images"):
         check_plans(replace(ground, config=config))
+    left = changed(replace(ground, config=ground.config), without=[cells.class_names[0]])
+    drawn = setting_of(replace(ground, config=left), ground.config.start[0]).generate
+    assert list(drawn.classes) == [*cells.class_names[1:]]
     mapped = {"synthetic": {"classes": {"another": cells.class_names[0]}}}
     merged = changed(replace(ground, config=config), **mapped)
     assert check_plans(replace(ground, config=merged)) == [25, 25]
+
+
+def trial_at(point: Point) -> Trial:
+    numbers = {"score": 0.5, "trained": 2, "num_synthetic": 20, "drawn": 0, "asked": 25}
+    return Trial(point=dict(point), begun=0.0, ended=1.0, **numbers)
 
 
 def test_a_drawer_says_how_far_it_is(ground: Ground) -> None:
@@ -238,6 +262,17 @@ def test_a_search_on_a_line_has_points_without_end() -> None:
     points = [made.suggest(str(number))["a"] for number in range(8)]
     assert points[0] == 0.5
     assert len(set(points)) == 8
+
+
+def test_trials_that_score_alike_are_plotted(ground: Ground, tmp_path: Path) -> None:
+    from factory.search.plots import plot
+    from factory.search.trials import store_study
+
+    points = [{**ground.config.start[0], "arm.per_class": number} for number in (1, 2, 3, 4)]
+    trials = [trial_at(point) for point in points]
+    study = store_study(trials, ground.config, tmp_path)
+    plot(tmp_path / "sweep.png", ground.config, trials, study)
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:
