@@ -122,7 +122,7 @@ def run_trials(
     at_once = at_once or max(1, int(resources.get("CPU", 1)))
     trials: list[Trial] = []
     errors: list[BaseException] = []
-    with _quiet("ray.tune.execution.tune_controller"):  # it logs the traceback of every failure
+    with _quiet("ray.tune.execution.tune_controller"), _quiet("ray.tune.tune"):  # tracebacks
         for number, count in enumerate(stages):
             folder = ground.output.resolve() / (f"tune-{number}" if number else "tune")
             tell(f"{count} trials in {folder}")

@@ -1,6 +1,8 @@
 """A search on Ray: trials, what they draw, going on, the winner's test, what is written down."""
 
 import json
+import logging
+import logging.handlers
 import signal
 import subprocess
 import sys
@@ -102,8 +104,14 @@ def test_the_first_error_is_shown_where_every_trial_fails(
     space = {"arm.per_class": {"low": 50, "high": 60}}
     changed = stored | {"space": space, "start": (), "trials": 2}
     broken = replace(ground, config=parse_config(SweepConfig, changed, where="test"))
-    with pytest.raises(SearchError, match=r"all 2 trials failed.* too few synthetic images"):
-        run_trials(broken, at_once=1)
+    said, ray_tune = logging.handlers.BufferingHandler(1000), logging.getLogger("ray.tune")
+    ray_tune.addHandler(said)
+    try:
+        with pytest.raises(SearchError, match=r"all 2 trials failed.* too few synthetic images"):
+            run_trials(broken, at_once=1)
+    finally:
+        ray_tune.removeHandler(said)
+    assert not [record for record in said.buffer if record.levelno >= logging.WARNING]
 
 
 def test_idle_time_counts_gaps_between_trials() -> None:
