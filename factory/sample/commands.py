@@ -83,6 +83,7 @@ def regenerate(
     factory regenerate 0f3a...
     factory regenerate --sample 1%
     """  # noqa: D301 -- \b is click's mark
+    from functools import partial
     from pathlib import Path
 
     from factory.sample.regenerate import regenerate_images
@@ -96,6 +97,7 @@ def regenerate(
         model=model,
         data=data,
         out=Path(out) if out else None,
+        tell=partial(say, err=True),
     )
     worst = 0
     for outcome in outcomes:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,29 @@ import pytest
 
 from catalog import SampleSink, write_batch
 from factory.errors import ConfigError
+from factory.sample.drawn import Drawn
 from factory.sample.pixels import pixel_sha256, psnr_db
-from factory.sample.regenerate import compare, regenerate_images
+from factory.sample.plan import Batch
+from factory.sample.recipe import Recipe
+from factory.sample.regenerate import _redraw, compare, regenerate_images, shapes
 from factory.sample.rows import encode_png
 from tests.fakes.rows import batch_rows, sample_row
 
 ROOT = Path(__file__).parents[2]
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+RECIPE = Recipe(
+    model_id="m",
+    class_name="a",
+    class_id=0,
+    prompt="",
+    guidance_scale=1,
+    num_inference_steps=2,
+    scheduler="ddim",
+    height_px=16,
+    width_px=16,
+    seed=1,
+    batch_size=8,
+)
 ENGINE = {"device": "cpu", "torch": "2.15.0"}
 
 
@@ -125,3 +142,56 @@ print("torch" in sys.modules)
     command = [sys.executable, "-c", script, uri, str(sample_row(0)["image_id"])]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["CatalogError", "CatalogError", "OutputError", "False"]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "tried"),
+    [(1, 32, [1, 4, 32]), (2, 32, [2, 8, 32]), (8, 32, [8, 32]), (9, 32, [32]), (4, 4, [4])],
+)
+def test_few_images_are_tried_in_small_batches(count: int, size: int, tried: list[int]) -> None:
+    assert shapes(count, size) == tried
+
+
+class Shaped:
+    """An engine whose odd images come out otherwise in batches of fewer than 8."""
+
+    device = "cpu"
+    fingerprint = ENGINE
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def draw(self, batch: Batch) -> Drawn:
+        self.sizes.append(batch.size)
+        images = np.stack([IMAGE] * len(batch.requests))
+        for number, request in enumerate(batch.requests):
+            images[number] += np.uint8(request.index % 2 and batch.size < 8)
+        return Drawn(images=images)
+
+
+def redrawn(shaped: Shaped, *indices: int, **changes: object) -> list[int]:
+    recipe = json.dumps(asdict(RECIPE))
+    rows = [
+        row() | {"image_id": str(i), "recipe": recipe, "recipe_index": i} | changes for i in indices
+    ]
+    outcomes = list(_redraw(shaped, rows, 8, {}))
+    assert [outcome.image_id for outcome in outcomes] == [str(i) for i in indices]
+    return [outcome.tier for outcome in outcomes]
+
+
+def test_an_image_that_comes_out_equal_in_a_small_batch_needs_no_large_one() -> None:
+    engine = Shaped()
+    assert redrawn(engine, 2) == [0]
+    assert engine.sizes == [1]
+
+
+def test_only_the_recorded_shape_says_that_an_image_differs() -> None:
+    engine = Shaped()
+    assert redrawn(engine, 2, 3) == [0, 0]
+    assert engine.sizes == [2, 8]
+
+
+def test_another_engine_draws_in_the_recorded_shape_at_once() -> None:
+    engine = Shaped()
+    assert redrawn(engine, 2, engine=json.dumps(ENGINE | {"torch": "1"})) == [0]
+    assert engine.sizes == [8]
