@@ -57,7 +57,7 @@ def run_states(catalog: Catalog, limit: int | None = None) -> list[RunState]:
 def rate_of(commits: Sequence[tuple[datetime, int]]) -> float | None:
     """Return images per second between the first and last of (time, images), oldest first.
 
-    The first commit's images were drawn before it, and do not count.
+    The first one's images were drawn before it, and do not count: a run's start is (time, 0).
     """
     if len(commits) < 2:
         return None
@@ -88,11 +88,12 @@ def _state(
         )
     counts = run_counts(catalog, row["run_id"])
     since = row["updated_at"]
-    mine = sorted(
+    published = sorted(
         (commit["time"], int(commit["num_rows"]))
         for commit in commits
         if commit.get("run_id") == row["run_id"] and commit["time"] >= since
-    )[-RATE_COMMITS:]
+    )
+    mine = [(since, 0), *published][-RATE_COMMITS:]
     rate = rate_of(mine)
     left = row["num_requested"] - counts.accepted - counts.rejected
     return RunState(

@@ -21,6 +21,7 @@ FORMAT = "FACTORY_LOG_FORMAT"
 """Variable that chooses one of `FORMATS`."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _log = logging.getLogger("factory.run")
+_log.addHandler(logging.NullHandler())  # else Python prints its errors, which the CLI tells better
 
 
 class JsonLines(logging.Formatter):
@@ -52,7 +53,6 @@ def set_up(chosen: str, stream: TextIO | None = None) -> None:
     for handler in [h for h in root.handlers if isinstance(h.formatter, JsonLines)]:
         root.removeHandler(handler)
     root.propagate, level = chosen == "text", logging.NOTSET
-    _log.disabled = chosen == "text"  # a run's steps are for programs; a person sees its progress
     if chosen == "json":
         handler = logging.StreamHandler(stream or sys.stderr)
         handler.setFormatter(JsonLines())

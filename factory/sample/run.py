@@ -372,16 +372,19 @@ class _Tally:
 
     def figures(self) -> Figures:
         progress = self.progress()
+        sampling = progress.seconds - self.seconds_commit
         return Figures(
-            seconds_sampling=progress.seconds - self.seconds_commit,
+            seconds_sampling=sampling,
             seconds_commit=self.seconds_commit,
-            images_per_second=progress.images_per_second,
+            images_per_second=self.drawn / max(sampling, 1e-9),
         )
 
     def progress(self, *, complete: bool = False) -> RunProgress:
         now = time.monotonic()
-        steady = now - self.first_file if self.first_file else 0.0
-        rate = (self.drawn - self.first_images) / steady if steady > 0 else 0.0
+        seconds = max(now - self.started, 1e-9)
+        rate, steady = self.drawn / seconds, now - (self.first_file or now)
+        if 2 * steady > seconds:  # until then loading, and batches that come at once, say too much
+            rate = (self.drawn - self.first_images) / steady
         return RunProgress(
             run_id=self.run.run_id,
             requested=self.requested,
@@ -390,8 +393,8 @@ class _Tally:
             accepted=self.accepted,
             rejected_by_gate=dict(self.rejected_by_gate),
             by_class=dict(self.by_class),
-            images_per_second=rate or self.drawn / max(now - self.started, 1e-9),
+            images_per_second=rate,
             seconds_commit=self.seconds_commit,
-            seconds=now - self.started,
+            seconds=seconds,
             complete=complete,
         )

@@ -28,6 +28,17 @@ def test_a_running_run_is_counted_from_its_files(tmp_path: Path) -> None:
     assert state.heard_at > T
 
 
+def test_the_first_batch_of_a_run_counts(tmp_path: Path) -> None:
+    since = datetime.now(UTC) - timedelta(seconds=100)
+    record_run(tmp_path, run_row(num_requested=40, started_at=since, updated_at=since))
+    file = write_batch(tmp_path, run_id="run-1", batch_index=0, rows=batch_rows(0))
+    SampleSink(tmp_path, "run-1").commit([file])
+    (state,) = run_states(Catalog(tmp_path))
+    assert state.published == 4
+    assert state.images_per_second == pytest.approx(4 / 100, rel=0.2)
+    assert state.eta_seconds == pytest.approx(900, rel=0.2)
+
+
 def test_an_ended_run_is_told_by_its_last_event(tmp_path: Path) -> None:
     record_run(tmp_path, run_row())
     ended = run_row(event=1, status="failed", images_per_second=3.5, message="power cut")
