@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog.sink import BatchFile
+from catalog.table import Catalog
 from factory.config import GenerateConfig
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder
@@ -135,3 +136,10 @@ def test_a_run_logs_its_steps_with_its_ids(
     drawn = [vars(r) for r in caplog.records if r.getMessage() == "batch drawn"]
     assert sorted(each["batch_index"] for each in drawn) == [0, 1, 2]
     assert json.dumps(drawn[0]["rejected_by_gate"]) == '{"blur": 4}'
+
+
+def test_the_recorded_rate_counts_every_batch(tiny: Generator, tmp_path: Path) -> None:
+    run = prepared(tiny, tmp_path)
+    list(execute(run, stream=draw_here))
+    row = Catalog(tmp_path).run(run.run_id)
+    assert row["images_per_second"] == pytest.approx(10 / float(str(row["seconds_sampling"])))
