@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console  # noqa: TID251 -- its type
@@ -162,7 +162,16 @@ class _Lines:
 
 def _summary(console: Console, run: Prepared) -> None:
     catalog = Catalog(run.catalog_uri, run.storage_options)
-    console.print(_class_table(catalog, run))
+    rows = _class_rows(catalog, run)
+    console.print(_class_table(rows, run.run_id))
+    for name, asked, drawn, accepted in rows:
+        if accepted < asked:
+            tries = run.config.max_tries or 1
+            _say(
+                console,
+                f"{name} lacks {asked - accepted} of {asked} images: {drawn} were drawn, max_tries"
+                f" is {tries}; look at the refused ones, then change gates or max_tries",
+            )
     sheet = _write_sheet(catalog, run)
     example = sql(
         catalog, f"SELECT image_id FROM samples WHERE run_id = '{run.run_id}' ORDER BY 1 LIMIT 1"
@@ -189,19 +198,23 @@ def _place(run: Prepared) -> list[str]:
     return ["--catalog", run.catalog_uri, *given]
 
 
-def _class_table(catalog: Catalog, run: Prepared) -> Table:
+def _class_rows(catalog: Catalog, run: Prepared) -> list[tuple[str, int, int, int]]:
+    """Return (class, asked, drawn, accepted) of a run, class by class."""
     wanted = Counter[str]()
     for quota in run.plan.quotas:
         wanted[quota.recipe.class_name] += quota.count
-    rows = sql(
+    found = sql(
         catalog,
         "SELECT class_name, count(*) AS drawn, count(*) FILTER (gate_status = 'accepted')"
         f" AS accepted FROM samples WHERE run_id = '{run.run_id}' GROUP BY ALL ORDER BY 1",
     ).to_pylist()
-    table = Table("class", "asked", "drawn", "accepted", "rejected", title=f"run {run.run_id}")
-    for row in rows:
-        name, drawn, accepted = row["class_name"], row["drawn"], row["accepted"]
-        numbers = (wanted[name], drawn, accepted, drawn - accepted)
+    return [(r["class_name"], wanted[r["class_name"]], r["drawn"], r["accepted"]) for r in found]
+
+
+def _class_table(rows: Sequence[tuple[str, int, int, int]], run_id: str) -> Table:
+    table = Table("class", "asked", "drawn", "accepted", "rejected", title=f"run {run_id}")
+    for name, asked, drawn, accepted in rows:
+        numbers = (asked, drawn, accepted, drawn - accepted)
         table.add_row(Text(one_line(name)), *map(str, numbers))
     return table
 

@@ -225,7 +225,7 @@ def score_point(ground: Ground, point: Point, draw: Draw) -> Iterator[Scored]:
             trained=len(found),
             num_synthetic=units[0].manifest.num_synthetic,
             drawn=drawn,
-            asked=setting.generate.num_images,
+            asked=max(drawn, setting.generate.num_images),  # what gates refuse is drawn anew
         )
 
 

@@ -1,6 +1,7 @@
 """What a person reads of a run: names as they are, lines that can be copied, a way to go on."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from factory.command_line import PROGRAM
 from factory.config import GenerateConfig
 from factory.models.generator import Generator
 from factory.sample import console
+from factory.sample.plan import Plan
 from factory.sample.run import Prepared, prepare
 from tests.fakes.rows import batch_rows
 from tests.fakes.tiny import tiny_generator
@@ -61,3 +63,13 @@ def test_an_interrupted_run_says_how_to_go_on(
         console.follow(run)
     command = capsys.readouterr().out.splitlines()[-1].partition("Go on with: ")[2]
     assert shlex.split(command)[-3:] == [run.run_id, "--catalog", run.catalog_uri]
+
+
+def test_a_class_that_lacks_images_is_named_at_the_end(
+    run: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (quota,) = run.plan.quotas
+    more = replace(run, plan=Plan(quotas=(replace(quota, count=6),)))
+    console._summary(console.Console(width=100), more)
+    printed = capsys.readouterr().out
+    assert "lacks 2 of 6 images: 4 were drawn, max_tries is 1" in printed
