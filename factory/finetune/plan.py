@@ -14,12 +14,10 @@ from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
 from factory.gate.calibration import Calibration
 from factory.real.dataset import RealDataset
-from factory.real.mask_values import found_values
+from factory.real.mask_values import found_values, number_objects
 from factory.real.splits import Split, n_shot
 
 PLAN = "plan.json"
-MOST_UNCOUNTED = 3
-"""Values of masks, 0 among them, up to which they are classes whatever images hold."""
 FEW = 8
 """Images of a class below which a generator repeats them rather than learns the class."""
 
@@ -128,9 +126,7 @@ def check_masks(dataset: RealDataset, split: Split, config: PairsConfig) -> None
     if config.mask_values or config.base:  # which says what they mean
         return
     values = found_values(dataset, ids)
-    held = {tuple(count.value for count in contents[i].mask_values) for i in ids}
-    counted = all(own == tuple(range(len(own))) for own in held)
-    if counted and len(held) > 1 and len(values) > MOST_UNCOUNTED:
+    if number_objects(contents[i].mask_values for i in ids):
         raise DataError(
             f"the masks seem to number objects: from 0 to {values[-1]}, another number in each",
             remedy="Pass --masks object (masks='object') for one class of all objects; if they are"

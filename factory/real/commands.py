@@ -1,7 +1,7 @@
 """`factory real`: look at real images, split them once, or draw a demo set."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from factory.command_line import tell_next
 from factory.errors import DataError
 from factory.real.options import (
     FILE,
     column_options,
+    given_again,
     like_masks_text,
     not_read_text,
     opened,
@@ -78,6 +80,9 @@ def describe_command(uri: str, sheet: Path | None, as_json: bool, **options: Any
             f" listed above, first: {first}",
             remedy="Mend them" + (", or pass --skip-broken" if found.broken else ""),
         )
+    if not as_json:
+        rule = ("--masks", "object") if found.masks_number_objects else ()
+        tell_next("real", "split", uri, *given_again(options), *rule, "--out", "split.json")
 
 
 @real.command()
@@ -93,7 +98,7 @@ def split(
 
     Example: factory real split data/wbc --group patient --out split.json
     """
-    from factory.real.describe import about_folders, split_warnings
+    from factory.real.describe import about_folders, about_masks, split_warnings
     from factory.real.duplicates import grouped
     from factory.real.splits import Split, make_folds, make_split
 
@@ -116,8 +121,10 @@ def split(
     _print_groups(dataset, groups)
     _print_parts(dataset, list(parts.values()))
     warnings = split_warnings(dataset, list(parts.values()), groups)
-    for warning in [*about_folders(dataset), *warnings]:
+    for warning in [*about_masks(dataset), *about_folders(dataset), *warnings]:
         say(f"warning: {warning}", err=True)
+    path, first = next(iter(parts.items()))
+    tell_next(*_training(dataset, first, ("--data", uri, *given_again(options), "--split", path)))
 
 
 @real.command()
@@ -191,6 +198,25 @@ def _fold_paths(out: Path, folds: "list[Split]") -> "dict[Path, Split]":
     return {out.with_suffix(f".{n}{out.suffix}"): fold for n, fold in enumerate(folds)}
 
 
+def _training(
+    dataset: "RealDataset", split: "Split", data: "Sequence[object]"
+) -> "Iterator[object]":
+    """Yield the training that fits: of pairs where all have masks, without what a part lacks."""
+    from factory.real.describe import missing_classes
+    from factory.real.mask_values import number_objects
+
+    masks = [content.mask_values for content in dataset.contents]
+    yield "finetune"
+    if all(masks) and not number_objects(masks):
+        yield from ("--config", "polyp_pairs_train")
+    yield from data
+    missing = {name for names in missing_classes(dataset, split).values() for name in names}
+    if missing < set(dataset.class_names):
+        for name in sorted(missing):
+            yield from ("--without", name)
+    yield from ("--output", "runs/mine")
+
+
 def _fractions(text: str) -> dict[str, float]:
     pairs = [part.partition("=") for part in text.split(",")]
     try:
@@ -209,7 +235,8 @@ def _print_groups(dataset: "RealDataset", groups: "Sequence[str]") -> None:
     from factory.real.describe import grouped_by
 
     by = grouped_by(dataset)
-    what = f"by {', '.join(by)}" if by else "none given (--group COLUMN): images like each other"
+    alone = "none given (--group COLUMN), images like each other stay together"
+    what = f"by {', '.join(by)}" if by else alone
     say(f"groups       {what}; {len(set(groups))} to divide")
 
 

@@ -16,7 +16,7 @@ from factory.real.dataset import NotRead, RealDataset
 from factory.real.duplicates import merge_groups, near_duplicates
 from factory.real.field import TOLERANCE
 from factory.real.images import encode_png, square_mask
-from factory.real.mask_values import pooled
+from factory.real.mask_values import number_objects, pooled
 from factory.real.splits import PARTS, Split, make_split
 from factory.real.stored import JoinedMasks
 
@@ -48,6 +48,8 @@ class Description:
     """Images whose mask is put together from several files."""
     mask_shares: dict[int, float]
     """Share of the pixels of all masks per value, as they are read."""
+    masks_number_objects: bool
+    """Whether they count objects: classes only by a rule."""
     reading: dict[str, str]
     """Rules that the caller gave ("masks": "object")."""
     read_as: dict[str, int]
@@ -95,6 +97,7 @@ def describe(dataset: RealDataset) -> Description:
     total = sum(count.pixels for count in masks)
     by_default = _split_by_default(dataset, groups)
     warnings = [
+        *about_masks(dataset),
         *_about_fields(dataset),
         *_thin(labels),
         *about_folders(dataset),
@@ -114,6 +117,7 @@ def describe(dataset: RealDataset) -> Description:
         num_split_groups=len(set(groups)),
         num_masks=sum(item.mask is not None for item in dataset.items),
         num_joined_masks=sum(isinstance(item.mask, JoinedMasks) for item in dataset.items),
+        masks_number_objects=_number_objects(dataset),
         mask_shares={count.value: count.pixels / total for count in masks},
         reading=dict(dataset.reading),
         fields_um=_fields(dataset),
@@ -134,6 +138,20 @@ def _fields(dataset: RealDataset) -> dict[str, int]:
     told = ("unknown" if field is None else f"{field:.4g}" for field in dataset.fields_um)
     found = Counter(told)
     return {} if set(found) == {"unknown"} else dict(found.most_common())
+
+
+def _number_objects(dataset: RealDataset) -> bool:
+    return number_objects(content.mask_values for content in dataset.contents)
+
+
+def about_masks(dataset: RealDataset) -> list[str]:
+    """Return what is told of masks that number objects: they are no classes to learn."""
+    if not _number_objects(dataset):
+        return []
+    return [
+        "the masks seem to number objects, another number in each: --masks object, in this and"
+        " every later command, takes all of them as one class"
+    ]
 
 
 def _about_fields(dataset: RealDataset) -> list[str]:
@@ -170,10 +188,9 @@ def split_warnings(
     Args:
         groups: what was divided, one per image: see `factory.real.duplicates.grouped`.
     """
-    found = [text for split in splits for text in _poor_parts(dataset, split)]
     if len(splits) > 1:
-        found = [text if n == 1 else f"{text} ({n} times)" for text, n in Counter(found).items()]
-    elif found:
+        found = _poor_folds(dataset, splits)
+    elif found := _poor_parts(dataset, splits[0]):
         found += _folds(groups)
     return [*_without_group(dataset), *found]
 
@@ -202,19 +219,47 @@ def _folds(groups: Sequence[str]) -> list[str]:
 
 def _poor_parts(dataset: RealDataset, split: Split) -> list[str]:
     """Return the parts without an image of some class, or of one group only."""
-    counts = part_counts(dataset, split)
-    group_of = dict(zip(dataset.ids, dataset.groups, strict=True))
-    given = {item.id for item in dataset.items if item.group}
     found = []
-    for part in PARTS:
-        ids = getattr(split, part)
-        without = [name for name, row in counts.items() if not row[part] and any(row.values())]
-        if ids and without:
-            found.append(f"{part} holds no image of {', '.join(without)}")
-        if ids and set(ids) <= given and len({group_of[i] for i in ids}) == 1:
+    for part, names in missing_classes(dataset, split).items():
+        if names:
+            found.append(f"{part} holds no image of {', '.join(names)}")
+        if (only := _only_group(dataset, getattr(split, part))) is not None:
             by = "/".join(grouped_by(dataset)) or "group"
-            found.append(f"{part} holds one group only ({by} {group_of[ids[0]]!r})")
+            found.append(f"{part} holds one group only ({by} {only!r})")
     return found
+
+
+def _poor_folds(dataset: RealDataset, splits: Sequence[Split]) -> list[str]:
+    """Return the same of folds: a line a class, and how many folds lack it in which part."""
+    missing = [missing_classes(dataset, split) for split in splits]
+    found = []
+    for name in dataset.class_names:
+        counts = {part: sum(name in fold.get(part, ()) for fold in missing) for part in PARTS}
+        if told := ", ".join(f"{part} of {n}" for part, n in counts.items() if n):
+            found.append(f"{name}: no image in {told} of the {len(splits)} folds")
+    for part in PARTS:
+        alone = sum(_only_group(dataset, getattr(split, part)) is not None for split in splits)
+        if alone:
+            found.append(f"{part} holds one group only in {alone} of the {len(splits)} folds")
+    return found
+
+
+def missing_classes(dataset: RealDataset, split: Split) -> dict[str, list[str]]:
+    """Return the classes of which a part that holds images has none, part by part."""
+    counts = part_counts(dataset, split)
+    shown = [name for name, row in counts.items() if any(row.values())]
+    return {
+        part: [name for name in shown if not counts[name][part]]
+        for part in PARTS
+        if getattr(split, part)
+    }
+
+
+def _only_group(dataset: RealDataset, ids: Sequence[str]) -> str | None:
+    """Return the group of a part that holds a single one, where groups were given."""
+    items = [dataset.items[dataset.index_of(i)] for i in ids]
+    groups = {item.group for item in items}
+    return groups.pop() if len(groups) == 1 and all(item.group for item in items) else None
 
 
 def _split_by_default(dataset: RealDataset, groups: Sequence[str]) -> Split | DataError:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # which reads masks by what is defined here
 
 MOST_CLASSES = 16
 """More mask values than these were not drawn by hand: they number objects, or are a map."""
+MOST_UNCOUNTED = 3
+"""Values of masks, 0 among them, up to which they are classes whatever images hold."""
 NEAR = 8
 """Grey values by which JPEG misses a flat region, down to quality 75: 0..7 and 248..255."""
 EDGE_SHARE = 0.2
@@ -208,6 +210,19 @@ def found_values(dataset: "RealDataset", ids: Sequence[str]) -> tuple[int, ...]:
             else "Give masks that mark something, or another threshold",
         )
     return tuple(count.value for count in counts)
+
+
+def number_objects(masks: Iterable[Sequence[ValueCount]]) -> bool:
+    """Return whether masks count their objects: 0 to n each, another n in each, or past classes.
+
+    Up to `MOST_UNCOUNTED` values, 0 among them, are classes of which some images show fewer.
+    """
+    held = {tuple(count.value for count in counts) for counts in masks if counts}
+    values = {value for own in held for value in own}
+    if len(values) > MOST_CLASSES:
+        return True
+    counted = all(own == tuple(range(len(own))) for own in held)
+    return counted and len(held) > 1 and len(values) > MOST_UNCOUNTED
 
 
 def _some(values: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """The options by which commands open real images: which columns, which folder, what to skip."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +42,17 @@ def column_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def given_again(options: Mapping[str, Any]) -> list[str]:
+    """Return the words that give `column_options` again: a set is the same in every command."""
+    words = []
+    for name, value in options.items():
+        option = "--" + name.replace("_", "-").removesuffix("s" if name == "attributes" else "")
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each is not False:
+                words += [option] if each is True else [option, str(each)]
+    return words
 
 
 def opened(

@@ -135,6 +135,8 @@ def make_split(
 ) -> Split:
     """Divide images into train, val and test: whole groups, classes in proportion.
 
+    A part that gets no group in proportion, of six patients say, is given the one that fits best.
+
     Args:
         dataset: fingerprint of the dataset.
         ids, labels, groups: one entry per image.
@@ -153,6 +155,7 @@ def make_split(
         )
     shares = [fractions.get(part, 0.0) for part in PARTS]
     bin_of = _spread_groups(labels, groups, shares, seed)
+    _fill_empty(bin_of, labels, groups, shares, seed)
     parts = {
         part: tuple(sorted(i for i, g in zip(ids, groups, strict=True) if bin_of[g] == number))
         for number, part in enumerate(PARTS)
@@ -161,7 +164,7 @@ def make_split(
     if empty:
         raise DataError(
             f"no group is left for {empty[0]} ({len(set(groups))} groups in all)",
-            remedy="Cross-validate (--folds), give more groups, or ask for fewer parts",
+            remedy="Give more groups, or ask for fewer parts, e.g. --fractions train=0.5,test=0.5",
         )
     return Split(dataset=dataset, seed=seed, **parts)
 
@@ -277,3 +280,33 @@ def _spread_groups(
         held[best].update(counts[group])
         bin_of[group] = best
     return bin_of
+
+
+def _fill_empty(
+    bin_of: dict[str, int],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+) -> None:
+    """Move a group into every bin that wants images and has none, while another bin has two.
+
+    It is one whose classes all stay where it comes from, if there is one; of these, one that
+    shows the bin most classes; of these, the one whose size is nearest to the bin's share.
+    """
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    for number, share in enumerate(shares):
+        if share == 0 or number in bin_of.values():
+            continue
+        sizes = Counter(bin_of.values())
+
+        def cost(group: str, share: float = share) -> tuple[int, int, float, str]:
+            rest = [g for g in counts if bin_of[g] == bin_of[group] and g != group]
+            lost = counts[group].keys() - {label for g in rest for label in counts[g]}
+            misfit = abs(counts[group].total() - share * len(labels))
+            return len(lost), -len(counts[group]), misfit, digest(["group", seed, group])
+
+        if spare := [group for group in counts if sizes[bin_of[group]] > 1]:
+            bin_of[min(spare, key=cost)] = number

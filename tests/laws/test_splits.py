@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from factory.errors import DataError
 from factory.real.splits import PARTS, Split, load_split, make_folds, make_split, n_shot
 
+FEW = {"train": 0.8, "val": 0.1, "test": 0.1}
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 law = settings(max_examples=60, deadline=None)
 ROW = st.tuples(st.sampled_from("abc"), st.integers(0, 25))
@@ -46,6 +47,16 @@ def check_partition(split, ids, groups):
 def test_parts_partition_the_ids_and_divide_no_group(dataset, seed):
     ids, _, groups = dataset
     check_partition(split_or_skip(*dataset, seed), ids, groups)
+
+
+@law
+@given(datasets(), st.integers(0, 2**31))
+def test_no_part_stays_empty_where_there_are_groups_for_all(dataset, seed):
+    ids, labels, groups = dataset
+    assume(len(set(groups)) >= len(PARTS))
+    split = make_split(dataset="d", ids=ids, labels=labels, groups=groups, fractions=FEW, seed=seed)
+    check_partition(split, ids, groups)
+    assert all(getattr(split, part) for part in PARTS)
 
 
 @law

@@ -1,12 +1,14 @@
 import json
+import shlex
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from factory.errors import DataError, OutputError
 from factory.real.commands import real
-from tests.real.builders import class_folder, png, put, write_table
+from tests.real.builders import class_folder, encoded, png, put, write_table
 
 SMEAR = "smear:60?size=16"
 
@@ -174,4 +176,37 @@ def test_split_tells_groups_a_table_and_what_is_thin(tmp_path):
     assert "holds one group only (patient '" in out
     out = run("split", tmp_path / "set", "--out", tmp_path / "f.json", "--folds", "5")
     assert "test 0  test 1  test 2  test 3  test 4" in out
-    assert "(4 times)" in out  # four test parts without the image of c
+    assert "c: no image in train of 2, val of 4, test of 4 of the 5 folds" in out
+    assert "test holds one group only in 1 of the 5 folds" in out
+
+
+def test_every_look_ends_with_what_can_be_typed_next(tmp_path):
+    def last(*arguments):
+        return shlex.split(run(*arguments).splitlines()[-1])[2:]  # next PROGRAM
+
+    root, places = tmp_path / "b c", ("--out", tmp_path / "s.json")
+    for n in range(24):
+        put(root / f"{'ab'[n % 2]}/{n}.png", png(n))
+    assert last("describe", root) == ["real", "split", str(root), "--out", "split.json"]
+    words = last("split", root, *places, "--skip-broken")
+    data = ["--data", str(root), "--skip-broken", "--split", str(tmp_path / "s.json")]
+    assert words == ["finetune", *data, "--output", "runs/mine"]
+    put(root / "c/1.png", png(99))
+    assert last("split", root, *places)[-4:] == ["--without", "c", "--output", "runs/mine"]
+
+
+def test_masks_that_number_objects_are_told_and_no_pairs_proposed(tmp_path):
+    for n in range(9):
+        put(tmp_path / f"set/images/a/{n}.png", png(n))
+        mask = np.zeros((10, 12), np.uint8)
+        mask[1:5] = np.arange(12) % (3 + n % 2)
+        put(tmp_path / f"set/masks/a/{n}.png", encoded(mask))
+    out = run("describe", tmp_path / "set")
+    assert "the masks seem to number objects" in out
+    assert out.splitlines()[-1].endswith(f"{tmp_path}/set --masks object --out split.json")
+    out = run("split", tmp_path / "set", "--out", tmp_path / "s.json")
+    assert "the masks seem to number objects" in out
+    assert "polyp_pairs_train" not in out
+    out = run("split", tmp_path / "set", "--masks", "object", "--out", tmp_path / "s.json")
+    assert "number objects" not in out
+    assert "factory finetune --config polyp_pairs_train --data" in out.splitlines()[-1]

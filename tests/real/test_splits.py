@@ -4,12 +4,13 @@ import pytest
 from sklearn.model_selection import StratifiedKFold
 
 from factory.errors import DataError
-from factory.real.splits import load_split, make_folds, make_split, n_shot, verify_split
+from factory.real.splits import PARTS, load_split, make_folds, make_split, n_shot, verify_split
 
 IDS = [f"i{n:02d}" for n in range(30)]
 LABELS = ["a" if n % 3 else "b" for n in range(30)]
 GROUPS = [f"g{n // 2}" for n in range(30)]
 ROWS = {"dataset": "d", "ids": IDS, "labels": LABELS, "groups": GROUPS}
+FEW = {"train": 0.8, "val": 0.1, "test": 0.1}
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
@@ -63,6 +64,17 @@ def test_fractions_must_name_parts_and_sum_to_one():
     ):
         with pytest.raises(DataError, match="must name"):
             make_split(**ROWS, fractions=shares, seed=0)
+
+
+def test_six_patients_are_divided_and_the_part_that_lacked_one_takes_the_best_fitting():
+    labels = ["a", "b"] * 21
+    labels[35:] = ["b"] * 7
+    rows = {"dataset": "d", "ids": [f"i{n:02}" for n in range(42)], "labels": labels}
+    groups = [f"p{n // 7}" for n in range(42)]
+    split = make_split(**rows, groups=groups, fractions=FEW, seed=0)
+    assert [len(getattr(split, part)) for part in PARTS] == [28, 7, 7]
+    for part in PARTS:  # the patient of one class alone stays where there are others
+        assert {labels[int(i[1:])] for i in getattr(split, part)} == {"a", "b"}
 
 
 def test_too_few_groups_for_a_part_or_fold_is_an_error():
