@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import fft
 
 from factory.errors import DataError
 
@@ -254,15 +255,16 @@ def _features(images: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     flat = images.reshape(len(images), -1, 3)
     flat = flat - flat.mean(axis=1, keepdims=True)
-    axes = np.linalg.eigh(np.einsum("npi,npj->nij", flat, flat))[1][..., -1]
+    axes = np.linalg.eigh(flat.transpose(0, 2, 1) @ flat)[1][..., -1]
     axes *= np.where(axes.sum(axis=1, keepdims=True) > 0, -1, 1)
-    grey = np.einsum("npi,ni->np", flat, axes)
+    grey = (flat @ axes[..., None])[..., 0]
     grey /= np.maximum(grey.std(axis=1, keepdims=True), 1e-6)
     means = grey @ _RING.T
     spreads = np.sqrt(np.maximum(np.square(grey) @ _RING.T - np.square(means), 0))
     padded = (2 * _SIDE, 2 * _SIDE)
-    power = np.abs(np.fft.rfft2(grey.reshape(-1, _SIDE, _SIDE), padded)) ** 2
-    correlated = np.fft.irfft2(power, padded).reshape(len(images), -1) @ _LAG.T
+    waves = fft.rfft2(grey.reshape(-1, _SIDE, _SIDE).astype(np.float32), padded)
+    power = np.square(waves.real) + np.square(waves.imag)
+    correlated = power.reshape(len(images), -1) @ _LAG.T
     return np.concatenate([means, spreads, correlated], axis=1)
 
 
@@ -323,14 +325,17 @@ def _rings() -> NDArray[np.float64]:
 
 
 def _lags() -> NDArray[np.float64]:
-    """Return (lags, padded pixels): what averages a correlation over pairs that far apart."""
+    """Return (lags, frequencies): what averages, of a power spectrum, a correlation over pairs
+    of pixels that far apart, without the spectrum's way back."""
     shifts = np.fft.fftfreq(2 * _SIDE, 1 / (2 * _SIDE))
     distance = np.hypot(*np.meshgrid(shifts, shifts))
     alone = np.ones((_SIDE, _SIDE))
     power = np.abs(np.fft.rfft2(alone, (2 * _SIDE, 2 * _SIDE))) ** 2
     pairs = np.fft.irfft2(power, (2 * _SIDE, 2 * _SIDE))
     picked = [np.abs(distance - lag) < 0.5 for lag in _LAGS]
-    return np.stack([(own / pairs[own].sum()).ravel() for own in picked])
+    waves = np.stack([fft.rfft2(own / pairs[own].sum()).real for own in picked])
+    waves[..., 1:-1] *= 2  # each stands for its mirror image too
+    return np.asarray(waves.reshape(len(_LAGS), -1) / (2 * _SIDE) ** 2)
 
 
 _RING, _LAG = _rings(), _lags()

@@ -1,5 +1,6 @@
 """Fields of view: pixel sizes and crops of real sets, and how large objects look."""
 
+import functools
 import json
 
 import numpy as np
@@ -137,6 +138,7 @@ def test_describe_tells_fields_and_crop(folder):
     assert json.loads(plain)["fields_um"] == {"100": 1, "50": 1}
 
 
+@functools.cache
 def cells(zoom: float, seed: int):
     return build_dataset(smear_items(120, seed=seed, size_px=64, style=SmearStyle(zoom=zoom)))
 

@@ -1,12 +1,18 @@
-"""A run over a real local Ray: every request once, resumable, the same pixels however drawn."""
+"""A run: every request once, resumable, the same pixels however drawn.
+
+One run goes over a real local Ray, and so does an error of a worker; what a run means is tested
+without it, by the same code that Ray's actors run.
+"""
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from catalog.query import sql
+from catalog.sink import BatchFile
 from catalog.table import Catalog
 from factory.config import GenerateConfig
 from factory.errors import CatalogError, ConfigError, ModelError
@@ -15,8 +21,9 @@ from factory.sample.engine import Engine
 from factory.sample.pixels import pixel_sha256
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import Prepared, RunProgress, execute, prepare, prepare_resume
+from factory.sample.stream import draw_here, stream_batches
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.ray
 
 
 def config(tiny: Generator, **changes: object) -> GenerateConfig:
@@ -32,8 +39,8 @@ def config(tiny: Generator, **changes: object) -> GenerateConfig:
     return GenerateConfig.model_validate(known | changes)
 
 
-def finish(run: Prepared) -> RunProgress:
-    *_, last = execute(run)
+def finish(run: Prepared, stream: Callable[..., Iterator[BatchFile]] = draw_here) -> RunProgress:
+    *_, last = execute(run, stream=stream)
     return last
 
 
@@ -60,7 +67,7 @@ def finished(
 ) -> tuple[str, Prepared, RunProgress]:
     uri = str(tmp_path_factory.mktemp("runs") / "catalog")
     run = prepare(config(tiny, stream={"commit_batches": 2, "actors": 2}), uri)
-    return uri, run, finish(run)
+    return uri, run, finish(run, stream_batches)
 
 
 Finished = tuple[str, Prepared, RunProgress]
@@ -106,7 +113,7 @@ def test_a_complete_run_submitted_again_draws_nothing(finished: Finished) -> Non
 def test_an_interrupted_run_resumes_by_its_id(tiny: Generator, tmp_path: Path) -> None:
     uri = str(tmp_path / "catalog")
     run = prepare(config(tiny, num_images=33), uri)
-    steps = execute(run)
+    steps = execute(run, stream=draw_here)
     for _ in range(5):
         next(steps)
     steps.close()
@@ -157,12 +164,14 @@ def test_a_run_does_not_go_on_with_another_model(
         prepare_resume(run.run_id, uri)
 
 
-def test_an_error_in_a_worker_arrives_as_it_was_raised(tiny: Generator, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_arrives_as_it_was_raised(
+    tiny: Generator, tmp_path: Path, local_ray: None
+) -> None:
     copy = shutil.copytree(tiny.folder, tmp_path / "model")
     run = prepare(config(tiny, model=str(copy)), str(tmp_path / "catalog"))
     shutil.rmtree(copy)
     with pytest.raises(ModelError, match="no generator at"):
-        finish(run)
+        finish(run, stream_batches)
 
 
 def test_rejected_images_are_published_with_their_reason(tiny: Generator, tmp_path: Path) -> None:
