@@ -58,7 +58,7 @@ class PairUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
 
         Raises:
             ConfigError: fewer than two mask values, labels without a condition, or widths that the
-                groups do not divide.
+                groups do not divide or that are less than a head.
         """
         super().__init__()
         if len(mask_values) < 2 or len(set(mask_values)) < len(mask_values):
@@ -75,6 +75,12 @@ class PairUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
             raise ConfigError(
                 f"{odd[0]} channels cannot be divided by norm_num_groups {norm_num_groups}",
                 remedy="Choose channels that are multiples of it",
+            )
+        attending = block_out_channels[-attention_levels:] if attention_levels else ()
+        if narrow := [width for width in attending if width < attention_head_dim]:
+            raise ConfigError(
+                f"{narrow[0]} channels are fewer than attention_head_dim {attention_head_dim}",
+                remedy="Choose wider levels, or fewer channels per head",
             )
         plain = len(block_out_channels) - attention_levels
         down = ["DownBlock2D"] * plain + ["AttnDownBlock2D"] * attention_levels

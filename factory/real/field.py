@@ -325,8 +325,7 @@ def _rings() -> NDArray[np.float64]:
 
 
 def _lags() -> NDArray[np.float64]:
-    """Return (lags, frequencies): what averages, of a power spectrum, a correlation over pairs
-    of pixels that far apart, without the spectrum's way back."""
+    """Return (lags, frequencies): what makes a power spectrum the mean product of pixels apart."""
     shifts = np.fft.fftfreq(2 * _SIDE, 1 / (2 * _SIDE))
     distance = np.hypot(*np.meshgrid(shifts, shifts))
     alone = np.ones((_SIDE, _SIDE))

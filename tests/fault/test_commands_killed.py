@@ -184,7 +184,8 @@ def strike(command: subprocess.Popen[str], kill: Kill, chance: random.Random) ->
 # -- finetune: 20 kills a method
 
 
-TRAINING = {"steps": 12, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2}
+TRAINING = {"steps": 12, "batch_size": 2, "warmup_steps": 1}
+OFTEN = {"checkpoint_seconds": 0.001}
 METHODS: dict[str, dict[str, object]] = {
     "text": {
         "name": "mine",
@@ -193,12 +194,14 @@ METHODS: dict[str, dict[str, object]] = {
         "lora": {"rank": 2},
         "autoencoder": {"steps": 6, "batch_size": 2},
         "training": TRAINING,
+        "cluster": OFTEN,
         "validation": {"every_steps": 4, "draw_every": None},
     },
     "class_conditional": {
         **TINY,
         "only": [],
         "training": {**TRAINING, "ema_decay": 0.9},
+        "cluster": OFTEN,
         "validation": {"every_steps": 4, "draw_every": None, "best_by": "val_loss"},
     },
     "pairs": {
@@ -208,6 +211,7 @@ METHODS: dict[str, dict[str, object]] = {
         "fold": 2,
         "network": {"block_out_channels": [8, 16], "layers_per_block": 1, "attention_levels": 1},
         "training": TRAINING,
+        "cluster": OFTEN,
     },
 }
 METHOD_KILLS = [
