@@ -356,7 +356,7 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
     parts = [*_written(first["loc"], stored), *(first["loc"][-1:] if absent else ())]
     key = ".".join(map(str, parts))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_section(kind, first["loc"][:-1]).model_fields)
+        known = ", ".join(_section(kind, first["loc"][:-1], stored).model_fields)
         return ConfigError(f"{where}: unknown key {key!r}", remedy=f"Known keys: {known}")
     value = "" if absent or not key else f" is {_shown(first['input'])}"
     if first["loc"][-1:] == ("[key]",):  # a name, which YAML took for something else
@@ -403,13 +403,18 @@ def _written(loc: Sequence[int | str], stored: Any) -> Iterator[int | str]:
             yield part
 
 
-def _section(kind: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
-    """Return the model at `loc`, or the last one on the way; of several kinds the one it names."""
+def _section(kind: type[BaseModel], loc: Sequence[int | str], stored: Any) -> type[BaseModel]:
+    """Return the model at `loc`, or the last one on the way; of several kinds the one it names.
+
+    If it names none, the one that knows most of the keys that are written there.
+    """
     for part in loc:
         field = kind.model_fields.get(str(part))
         models = [] if field is None else [*_models(field.annotation)]
         named = [m for m in models if any(f.default in loc for f in m.model_fields.values())]
-        kind = (named or models or [kind])[0]
+        stored = stored.get(part) if isinstance(stored, Mapping) and part in stored else stored
+        written = set(stored) if isinstance(stored, Mapping) else set()
+        kind = max(named or models or [kind], key=lambda m: len(written & set(m.model_fields)))
     return kind
 
 

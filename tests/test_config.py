@@ -7,8 +7,8 @@ import pytest
 from factory.config import GenerateConfig, load_config, parse_config, to_yaml
 from factory.errors import ConfigError
 from factory.evaluate.config import StudyConfig
+from factory.finetune.base_config import BaseConfig
 from factory.finetune.config import ExpertConfig, FinetuneConfig
-from factory.finetune.pretrain import BaseConfig
 from factory.search.config import SweepConfig
 
 GOOD = "num_images: 8\nclasses: {monocyte: a monocyte}\n"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -20,6 +19,7 @@ from factory.evaluate.features import Features, FeatureSpace, Images
 from factory.evaluate.fidelity import kid
 from factory.evaluate.intervals import Estimate, proportion
 from factory.finetune.latents import to_signed
+from factory.models.autoencoder import Autoencoder
 from factory.real.dataset import RealDataset
 
 FEATURE_NORM = 10.0
@@ -79,7 +79,7 @@ def take_balanced(
 
 
 @torch.inference_mode()
-def round_trip(autoencoder: AutoencoderKL, images: Images, *, batch_size: int = 8) -> Images:
+def round_trip(autoencoder: Autoencoder, images: Images, *, batch_size: int = 8) -> Images:
     """Return decode(encode(image)) of images (N, S, S, 3) uint8, the posterior's mode between."""
     parts = []
     for chunk in torch.split(torch.from_numpy(images), batch_size):
@@ -90,7 +90,7 @@ def round_trip(autoencoder: AutoencoderKL, images: Images, *, batch_size: int = 
 
 
 def judge_autoencoder(
-    autoencoder: AutoencoderKL,
+    autoencoder: Autoencoder,
     train: LabelledImages,
     unseen: LabelledImages,
     space: FeatureSpace,

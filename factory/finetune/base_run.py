@@ -8,15 +8,15 @@ import click
 import torch
 
 from factory.errors import ModelError
+from factory.finetune.base_config import BaseConfig
 from factory.finetune.cluster import ClusterConfig
 from factory.finetune.losses import feature_distance
 from factory.finetune.material import measured
 from factory.finetune.meter import Progress, describe
 from factory.finetune.pretrain import (
-    BaseConfig,
     build_denoiser,
-    cache_latents,
     denoiser_loop,
+    latents_of,
     load_data,
     prepare_data,
     train_autoencoder,
@@ -74,8 +74,8 @@ def train_here(
 
     perceptual = feature_distance(perceptual_weights)
     autoencoder = train_autoencoder(data, config, output, perceptual=perceptual, report=tell)
-    latents = cache_latents(autoencoder, data, output)
-    model, tokenizer = build_denoiser(data, config)
+    latents = latents_of(autoencoder, data, config, output)
+    model, tokenizer = build_denoiser(data, config, autoencoder)
     for progress in denoiser_loop(model, tokenizer, latents, data, config, output).run():
         tell(progress)
 
@@ -121,15 +121,15 @@ def _autoencoder_stage(settings: dict[str, str]) -> None:
         perceptual=feature_distance(Path(weights) if weights else None),
         report=_tell,
     )
-    cache_latents(autoencoder, data, output)  # so that the workers of the next stage only read
+    latents_of(autoencoder, data, config, output)  # so that the workers of the next stage only read
 
 
 def _denoiser_stage(settings: dict[str, str]) -> None:
     config, output = _settings(settings)
     data = load_data(output)
     autoencoder = train_autoencoder(data, config, output, perceptual=None, report=_tell)
-    latents = cache_latents(autoencoder, data, output)
-    model, tokenizer = build_denoiser(data, config)
+    latents = latents_of(autoencoder, data, config, output)
+    model, tokenizer = build_denoiser(data, config, autoencoder)
     workers = this_worker("ddp")
     loop = denoiser_loop(model, tokenizer, latents, data, config, output, workers)
     follow(loop, log_dir=output / "tensorboard")
@@ -152,8 +152,8 @@ def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:
     """
     data, split = load_data(output), load_split(output / SPLIT)
     autoencoder = train_autoencoder(data, config, output, perceptual=None, report=lambda _: None)
-    latents = cache_latents(autoencoder, data, output)
-    model, tokenizer = build_denoiser(data, config)
+    latents = latents_of(autoencoder, data, config, output)
+    model, tokenizer = build_denoiser(data, config, autoencoder)
     loop = denoiser_loop(model, tokenizer, latents, data, config, output)
     step = loop.resume()
     if step == 0:
@@ -181,7 +181,7 @@ def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:
                 "vae": autoencoder,
                 "text_encoder": model.text_encoder,
                 "tokenizer": tokenizer,
-                "scheduler": training_scheduler(),
+                "scheduler": training_scheduler(config.noise),
             },
             manifest=manifest,
             card=base_card(manifest),

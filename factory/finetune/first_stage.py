@@ -1,6 +1,7 @@
 """The first stage of a latent generator: an autoencoder, trained here or taken from elsewhere."""
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from factory.errors import ModelError
 from factory.finetune.adversarial import AdversarialTerm
+from factory.finetune.base_config import PatchConfig
 from factory.finetune.class_config import FirstStageConfig
 from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import FeatureDistance, autoencoder_loss
 from factory.finetune.order import Part, step_generator, step_indices
+from factory.finetune.patches import fit_patch_autoencoder
 from factory.finetune.stages import check_seal, new_stage
-from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
+from factory.models.autoencoder import Autoencoder, measure_scaling_factor, small_autoencoder
 from factory.models.generator import find_generator
+from factory.models.patch_autoencoder import PatchAutoencoder
 from factory.terminal import quiet_libraries
 
 Follow = Callable[..., None]
@@ -31,7 +35,7 @@ SCALE_IMAGES = 512
 class FirstStage(nn.Module):
     """What the first stage trains: the autoencoder and, if asked for, its adversary."""
 
-    def __init__(self, autoencoder: AutoencoderKL, adversarial: AdversarialTerm | None) -> None:
+    def __init__(self, autoencoder: Autoencoder, adversarial: AdversarialTerm | None) -> None:
         super().__init__()
         self.autoencoder, self.adversarial = autoencoder, adversarial
 
@@ -59,7 +63,7 @@ class Lesson:
 
 def train_first_stage(
     config: FirstStageConfig, lesson: Lesson, folder: Path, *, follow: Follow
-) -> AutoencoderKL:
+) -> Autoencoder:
     """Return the autoencoder in `folder`, trained if it is not there yet.
 
     It trains on one worker: it is small beside the denoiser, and its adversary's start and balance
@@ -92,14 +96,36 @@ def train_first_stage(
     return autoencoder
 
 
-def load_first_stage(folder: Path) -> AutoencoderKL:
+def fit_first_stage(config: PatchConfig, images_uint8: Tensor, folder: Path) -> PatchAutoencoder:
+    """Return the autoencoder in `folder`, fitted to images (N, S, S, 3) if it is not there yet.
+
+    Raises:
+        ConfigError: more components than a patch has values.
+        ModelError: a result that cannot be read.
+    """
+    if not (folder / "config.json").exists():
+        fitted = fit_patch_autoencoder(
+            images_uint8,
+            latent_channels=config.components,
+            patch_px=config.patch_px,
+            whitening=config.whitening,
+        )
+        with new_stage(folder) as work, quiet_libraries():
+            fitted.save_pretrained(work)
+    loaded: PatchAutoencoder = load_first_stage(folder)
+    return loaded
+
+
+def load_first_stage(folder: Path) -> Autoencoder:
     """Return the autoencoder that a first stage left in `folder`.
 
     Raises:
         ModelError: missing, damaged, or changed since.
     """
     try:
-        loaded: AutoencoderKL = AutoencoderKL.from_pretrained(folder)
+        stored = json.loads((folder / "config.json").read_text())
+        patches = stored["_class_name"] == PatchAutoencoder.__name__
+        loaded = (PatchAutoencoder if patches else AutoencoderKL).from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{folder} holds no readable autoencoder ({next(iter(str(error).splitlines()), '')})",
@@ -127,13 +153,14 @@ def build_first_stage(config: FirstStageConfig, *, size_px: int, seed: int) -> F
             layers_per_block=config.layers_per_block,
         )
     if config.trains == "decoder":
-        for part in (autoencoder.encoder, autoencoder.quant_conv):
-            part.requires_grad_(False)
+        for part in ("encoder", "quant_conv"):
+            if module := getattr(autoencoder, part, None):  # one of patches has no second
+                module.requires_grad_(False)
     adversarial = AdversarialTerm(config.adversarial) if config.adversarial else None
     return FirstStage(autoencoder, adversarial)
 
 
-def autoencoder_of(name: str, revision: str | None) -> AutoencoderKL:
+def autoencoder_of(name: str, revision: str | None) -> Autoencoder:
     """Return the autoencoder of a generator, or of its base if it is one with LoRAs.
 
     Raises:
@@ -143,7 +170,7 @@ def autoencoder_of(name: str, revision: str | None) -> AutoencoderKL:
 
     generator = find_generator(name, revision=revision)
     base = generator.base() if generator.adapters else generator
-    autoencoder: AutoencoderKL = load_pipeline(base).vae
+    autoencoder: Autoencoder = load_pipeline(base).vae
     return autoencoder
 
 

@@ -1,13 +1,24 @@
-"""Latents of the training images under all eight flips and rotations, computed once."""
+"""Latents of the training images under all flips and quarter turns: computed once, or as asked."""
+
+from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from factory.finetune.order import Part, step_generator
 from factory.finetune.workers import autocast
+from factory.models.autoencoder import Autoencoder
+from factory.models.patch_autoencoder import PatchAutoencoder
 
 TURNS = 8
+Latents = Callable[[Tensor, Part], Tensor]
+"""Indices (B,) of a step's images to scaled latents (b, C, h, w) float32 of a part of them, each
+image turned at random."""
+
+
+def exactly() -> torch.autocast:
+    """Return the context of float32: bfloat16's 8 bits are too few for an image's own values."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def turn(images: Tensor, number: int) -> Tensor:
@@ -26,18 +37,45 @@ def to_signed(images_uint8: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_turned(
-    autoencoder: AutoencoderKL, images_uint8: Tensor, *, batch_size: int = 64
+    autoencoder: Autoencoder, images_uint8: Tensor, *, batch_size: int = 64
 ) -> Tensor:
     """Return unscaled latents (N, 8, C, h, w) in float16: mean of the posterior, every turn."""
-    chunks = []
+    exact, chunks = isinstance(autoencoder, PatchAutoencoder), []
     for chunk in torch.split(images_uint8, batch_size):
         images = to_signed(chunk)
-        with autocast("bfloat16", "cpu"):
+        with exactly() if exact else autocast("bfloat16", "cpu"):
             turned = [
                 autoencoder.encode(turn(images, n)).latent_dist.mode().half() for n in range(TURNS)
             ]
         chunks.append(torch.stack(turned, dim=1))
     return torch.cat(chunks)
+
+
+def cached_latents(scaled: Tensor, *, seed: int) -> Latents:
+    """Return latents of steps out of `scaled` (N, 8, C, h, w)."""
+    return lambda indices, part: pick_turns(scaled, indices, part, seed=seed)
+
+
+def encoded_latents(autoencoder: Autoencoder, images_uint8: Tensor, *, seed: int) -> Latents:
+    """Return latents of steps, encoded in the step from `images_uint8` (N, S, S, 3), in float32."""
+
+    def encoded(indices: Tensor, part: Part) -> Tensor:
+        turns = part_turns(part, len(indices), seed=seed)
+        images = to_signed(images_uint8[part.take(indices)])
+        for number in set(turns.tolist()):
+            images[turns == number] = turn(images[turns == number], number)
+        return scaled_latents(autoencoder, images)
+
+    return encoded
+
+
+@torch.no_grad()
+def scaled_latents(autoencoder: Autoencoder, images: Tensor) -> Tensor:
+    """Return what a denoiser sees of images (B, 3, S, S) in [-1, 1]: (B, C, h, w), float32."""
+    with exactly():
+        latents: Tensor = autoencoder.encode(images).latent_dist.mode().float()
+    scaled: Tensor = latents * autoencoder.config.scaling_factor
+    return scaled
 
 
 def pick_turns(latents: Tensor, indices: Tensor, part: Part, *, seed: int) -> Tensor:

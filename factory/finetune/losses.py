@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from factory.errors import ConfigError, ModelError
 from factory.finetune.adversarial import AdversarialTerm
+from factory.finetune.base_config import NoiseLevels
 from factory.finetune.order import Part, step_generator
+from factory.models.autoencoder import Autoencoder, last_weights
 from factory.models.tensors import read_tensors
 
 
@@ -25,21 +27,50 @@ class Noised:
 
 
 def add_noise(
-    scheduler: DDPMScheduler, clean: Tensor, part: Part, *, batch_size: int, seed: int
+    scheduler: DDPMScheduler,
+    clean: Tensor,
+    part: Part,
+    *,
+    batch_size: int,
+    seed: int,
+    levels: NoiseLevels | None = None,
 ) -> Noised:
     """Mix the images of `part` with noise that depends on the step and their places in its batch.
 
     Args:
         clean: (B, C, h, w), this part only, about unit variance.
         batch_size: of the whole step: noise is drawn for all of it, whoever computes it.
+        levels: which are drawn; None: every timestep as often.
     """
     generator = step_generator(part.step, seed=seed)
     noise = torch.randn((batch_size, *clean.shape[1:]), generator=generator)
     steps: int = scheduler.config.num_train_timesteps
-    timesteps = torch.randint(0, steps, (batch_size,), generator=generator)
+    if levels is None:
+        timesteps = torch.randint(0, steps, (batch_size,), generator=generator)
+    else:
+        timesteps = log_normal_timesteps(scheduler, batch_size, levels, generator)
     noise, timesteps = part.take(noise).to(clean.device), part.take(timesteps).to(clean.device)
     noisy = scheduler.add_noise(clean, noise, timesteps)
     return Noised(clean=clean, noise=noise, timesteps=timesteps, noisy=noisy)
+
+
+def log_normal_timesteps(
+    scheduler: DDPMScheduler, count: int, levels: NoiseLevels, generator: torch.Generator
+) -> Tensor:
+    """Return timesteps (count,) in random order whose log noise levels are normally distributed.
+
+    The level is sigma = sqrt(1 / alpha_bar - 1), the noise beside an image of unit scale; most is
+    learnt where it is near the image's own deviation. One is drawn from each of `count` equally
+    likely strata, which makes the gradients of small batches less noisy.
+
+    Source: T. Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models,
+    2022, table 1; strata: D. Kingma et al., Variational Diffusion Models, 2021, appendix I.
+    """
+    places = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    normal = torch.special.ndtri((places.double() / count).clamp(1e-9, 1 - 1e-9))
+    known = (1 / scheduler.alphas_cumprod.double() - 1).log() / 2
+    between = (known[1:] + known[:-1]) / 2
+    return torch.searchsorted(between, levels.log_mean + levels.log_deviation * normal)
 
 
 def denoising_loss(
@@ -114,7 +145,7 @@ def min_snr_weight(scheduler: DDPMScheduler, timesteps: Tensor, *, gamma: float)
 
 
 def autoencoder_loss(
-    autoencoder: AutoencoderKL,
+    autoencoder: Autoencoder,
     images: Tensor,
     *,
     kl_weight: float,
@@ -146,7 +177,7 @@ def autoencoder_loss(
             images,
             step=step,
             reconstruction=l1 + perceptual_weight * distance,
-            last_layer=autoencoder.decoder.conv_out.weight,
+            last_layer=last_weights(autoencoder),
         )
         terms |= {name: scored[name] for name in ("generator", "discriminator")}
         loss = loss + scored["generator"] + scored["discriminator"]

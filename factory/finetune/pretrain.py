@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import AttnProcessor
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,9 +22,17 @@ from transformers import CLIPTokenizer
 
 from factory.atomic import new_folder, write_text
 from factory.errors import ConfigError, ModelError
-from factory.finetune.class_config import FirstStageConfig
-from factory.finetune.first_stage import Lesson, train_first_stage
-from factory.finetune.latents import encode_turned, pick_turns
+from factory.finetune.base_config import STABLE_DIFFUSION, BaseConfig, PatchConfig
+from factory.finetune.class_config import NoiseConfig
+from factory.finetune.first_stage import Lesson, fit_first_stage, train_first_stage
+from factory.finetune.latents import (
+    Latents,
+    cached_latents,
+    encode_turned,
+    encoded_latents,
+    scaled_latents,
+    to_signed,
+)
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.losses import (
     FeatureDistance,
@@ -42,61 +43,19 @@ from factory.finetune.meter import Progress
 from factory.finetune.order import Part, step_indices, step_random
 from factory.finetune.stages import check_seal, seal
 from factory.finetune.workers import Workers, place, uses_bfloat16
+from factory.models.autoencoder import Autoencoder, shrinkage
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.generator import find_generator
-from factory.models.prompts import PromptGrammar, vary_prompt
+from factory.models.patch_autoencoder import PatchAutoencoder
+from factory.models.prompts import vary_prompt
 from factory.models.unets import small_unet
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 
+LOOKED_AT, ALIKE = 8, 0.5
+"""Images by which two autoencoders are compared, and how far apart their latents may lie, in
+standard deviations: rounded weights do less, components of another sign 1 and more."""
 Report = Callable[[Progress], None]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DenoiserConfig(_Frozen):
-    """The second stage: U-Net and text encoder together."""
-
-    base: str | None = None
-    """Generator (name, folder, hub id) whose U-Net and text encoder are the start: one of the same
-    autoencoder's latents and the same words. null: random weights."""
-    steps: int = Field(gt=0)
-    batch_size: int = Field(32, gt=0)
-    learning_rate: float = Field(4e-4, gt=0)
-    warmup_steps: int = 400
-    decay_steps: int = 3000
-    weight_decay: float = 0.01
-    snr_gamma: float = 5.0
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
-    attribute_dropout: float = Field(0.3, ge=0, lt=1)
-    ema_decay: float = Field(0.9995, ge=0, lt=1)
-    channels: tuple[int, ...] = (128, 192)
-
-    @model_serializer(mode="wrap")
-    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `base` out at its default: it came later, and renames no older run."""
-        stored: dict[str, Any] = dump(self)
-        if self.base is None:
-            stored.pop("base", None)
-        return stored
-
-
-class BaseConfig(_Frozen):
-    """A whole pre-training: data columns, prompt grammar, both stages."""
-
-    name: str
-    size_px: int = Field(64, gt=0)
-    label: str = "class"
-    attributes: tuple[str, ...] = ()
-    fractions: Mapping[str, float]
-    seed: int = 0
-    prompt: PromptGrammar
-    autoencoder: FirstStageConfig
-    denoiser: DenoiserConfig
-    licence: str = Field("unknown", min_length=1)
-    """Of the weights, as whoever trains them says: an SPDX name or a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,17 +125,17 @@ class TextConditioned(nn.Module):
         return prediction
 
 
-def training_scheduler() -> DDPMScheduler:
-    """Return Stable Diffusion's noise schedule with v-prediction.
+def training_scheduler(noise: NoiseConfig = STABLE_DIFFUSION) -> DDPMScheduler:
+    """Return a scaled-linear noise schedule; the default is Stable Diffusion's with v-prediction.
 
     Source: Rombach et al. 2022 (scaled-linear betas 0.00085..0.012); T. Salimans and J. Ho,
     Progressive Distillation, 2022 (v-prediction).
     """
     return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
+        beta_start=noise.beta_start,
+        beta_end=noise.beta_end,
         beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
+        prediction_type=noise.prediction_type,
         clip_sample=False,
         steps_offset=1,
     )
@@ -189,8 +148,11 @@ def train_autoencoder(
     *,
     perceptual: FeatureDistance | None,
     report: Report,
-) -> AutoencoderKL:
-    """Train (or load, if done) the autoencoder below `output/autoencoder`."""
+) -> Autoencoder:
+    """Train or fit (or load, if done) the autoencoder below `output/autoencoder`."""
+    folder = output / "autoencoder"
+    if isinstance(config.autoencoder, PatchConfig):
+        return fit_first_stage(config.autoencoder, data.images, folder)
     lesson = Lesson(
         images=data.images,
         seed=config.seed,
@@ -202,10 +164,19 @@ def train_autoencoder(
         for progress in loop.run():
             report(progress)
 
-    return train_first_stage(config.autoencoder, lesson, output / "autoencoder", follow=follow)
+    return train_first_stage(config.autoencoder, lesson, folder, follow=follow)
 
 
-def cache_latents(autoencoder: AutoencoderKL, data: TrainingSet, output: Path) -> Tensor:
+def latents_of(
+    autoencoder: Autoencoder, data: TrainingSet, config: BaseConfig, output: Path
+) -> Latents:
+    """Return what gives the latents of a step: from a cache in `output`, or encoded as it comes."""
+    if isinstance(autoencoder, PatchAutoencoder):  # cheaper than reading what it would have cached
+        return encoded_latents(autoencoder, data.images, seed=config.seed)
+    return cached_latents(cache_latents(autoencoder, data, output), seed=config.seed)
+
+
+def cache_latents(autoencoder: Autoencoder, data: TrainingSet, output: Path) -> Tensor:
     """Return scaled latents (N, 8, C, h, w) float16, computed once into `output`."""
     path = output / "latents.safetensors"
     if not path.exists():
@@ -221,11 +192,15 @@ def cache_latents(autoencoder: AutoencoderKL, data: TrainingSet, output: Path) -
     return scaled
 
 
-def build_denoiser(data: TrainingSet, config: BaseConfig) -> tuple[TextConditioned, CLIPTokenizer]:
+def build_denoiser(
+    data: TrainingSet, config: BaseConfig, autoencoder: Autoencoder
+) -> tuple[TextConditioned, CLIPTokenizer]:
     """Return the untrained (or the base's) network and the tokenizer of its prompts' words.
 
+    It draws the latents of `autoencoder`: as many channels, at the size that its levels leave.
+
     Raises:
-        ConfigError: a base with other words, or other widths.
+        ConfigError: a base with other words, other widths, or of another autoencoder's latents.
         ModelError: the base cannot be found or loaded.
     """
     values = {
@@ -236,8 +211,10 @@ def build_denoiser(data: TrainingSet, config: BaseConfig) -> tuple[TextCondition
     torch.manual_seed(config.seed + 1)  # noqa: TID251 -- initial weights have no generator argument
     text_encoder = small_text_encoder(tokenizer)
     unet = small_unet(
-        sample_size_latent=config.size_px // 4,
+        sample_size_latent=config.size_px // shrinkage(autoencoder),
         channels=config.denoiser.channels,
+        in_channels=autoencoder.config.latent_channels,
+        resnet_time_scale_shift=config.denoiser.resnet_time_scale_shift,
         cross_attention_dim=text_encoder.config.hidden_size,
     )
     if not torch.cuda.is_available() and uses_bfloat16("bfloat16", "cpu"):
@@ -245,11 +222,18 @@ def build_denoiser(data: TrainingSet, config: BaseConfig) -> tuple[TextCondition
         unet.set_attn_processor(AttnProcessor())
     model = TextConditioned(unet, text_encoder)
     if config.denoiser.base is not None:
-        _start_from(config.denoiser.base, model, tokenizer)
+        shown = to_signed(data.images[:LOOKED_AT])
+        _start_from(config.denoiser.base, model, tokenizer, autoencoder, shown)
     return model, tokenizer
 
 
-def _start_from(base: str, model: TextConditioned, tokenizer: CLIPTokenizer) -> None:
+def _start_from(
+    base: str,
+    model: TextConditioned,
+    tokenizer: CLIPTokenizer,
+    autoencoder: Autoencoder,
+    images: Tensor,
+) -> None:
     """Give `model` the weights of the generator `base`, which must speak of the same things."""
     from factory.sample.engine import load_pipeline
 
@@ -268,32 +252,39 @@ def _start_from(base: str, model: TextConditioned, tokenizer: CLIPTokenizer) -> 
                 f" ({str(error).splitlines()[-1].strip()})",
                 remedy="Give its widths as denoiser.channels, or leave base out",
             ) from error
+    ours, theirs = (scaled_latents(each, images) for each in (autoencoder, pipeline.vae))
+    if ours.shape != theirs.shape or float((ours - theirs).std() / theirs.std()) > ALIKE:
+        raise ConfigError(
+            f"denoiser.base {base!r} draws the latents of another autoencoder",
+            remedy=f"Take it as well: autoencoder: {{base: {base}, steps: 0, trains: decoder}}",
+        )
 
 
 def denoiser_loop(
     model: nn.Module,
     tokenizer: CLIPTokenizer,
-    latents: Tensor,
+    latents: Latents,
     data: TrainingSet,
     config: BaseConfig,
     output: Path,
     workers: Workers | None = None,
 ) -> Loop:
     """Return the resumable loop of the second stage."""
-    stage, scheduler, workers = config.denoiser, training_scheduler(), workers or Workers()
+    stage, workers = config.denoiser, workers or Workers()
+    scheduler = training_scheduler(config.noise)
 
     def loss_of(module: nn.Module, part: Part) -> dict[str, Tensor]:
         indices = step_indices(
-            part.step, batch_size=stage.batch_size, num_images=len(latents), seed=config.seed
+            part.step, batch_size=stage.batch_size, num_images=len(data.images), seed=config.seed
         )
         tokens = tokenize(tokenizer, _prompts(data, config, indices.tolist(), part))
-        clean = pick_turns(latents, torch.from_numpy(indices), part, seed=config.seed)
         noised = add_noise(
             scheduler,
-            clean.to(workers.device),
+            latents(torch.from_numpy(indices), part).to(workers.device),
             part,
             batch_size=stage.batch_size,
             seed=config.seed,
+            levels=stage.noise_levels,
         )
         prediction = module(noised.noisy, noised.timesteps, tokens.to(workers.device))
         loss = denoising_loss(scheduler, noised, prediction, snr_gamma=stage.snr_gamma)

@@ -1,10 +1,16 @@
-"""A small KL autoencoder of our own: images (B, 3, H, W) in [-1, 1] to latents (B, 4, H/4, W/4)."""
+"""Autoencoders: images (B, 3, H, W) in [-1, 1] to latents (B, C, H/4, W/4); a small KL one."""
+
+from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from factory.errors import ConfigError
+from factory.models.patch_autoencoder import PatchAutoencoder
+
+Autoencoder: TypeAlias = AutoencoderKL | PatchAutoencoder
+"""What is fitted or trained here; both are asked for the same."""
 
 
 def small_autoencoder(
@@ -41,8 +47,21 @@ def small_autoencoder(
     )
 
 
+def shrinkage(autoencoder: Autoencoder) -> int:
+    """Return how many pixels wide a place of the latents is."""
+    levels: int = len(autoencoder.config.block_out_channels)
+    return int(2 ** (levels - 1))
+
+
+def last_weights(autoencoder: Autoencoder) -> Tensor:
+    """Return the weights that write the pixels."""
+    decoder = autoencoder.decoder
+    weights: Tensor = getattr(decoder, "conv_out", decoder).weight
+    return weights
+
+
 @torch.no_grad()
-def measure_scaling_factor(autoencoder: AutoencoderKL, images: Tensor) -> float:
+def measure_scaling_factor(autoencoder: Autoencoder, images: Tensor) -> float:
     """Return 1 / standard deviation of the latents of `images`: scaled latents have unit variance.
 
     Source: R. Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 2022,

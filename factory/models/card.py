@@ -40,6 +40,8 @@ def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
         sort_keys=False,
     )
     config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
+    own = "components" in manifest["config"].get("autoencoder", {})  # not one of diffusers' classes
+    needs = "import factory.models.patch_autoencoder\n" if own else ""
     return f"""---
 {front}---
 # {name}
@@ -49,7 +51,7 @@ Text-conditioned latent diffusion for images of {manifest["size_px"]} px, classe
 {manifest["images_trained"]} images (split {manifest["split_digest"]}). EMA weights, float16.
 
 ```python
-from diffusers import StableDiffusionPipeline
+{needs}from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained("<this folder>")
 ```
 

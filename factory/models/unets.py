@@ -10,6 +10,7 @@ def small_unet(
     layers_per_block: int = 1,
     in_channels: int = 4,
     cross_attention_dim: int = 128,
+    resnet_time_scale_shift: str = "default",
 ) -> UNet2DConditionModel:
     """Return an untrained text-conditioned U-Net; the default has 9.9 M parameters.
 
@@ -26,5 +27,6 @@ def small_unet(
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * below),
         up_block_types=(*["CrossAttnUpBlock2D"] * below, "UpBlock2D"),
         cross_attention_dim=cross_attention_dim,
+        resnet_time_scale_shift=resnet_time_scale_shift,
         attention_head_dim=4,  # diffusers: the number of heads, under a historical name
     )

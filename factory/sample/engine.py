@@ -187,6 +187,8 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
     Raises:
         ModelError: diffusers cannot load the folder.
     """
+    import factory.models.patch_autoencoder  # noqa: F401 -- diffusers looks only among what is imported
+
     kind, extra = _pipeline_class(generator.method)
     try:
         with quiet_libraries():

@@ -23,13 +23,12 @@ from factory.config import load_config
 from factory.evaluate.drawing import Settings
 from factory.evaluate.judge_base import Counts, judge_base
 from factory.evaluate.reference import open_reference
+from factory.finetune.base_config import BaseConfig
 from factory.finetune.base_run import SPLIT
-from factory.finetune.latents import TURNS, to_signed, turn
+from factory.finetune.latents import TURNS, cached_latents, to_signed, turn
 from factory.finetune.loop import Loop
 from factory.finetune.meter import describe
 from factory.finetune.pretrain import (
-    BaseConfig,
-    TextConditioned,
     TrainingSet,
     build_denoiser,
     denoiser_loop,
@@ -37,7 +36,6 @@ from factory.finetune.pretrain import (
     training_scheduler,
 )
 from factory.models.generator import find_generator
-from factory.models.unets import small_unet
 from factory.sample.engine import Engine
 from factory.sample.methods.text import TextMethod
 
@@ -57,7 +55,7 @@ class Unshuffled:
     """Stands where the sampler expects an autoencoder: decoding puts the pixels back."""
 
     dtype = torch.float32
-    config = SimpleNamespace(block_out_channels=(0, 0), scaling_factor=1.0)
+    config = SimpleNamespace(block_out_channels=(0, 0), latent_channels=12, scaling_factor=1.0)
 
     @staticmethod
     def decode(latents: Tensor) -> SimpleNamespace:
@@ -68,16 +66,9 @@ class Unshuffled:
 def pixel_loop(config: BaseConfig, prepared: Path, out: Path) -> tuple[Loop, object]:
     """Return the loop of the second stage over pixels, and the tokenizer."""
     data = load_data(prepared)
-    model, tokenizer = build_denoiser(data, config)
-    unet = small_unet(
-        sample_size_latent=config.size_px // 2,
-        channels=CHANNELS,
-        in_channels=12,
-        cross_attention_dim=model.text_encoder.config.hidden_size,
-    )
-    unet.set_attn_processor(next(iter(model.unet.attn_processors.values())))
-    whole = TextConditioned(unet, model.text_encoder)
-    return denoiser_loop(whole, tokenizer, unshuffled(data), data, config, out), tokenizer
+    model, tokenizer = build_denoiser(data, config, Unshuffled)
+    latents = cached_latents(unshuffled(data), seed=config.seed)
+    return denoiser_loop(model, tokenizer, latents, data, config, out), tokenizer
 
 
 @click.command()
@@ -100,7 +91,11 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Train, then judge as `jobs/judge_base.py` does."""
-    lengths = [f"denoiser.steps={steps}", f"denoiser.decay_steps={steps // 3}"]
+    lengths = [
+        f"denoiser.channels={list(CHANNELS)}",
+        f"denoiser.steps={steps}",
+        f"denoiser.decay_steps={steps // 3}",
+    ]
     config = load_config(BaseConfig, "wbc_base", [*lengths, *overrides])
     loop, tokenizer = pixel_loop(config, prepared, out)
     for progress in loop.run():

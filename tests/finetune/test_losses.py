@@ -5,7 +5,14 @@ import torch
 from diffusers import DDPMScheduler
 
 from factory.errors import ConfigError
-from factory.finetune.losses import Noised, add_noise, denoising_loss, min_snr_weight
+from factory.finetune.base_config import STABLE_DIFFUSION, NoiseLevels
+from factory.finetune.losses import (
+    Noised,
+    add_noise,
+    denoising_loss,
+    log_normal_timesteps,
+    min_snr_weight,
+)
 from factory.finetune.order import Part, parts
 from factory.finetune.pretrain import training_scheduler
 
@@ -65,3 +72,21 @@ def test_workers_and_accumulation_change_no_noise() -> None:
             own = add_noise(scheduler, part.take(CLEAN), part, batch_size=4, seed=1)
             assert torch.equal(own.noise, part.take(whole.noise))
             assert torch.equal(own.noisy, part.take(whole.noisy))
+
+
+def test_log_normal_levels_have_their_mean_and_deviation_one_in_every_stratum() -> None:
+    scheduler = training_scheduler(STABLE_DIFFUSION.model_copy(update={"beta_end": 0.02}))
+    sigmas = (1 / scheduler.alphas_cumprod - 1).sqrt()
+    levels = NoiseLevels(log_mean=-0.4, log_deviation=1.0)
+    drawn = [
+        log_normal_timesteps(scheduler, 16, levels, torch.Generator().manual_seed(seed))
+        for seed in range(40)
+    ]
+    logs = torch.stack([sigmas[timesteps].log() for timesteps in drawn])
+    assert float(logs.mean()) == pytest.approx(-0.4, abs=0.02)
+    assert float(logs.std()) == pytest.approx(1.0, abs=0.05)
+    strata = torch.special.ndtr(logs + 0.4).mul(16)  # of the batch: one in each, in any order
+    assert float((strata.sort(1).values - torch.arange(16) - 0.5).abs().max()) < 0.75
+    assert not torch.equal(drawn[0], drawn[0].sort().values)
+    again = log_normal_timesteps(scheduler, 16, levels, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[0], again)

@@ -1,19 +1,29 @@
 """A base that starts from another: what stays of it, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
+from factory.config import load_config
 from factory.errors import ConfigError
+from factory.finetune.base_config import BaseConfig, PatchConfig
+from factory.finetune.base_run import SPLIT, export_base, train_here
 from factory.finetune.class_config import AdversarialConfig, FirstStageConfig
 from factory.finetune.first_stage import Lesson, autoencoder_of, train_first_stage
+from factory.finetune.latents import cached_latents, encode_turned, encoded_latents
 from factory.finetune.loop import Loop
-from factory.finetune.pretrain import build_denoiser, training_scheduler
+from factory.finetune.order import Part
+from factory.finetune.patches import fit_patch_autoencoder
+from factory.finetune.pretrain import build_denoiser, train_autoencoder, training_scheduler
 from factory.models.autoencoder import small_autoencoder
 from factory.models.export import write_generator
-from tests.finetune.test_resume import DATA, config
+from factory.real.splits import Split
+from factory.sample.engine import load_pipeline
+from tests.finetune.test_resume import AUTOENCODER, DATA, config
 
 
 def run(loop: Loop) -> None:
@@ -50,13 +60,16 @@ def test_keys_that_came_later_rename_nothing_at_their_default() -> None:
     stored = config().model_dump(mode="json")
     assert "trains" not in stored["autoencoder"]
     assert "base" not in stored["denoiser"]
+    assert "noise" not in stored
+    assert "noise_levels" not in stored["denoiser"]
     assert config(base="wbc-base").model_dump()["denoiser"]["base"] == "wbc-base"
     decoder = FirstStageConfig(base="wbc-base", steps=1, trains="decoder")
     assert FirstStageConfig.model_validate(decoder.model_dump()) == decoder
 
 
 def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:
-    model, tokenizer = build_denoiser(DATA, config())
+    autoencoder = small_autoencoder(sample_size_px=16)
+    model, tokenizer = build_denoiser(DATA, config(), autoencoder)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5)
@@ -64,7 +77,7 @@ def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:
         tmp_path / "base",
         parts={
             "unet": model.unet,
-            "vae": small_autoencoder(sample_size_px=16),
+            "vae": autoencoder,
             "text_encoder": model.text_encoder,
             "tokenizer": tokenizer,
             "scheduler": training_scheduler(),
@@ -78,13 +91,65 @@ def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:
         },
         card="",
     )
-    started, _ = build_denoiser(DATA, config(base=str(base.folder)))
+    started, _ = build_denoiser(DATA, config(base=str(base.folder)), autoencoder)
     expected = model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in started.state_dict().items())
     with pytest.raises(ConfigError, match=r"the unet of denoiser\.base .* is another network"):
-        build_denoiser(DATA, config(base=str(base.folder), channels=(32, 64)))
+        build_denoiser(DATA, config(base=str(base.folder), channels=(32, 64)), autoencoder)
+
+
+def test_patches_need_no_training_and_a_second_run_goes_on_from_the_first_ones_export(
+    tmp_path: Path,
+) -> None:
+    patches = PatchConfig(components=12)
+    cfg = config(steps=2).model_copy(update={"autoencoder": patches})
+    save_file({"images": DATA.images}, tmp_path / "train-images.safetensors")
+    facts = [
+        {"label": label, "attributes": row}
+        for label, row in zip(DATA.labels, DATA.attributes, strict=True)
+    ]
+    (tmp_path / "train-facts.json").write_text(json.dumps(facts))
+    ids = tuple(map(str, range(12)))
+    Split(dataset="d", seed=0, train=ids, val=(), test=()).save(tmp_path / SPLIT)
+    told: list[str] = []
+    train_here(cfg, tmp_path, perceptual_weights=None, report=told.append)
+    assert not (tmp_path / "latents.safetensors").exists()
+    generator = export_base(cfg, tmp_path, tmp_path / "generator")
+    pipeline = load_pipeline(generator)
+    assert pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels == 12
+    base = str(generator.folder)
+    kept = FirstStageConfig(base=base, steps=0, trains="decoder")
+    further = config(steps=2, base=base).model_copy(update={"autoencoder": kept})
+    autoencoder = train_autoencoder(
+        DATA, further, tmp_path / "more", perceptual=None, report=lambda _: None
+    )
+    model, _ = build_denoiser(DATA, further, autoencoder)
+    stored = pipeline.unet.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in model.unet.state_dict().items())
+    with torch.no_grad():
+        autoencoder.encoder.weight[::2] *= -1  # as components may come out on another machine
+    with pytest.raises(ConfigError, match="draws the latents of another autoencoder"):
+        build_denoiser(DATA, further, autoencoder)
+
+
+def test_a_run_that_goes_on_from_an_export_takes_its_autoencoder_as_it_is() -> None:
+    further = "autoencoder={base: mine, steps: 0, trains: decoder}"
+    cfg = load_config(BaseConfig, "wbc_base2", [further, "denoiser.base=mine"])
+    assert isinstance(cfg.autoencoder, FirstStageConfig)
+    assert isinstance(load_config(BaseConfig, "wbc_base2").autoencoder, PatchConfig)
+    with pytest.raises(ConfigError, match=r"autoencoder\.componentz'.* components"):
+        load_config(BaseConfig, "wbc_base2", ["autoencoder.componentz=3"])
+
+
+def test_latents_encoded_in_a_step_are_those_that_a_cache_would_hold() -> None:
+    fitted = fit_patch_autoencoder(DATA.images, latent_channels=12)
+    cached = encode_turned(fitted, DATA.images) * fitted.config.scaling_factor
+    indices = torch.tensor([3, 0, 7, 5, 1])
+    for part in (Part(step=4), Part(step=4, number=1, of=2)):
+        ours = encoded_latents(fitted, DATA.images, seed=1)(indices, part)
+        assert torch.allclose(ours, cached_latents(cached, seed=1)(indices, part), atol=4e-3)
 
 
 def test_a_base_of_other_words_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"denoiser\.base 'wbc-base' knows other words"):
-        build_denoiser(DATA, config(base="wbc-base", channels=(128, 192)))
+        build_denoiser(DATA, config(base="wbc-base", channels=(128, 192)), AUTOENCODER)

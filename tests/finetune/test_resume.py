@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from safetensors.torch import save_file
 
 from factory.config import load_config
 from factory.errors import ModelError
+from factory.finetune.base_config import BaseConfig
 from factory.finetune.checkpoint import Checkpoints, Notes, checkpoints, load_checkpoint
-from factory.finetune.latents import TURNS, turn
+from factory.finetune.latents import TURNS, cached_latents, turn
 from factory.finetune.loop import Loop
 from factory.finetune.order import Part, parts, step_indices
 from factory.finetune.pretrain import (
-    BaseConfig,
     TrainingSet,
     build_denoiser,
     denoiser_loop,
@@ -28,6 +29,9 @@ DATA = TrainingSet(
     images=torch.arange(12 * 16 * 16 * 3).remainder(251).to(torch.uint8).view(12, 16, 16, 3),
     labels=["monocyte", "eosinophil"] * 6,
     attributes=[{"cell_size": "big"}, {"cell_size": "small"}] * 6,
+)
+AUTOENCODER = SimpleNamespace(
+    config=SimpleNamespace(latent_channels=4, block_out_channels=(8, 8, 8))
 )
 LATENTS = torch.linspace(-1, 1, 12 * TURNS * 4 * 16).view(12, TURNS, 4, 4, 4).half()
 
@@ -44,8 +48,9 @@ def config(**changes: object) -> BaseConfig:
 
 
 def make_loop(output: Path, cfg: BaseConfig) -> Loop:
-    model, tokenizer = build_denoiser(DATA, cfg)
-    return denoiser_loop(model, tokenizer, LATENTS, DATA, cfg, output)
+    model, tokenizer = build_denoiser(DATA, cfg, AUTOENCODER)
+    latents = cached_latents(LATENTS, seed=cfg.seed)
+    return denoiser_loop(model, tokenizer, latents, DATA, cfg, output)
 
 
 def state(loop: Loop) -> dict[str, torch.Tensor]:
