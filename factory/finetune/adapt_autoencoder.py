@@ -21,6 +21,7 @@ from factory.finetune.train import follow_here
 from factory.models.card import adapted_licence, finetuned_card
 from factory.models.export import write_generator
 from factory.models.generator import Generator, find_generator, open_generator
+from factory.models.patch_autoencoder import PatchAutoencoder
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
@@ -38,6 +39,9 @@ def with_adapted_autoencoder(
 ) -> FinetuneConfig:
     """Return `config` with the base that `adapt_autoencoder` makes; itself, for 0 steps.
 
+    An autoencoder of patches stays as it is: it has no network, and shows every stain (37 dB of
+    wbc_seg1 and 30 dB of crc_torino in the components of other cells, docs/studies/base.md).
+
     Raises:
         DataError: see `choose_images`.
         ModelError: see `adapt_autoencoder`.
@@ -45,6 +49,9 @@ def with_adapted_autoencoder(
     if not config.autoencoder.steps:
         return config
     base = find_generator(config.base, revision=config.revision)
+    if PatchAutoencoder.is_in(base.folder / "vae"):
+        tell(f"autoencoder: that of {base.name} is of patches and needs no adapting")
+        return config.model_copy(update={"autoencoder": AutoencoderAdaptation()})
     adapted = adapt_autoencoder(
         base,
         dataset,

@@ -1,7 +1,6 @@
 """The first stage of a latent generator: an autoencoder, trained here or taken from elsewhere."""
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,9 +122,8 @@ def load_first_stage(folder: Path) -> Autoencoder:
         ModelError: missing, damaged, or changed since.
     """
     try:
-        stored = json.loads((folder / "config.json").read_text())
-        patches = stored["_class_name"] == PatchAutoencoder.__name__
-        loaded = (PatchAutoencoder if patches else AutoencoderKL).from_pretrained(folder)
+        kind = PatchAutoencoder if PatchAutoencoder.is_in(folder) else AutoencoderKL
+        loaded = kind.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"{folder} holds no readable autoencoder ({next(iter(str(error).splitlines()), '')})",

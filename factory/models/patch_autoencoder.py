@@ -5,7 +5,9 @@ transposed convolution unfolds them. It is fitted in closed form, encodes thousa
 second, and hides nothing: a denoiser of such latents is one of pixels, without their finest noise.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +51,15 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.register_to_config(block_out_channels=levels)
         self.encoder = nn.Conv2d(3, latent_channels, patch_px, stride=patch_px)
         self.decoder = nn.ConvTranspose2d(latent_channels, 3, patch_px, stride=patch_px)
+
+    @classmethod
+    def is_in(cls, folder: Path) -> bool:
+        """Whether `folder` holds such an autoencoder, by its configuration; other files say no."""
+        try:
+            stored = json.loads((folder / "config.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(stored, dict) and stored.get("_class_name") == cls.__name__
 
     def encode(self, images: Tensor, return_dict: bool = True) -> Any:
         """Return an `AutoencoderKLOutput`; its `latent_dist` is the latents themselves."""

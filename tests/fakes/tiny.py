@@ -9,19 +9,30 @@ from factory.finetune.pretrain import training_scheduler
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.models.generator import Generator
+from factory.models.patch_autoencoder import PatchAutoencoder
 
 CLASSES = ("lymphocyte", "monocyte", "neutrophil")
 
 
 def tiny_generator(
-    folder: Path, *, seed: int = 0, class_names: tuple[str, ...] = CLASSES, size_px: int = 16
+    folder: Path,
+    *,
+    seed: int = 0,
+    class_names: tuple[str, ...] = CLASSES,
+    size_px: int = 16,
+    components: int | None = None,
 ) -> Generator:
-    """Write a random `StableDiffusionPipeline` of 0.1 M parameters for images of `size_px`."""
+    """Write a random `StableDiffusionPipeline` of 0.1 M parameters for images of `size_px`.
+
+    `components`: of a `PatchAutoencoder` in place of an `AutoencoderKL`.
+    """
     torch.manual_seed(seed)  # noqa: TID251 -- initial weights have no generator argument
     tokenizer = prompt_tokenizer(["a an", *class_names])
     text_encoder = small_text_encoder(tokenizer, width=16)
     unet = UNet2DConditionModel(
         sample_size=size_px // 4,
+        in_channels=components or 4,
+        out_channels=components or 4,
         block_out_channels=(16, 32),
         layers_per_block=1,
         norm_num_groups=8,
@@ -30,7 +41,8 @@ def tiny_generator(
         cross_attention_dim=16,
         attention_head_dim=2,
     )
-    autoencoder = AutoencoderKL(
+    patches = PatchAutoencoder(latent_channels=components) if components else None
+    autoencoder = patches or AutoencoderKL(
         sample_size=size_px,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,

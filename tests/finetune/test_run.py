@@ -317,3 +317,18 @@ def test_classes_are_left_out_by_name(base: Generator, dataset: RealDataset) -> 
         without_classes(config(base), dataset, ["Monocyte"])
     with pytest.raises(ConfigError, match="leaves no class"):
         without_classes(config(base, only=["monocyte"]), dataset, ["monocyte"])
+
+
+def test_an_autoencoder_of_patches_is_not_adapted_and_its_base_is(
+    dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    names = tuple(sorted(set(dataset.labels)))
+    base = tiny_generator(tmp_path / "base", class_names=names, components=12)
+    told: list[str] = []
+    asked = config(base, autoencoder={"steps": 2})
+    plan = prepare(asked, dataset, split, tmp_path / "out", tell=told.append)
+    assert plan.config.base == str(base.folder)
+    assert any("of patches and needs no adapting" in line for line in told)
+    generator = finetune_here(plan, tell=lambda _: None)
+    assert generator.adapters
+    assert generator.base().model_id == base.model_id
