@@ -1,6 +1,7 @@
 """`factory`: one command per verb, a mirror of the library. Heavy imports wait inside commands."""
 
 import os
+import signal
 import sys
 
 import click
@@ -12,7 +13,7 @@ from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
 from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
-from factory.command_line import Stopped, as_typed, status_of, stoppable
+from factory.command_line import as_typed, signal_of, status_of, stoppable
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
 from factory.evaluate.prepare_command import prepare
@@ -94,7 +95,8 @@ def _run(command: click.Command) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, KeyboardInterrupt) else error.__cause__
-        by = signalled if isinstance(signalled, Stopped) else "Ctrl-C"
+        found = signal_of(signalled)
+        by = "Ctrl-C" if found is signal.SIGINT else found.name
         click.echo(f"stopped by {by}", err=True)
         sys.exit(status_of(signalled))
     except FactoryError as error:

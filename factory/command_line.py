@@ -27,6 +27,10 @@ PROGRAM = "FACTORY_COMMAND"
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
+_came: list[int] = []
+"""Signals of `STOPPING` that came since `stoppable` was entered."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked this process to end: whoever cleans up after Ctrl-C does so after it too."""
 
@@ -84,8 +88,11 @@ def stoppable() -> Iterator[None]:
     before = {signum: signal.getsignal(signum) for signum in STOPPING}
 
     def stop(signum: int, _frame: FrameType | None) -> None:
+        _came.append(signum)
         signal.signal(signum, signal.SIG_DFL)
         raise Stopped(signum)
+
+    _came.clear()
 
     for signum, handler in before.items():
         if handler is signal.SIG_DFL:
@@ -97,6 +104,16 @@ def stoppable() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
+def signal_of(stopped: BaseException | None) -> signal.Signals:
+    """Return the signal that stopped a command: SIGINT for Ctrl-C.
+
+    What waits in Ray makes a bare KeyboardInterrupt of `Stopped`; the signal came all the same.
+    """
+    if isinstance(stopped, Stopped):
+        return signal.Signals(stopped.signum)
+    return signal.Signals(_came[-1]) if _came else signal.SIGINT
+
+
 def status_of(stopped: BaseException | None) -> int:
     """Return the exit status after a signal: 130 for Ctrl-C."""
-    return 128 + (stopped.signum if isinstance(stopped, Stopped) else signal.SIGINT)
+    return 128 + signal_of(stopped)

@@ -18,6 +18,8 @@ import click
 if TYPE_CHECKING:  # 60 ms that `factory --help` need not pay
     from rich.console import Console
 
+TOLD = "told: "
+"""Begins a line by which a worker of Ray speaks to whoever sits at the driver."""
 _ACTING = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # C0, DEL and C1, but for tabs and ends of lines
     "|\r(?!\n)"
@@ -40,6 +42,35 @@ def one_line(text: object) -> str:
 def say(text: str, *, err: bool = False) -> None:
     """Print one line, whatever names are in it."""
     click.echo(one_line(text), err=err)
+
+
+def tell_driver(text: str) -> None:
+    """Print one line on a worker of Ray; where its driver shows workers, a person reads it."""
+    say(f"{TOLD}{text}")
+
+
+def shown_of_worker(lines: Iterable[str]) -> Iterator[str]:
+    """Yield what workers told of all that they and Ray wrote, as it was told."""
+    yield from (line.removeprefix(TOLD) for line in lines if line.startswith(TOLD))
+
+
+def duration(seconds: float) -> str:
+    """Return '45 s', '12 min', '3 h 20 min' or '4 d'."""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d"
+
+
+def rate(per_second: float) -> str:
+    """Return '0.012', '4.0' or '2112'."""
+    if per_second < 1:
+        return f"{per_second:.2g}"
+    return f"{per_second:.1f}" if per_second < 10 else f"{per_second:.0f}"
 
 
 def escaped(text: str) -> str:

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +12,7 @@ import pytest
 from factory.cli import cli
 from factory.errors import ClusterError
 from factory.models.generator import Generator
+from factory.sample import session
 from factory.sample.session import ray_session
 
 
@@ -85,6 +86,33 @@ def test_the_address_of_a_dashboard_is_told_from_that_of_a_head() -> None:
         wrong = pytest.raises(ClusterError, match=f"no Ray head answers at .*{reason}")
         with wrong, ray_session(address):
             pass
+
+
+def test_a_machine_too_busy_for_ray_is_asked_again_and_said_to_be_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # that of other tests goes on
+    late, told = Exception("The current node timed out during startup. This could happen"), []
+
+    def starts(*outcomes: Exception | None) -> Callable[[], None]:
+        left = list(outcomes)
+
+        def start() -> None:
+            if (error := left.pop(0)) is not None:
+                raise error
+
+        return start
+
+    session._patiently(starts(late, late, None), told.append)
+    assert len(told) == 2
+    assert all("too busy" in line for line in told)
+    with pytest.raises(Exception, match="timed out"):
+        session._patiently(starts(late, late, late), told.append)
+    with pytest.raises(ValueError, match="other"):
+        session._patiently(starts(ValueError("other"), None), told.append)
+    remedy = session._no_ray(None, late).remedy
+    assert "less busy" in remedy
+    assert "leave the address out" not in remedy
 
 
 def test_an_unreachable_head_says_how_to_start_one(tiny: Generator, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The README's commands work as printed, on a drawn demo set and a catalog of a tiny model."""
 
-import re
 import shlex
 import subprocess
 import sys
@@ -14,15 +13,14 @@ from catalog.releasing import create_release
 from catalog.table import Catalog
 from factory.models.generator import Generator
 from factory.sample.session import start_run
+from tests.fakes.readme import JOURNEY, README, ROOT, commands, mentioned, section, unknown
 
-README = Path(__file__).parents[1] / "README.md"
-LINES = [
-    re.sub(r"\s+#.*$", "", line.strip())
-    for line in README.read_text().splitlines()
-    if line.startswith("    factory ")
-]
-DRAWS = [line for line in LINES if line.startswith("factory generate") and "--resume" not in line]
-READS = [line for line in LINES if not line.startswith("factory generate")]
+STORY = commands(section(JOURNEY))
+"""What tests/test_journey.py runs."""
+LINES = [words for words in commands(README.read_text()) if words not in STORY]
+DRAWS = [words for words in LINES if words[0] == "generate" and "--resume" not in words]
+READS = [words for words in LINES if words[0] != "generate"]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +54,22 @@ def home(
 
 def test_the_readme_has_commands() -> None:
     assert len(READS) >= 8
-    assert len(DRAWS) >= 2
+    assert len(DRAWS) >= 1
+    assert len(STORY) >= 8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_option_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    typed = [*commands(text), *mentioned(text)]
+    assert {shlex.join(words): list(unknown(words)) for words in typed if any(unknown(words))} == {}
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("line", READS)
-def test_a_command_of_the_readme_runs(line: str, home: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("words", READS, ids=shlex.join)
+def test_a_command_of_the_readme_runs(words: list[str], home: tuple[Path, str]) -> None:
     folder, image_id = home
-    _, *arguments = shlex.split(line.replace("IMAGE_ID", image_id))
+    arguments = [word.replace("IMAGE_ID", image_id) for word in words]
     code = "from factory.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True
@@ -72,9 +78,8 @@ def test_a_command_of_the_readme_runs(line: str, home: tuple[Path, str]) -> None
     assert done.stdout
 
 
-@pytest.mark.parametrize("line", DRAWS)
-def test_a_drawing_command_of_the_readme_is_a_valid_run(line: str, tmp_path: Path) -> None:
-    words = shlex.split(line)
+@pytest.mark.parametrize("words", DRAWS, ids=shlex.join)
+def test_a_drawing_command_of_the_readme_is_a_valid_run(words: list[str], tmp_path: Path) -> None:
     pairs = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     count = int(words[words.index("--num-images") + 1]) if "--num-images" in words else None
     run = start_run(

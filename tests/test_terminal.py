@@ -16,7 +16,17 @@ from PIL import Image
 from factory.cli import main
 from factory.config import GenerateConfig, load_config
 from factory.errors import CatalogError, ConfigError
-from factory.terminal import console, guarded, holds_password, one_line, without_passwords
+from factory.sample import session
+from factory.terminal import (
+    console,
+    duration,
+    guarded,
+    holds_password,
+    one_line,
+    rate,
+    tell_driver,
+    without_passwords,
+)
 from tests.fakes.hostile import TITLE, acting
 
 ACTING = [
@@ -150,3 +160,25 @@ def test_a_folder_of_names_that_act_is_described_a_line_a_name(
         assert not acting(told)
         assert any("two\\nlines" in line for line in told.splitlines()) or "split" in words
         assert not any(line.startswith("lines") for line in told.splitlines())
+
+
+def test_of_workers_a_person_sees_what_they_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed
+
+    tell_driver("step 5/600: loss 0.5, ETA 3 min")
+    (told,) = capsys.readouterr().out.splitlines()
+    noise = ["[2026] logging.cc:303: Set ray log level", "Setting up process group", ""]
+    before = list(printed.handlers)
+    try:
+        session._show_told()
+        printed.emit({"lines": [*noise, told], "pid": 1, "is_err": False})
+        printed.emit({"lines": ["Traceback (most recent call last):"], "pid": 2, "is_err": True})
+    finally:
+        printed.handlers[:] = before
+    assert capsys.readouterr() == ("step 5/600: loss 0.5, ETA 3 min\n", "")
+
+
+def test_durations_and_rates_are_short() -> None:
+    told = [duration(s) for s in (-3, 45, 720, 12_000, 400_000)]
+    assert told == ["0 s", "45 s", "12 min", "3 h 20 min", "4 d"]
+    assert [rate(r) for r in (0.0123, 4.21, 2112.3)] == ["0.012", "4.2", "2112"]

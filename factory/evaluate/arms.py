@@ -117,7 +117,7 @@ class Stock:
         return digest(["arm", self.seed, image_id])
 
     def synthetic_rows(
-        self, wanted: Mapping[str, int], *, weight: float, arm: str, most: str
+        self, wanted: Mapping[str, int], *, weight: float, arm: str, most: str | None
     ) -> list[Row]:
         """Return the first so many synthetic images of every class.
 
@@ -125,7 +125,7 @@ class Stock:
             wanted: class to count.
             weight: of their loss.
             arm: its name, for errors.
-            most: what it could ask for at most, such as "ratio=0.5".
+            most: what it could ask for at most, such as "ratio=0.5"; None: nothing.
 
         Raises:
             DataError: a class with fewer.
@@ -133,12 +133,12 @@ class Stock:
         have = {n: len(self.drawn_by_class[n]) for n in wanted}
         if lacking := [n for n in wanted if have[n] < wanted[n]]:
             more = ", ".join(f"{wanted[n] - have[n]} of {n!r}" for n in lacking)
+            less = f" ask for less (at most --set arms.{arm}.{most})," if most else ""
             raise DataError(
                 f"arm {arm!r}: too few synthetic images of "
                 + ", ".join(f"{n!r} ({have[n]} of {wanted[n]})" for n in lacking),
-                remedy=f"Draw more with `factory generate` (lacking: {more}), ask for less (at most"
-                f" --set arms.{arm}.{most}), or leave classes out: --set"
-                f" 'without=[{', '.join(lacking)}]'",
+                remedy=f"Draw more with `factory generate` (lacking: {more}),{less}"
+                f" or leave classes out: --set 'without=[{', '.join(lacking)}]'",
             )
         return [
             synthetic_row(image, weight=weight)

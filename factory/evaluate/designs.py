@@ -77,7 +77,8 @@ class Ratio(_Drawing):
     """All real images and r times as many synthetic ones, class by class, rounded up."""
 
     design: Literal["ratio"] = "ratio"
-    ratio: float = Field(gt=0, le=1000)
+    ratio: float | None = Field(gt=0, le=1000)
+    """null: as many as the synthetic images of every class allow, at most 1."""
 
 
 class PerReference(_Drawing):
@@ -149,6 +150,8 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
                     f"arm {name!r}: a quota of class {unknown[0]!r}, which no real image has",
                     remedy=f"Choose of {', '.join(real)}",
                 )
+            if isinstance(arm, Ratio) and arm.ratio is None:
+                arm = arm.model_copy(update={"ratio": min(1.0, _reach(stock) or 1.0)})
             asked = {n: _added(name, arm, n)(len(rows)) for n, rows in real.items()}
             kept = arm.to if isinstance(arm, TopUp) and arm.cut else len(every)
             first = [row for rows in real.values() for row in rows[:kept]]
@@ -157,15 +160,23 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
             )
 
 
-def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str:
+def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str | None:
     """Return the largest number of its key that the synthetic images of every class allow."""
     have = {n: len(images) for n, images in stock.drawn_by_class.items()}
-    held = {n: len(rows) for n, rows in stock.real_rows.items()}
+    if min(have.values()) == 0:
+        return None
     if isinstance(arm, Ratio):
-        return f"ratio={math.floor(100 * min(have[n] / held[n] for n in have)) / 100:g}"
+        return f"ratio={_reach(stock):g}"
     if isinstance(arm, TopUp):
-        return f"to={min(have[n] + held[n] for n in have)}"
+        return f"to={min(have[n] + len(rows) for n, rows in stock.real_rows.items())}"
     return f"per_class={min(have.values())}"
+
+
+def _reach(stock: Stock) -> float:
+    """Return the largest ratio, in hundredths, that the synthetic images of every class allow."""
+    drawn = stock.drawn_by_class
+    least = min(len(drawn[n]) / len(rows) for n, rows in stock.real_rows.items())
+    return math.floor(100 * least) / 100
 
 
 def _added(name: str, arm: Add | TopUp | Ratio, class_name: str) -> Callable[[int], int]:
@@ -173,7 +184,8 @@ def _added(name: str, arm: Add | TopUp | Ratio, class_name: str) -> Callable[[in
     if isinstance(arm, TopUp):
         return lambda held: max(0, arm.to - held)
     if isinstance(arm, Ratio):
-        return lambda held: math.ceil(round(arm.ratio * held, 9))
+        ratio = arm.ratio or 1.0
+        return lambda held: math.ceil(round(ratio * held, 9))
     if any(count < 0 for count in arm.quota.values()):
         raise ConfigError(f"arm {name!r}: a quota below 0", remedy="Give 0 or more")
     return lambda _held: arm.quota.get(class_name, arm.per_class)

@@ -21,7 +21,7 @@ from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
-from factory.monitor.runs import duration
+from factory.terminal import duration
 
 Tell = Callable[[str], object]
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,12 +113,28 @@ def pool_of(
     """
     rows = {row["image_id"]: row for row in found}
     kept = [name for name in class_names if name not in without]
-    drawn = (_drawn(row, choice.classes, kept, without) for row in rows.values())
+    drawn = [_drawn(row, choice.classes, kept, without) for row in rows.values()]
+    if strange := [image for image in drawn if isinstance(image, str)]:
+        raise _strange(strange, choice, class_names)
     return Pool(
         version=version,
-        images=tuple(image for image in drawn if image is not None),
+        images=tuple(image for image in drawn if isinstance(image, Drawn)),
         origins={row["model_id"]: origin_of(row) for row in rows.values()},
         model_of={image_id: row["model_id"] for image_id, row in rows.items()},
+    )
+
+
+def _strange(
+    names: Sequence[str], choice: SyntheticChoice, class_names: Sequence[str]
+) -> DataError:
+    """Return the error about images of classes that the real images do not have."""
+    counts = ", ".join(f"{name!r} ({count} images)" for name, count in Counter(names).most_common())
+    own = ", ".join(f"'{name}'" for name in class_names if "'" not in name)
+    also = f" AND ({choice.where})" if choice.where else ""
+    return DataError(
+        f"synthetic images are of classes which the real images do not have: {counts}",
+        remedy=f'Leave them out: --set "synthetic.where=class_name IN ({own}){also}"; or, where'
+        " only the names differ, map them: --set 'synthetic.classes={drawn: real}'",
     )
 
 
@@ -212,7 +229,8 @@ def _drawn(
     classes: Mapping[str, str],
     class_names: Sequence[str],
     without: Sequence[str],
-) -> Drawn | None:
+) -> Drawn | str | None:
+    """Return the image of a row, None of a class that is left out, the name of an unknown class."""
     weights = dict.fromkeys(class_names, 0.0)
     told = zip(row["class_names"], row["soft_label"], strict=True)
     for name, weight in [*((n, w) for n, w in told if w > 0), (row["class_name"], 0.0)]:
@@ -220,11 +238,7 @@ def _drawn(
         if own in without:
             return None
         if own not in weights:
-            raise DataError(
-                f"synthetic image {row['image_id']} is of class {name!r}, which the real images"
-                " do not have",
-                remedy="Map it with synthetic.classes, or leave it out with synthetic.where",
-            )
+            return str(name)
         weights[own] += weight
     return Drawn(
         id=row["image_id"],

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import torch
 
 from factory.errors import ModelError
@@ -29,6 +28,7 @@ from factory.models.generator import Generator
 from factory.real.duplicates import grouped
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split, make_split, verify_split
+from factory.terminal import tell_driver
 
 SPLIT = "split.json"
 
@@ -141,7 +141,7 @@ def _settings(settings: dict[str, str]) -> tuple[BaseConfig, Path]:
 
 def _tell(progress: Progress) -> None:
     if progress.step % REPORT_STEPS == 0:
-        click.echo(describe(progress))
+        tell_driver(describe(progress))
 
 
 def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:

@@ -91,7 +91,7 @@ def finetune(
                 if not address:
                     check_room(config.cluster)
                 generator = training.on_ray(plan)
-    _tell_end(generator, place)
+    _tell_end(generator, place, output)
 
 
 @contextmanager
@@ -103,24 +103,24 @@ def _saying_how_to_go_on() -> Iterator[None]:
         raise
 
 
-def _tell_end(generator: "Generator", place: Path) -> None:
+def _tell_end(generator: "Generator", place: Path, output: Path) -> None:
     """Say what was made, what its curves advise, where samples are and what comes next."""
     from factory.finetune.validation import CURVE, advice, read_curve
 
-    say(f"{generator.name} {generator.model_id} in {generator.folder}")
+    folder = output / generator.folder.relative_to(place)  # as it was typed
+    say(f"{generator.name} {generator.model_id} in {folder}")
     for path in sorted(place.rglob(CURVE)):
         own = path.parent.name if path.parent != place else ""
         for line in advice(read_curve(path)):
             say(f"{own}: {line}" if own else line)
-    sheet = generator.folder / "samples.png"
-    if sheet.exists():
+    if (sheet := folder / "samples.png").exists():
         say(f"sheet    {sheet}")
-    tell_next("generate", "--num-images", 64, *_drawn_with(generator))
+    tell_next("generate", *_drawn_with(generator, folder), "--num-images", 64)
 
 
-def _drawn_with(generator: "Generator") -> Iterator[str]:
+def _drawn_with(generator: "Generator", folder: Path) -> Iterator[str]:
     """Yield the options by which `factory generate` draws with a generator."""
-    keys = [f"model={generator.folder}"]
+    keys = [f"model={folder}"]
     if generator.method == "pairs":
         keys += ["num_inference_steps=50"]
         keys += ["guidance_scale=1"] if generator.manifest["condition"] == "none" else []

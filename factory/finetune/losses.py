@@ -155,7 +155,7 @@ def autoencoder_loss(
     adversarial: AdversarialTerm | None = None,
     step: int = 0,
 ) -> dict[str, Tensor]:
-    """Return the terms 'l1', 'kl' (nats per latent value), 'perceptual' and their sum 'loss'.
+    """Return 'loss', the sum of 'l1', 'kl' (nats per latent value) and 'perceptual', and these.
 
     Args:
         images: (B, 3, H, W) in [-1, 1].
@@ -170,7 +170,7 @@ def autoencoder_loss(
     kl = posterior.kl().mean() / latents[0].numel()
     distance = l1.new_zeros(()) if perceptual is None else perceptual(decoded, images)
     loss = l1 + kl_weight * kl + perceptual_weight * distance
-    terms = {"l1": l1, "kl": kl, "perceptual": distance}
+    terms = {"l1": l1, "kl": kl} | ({"perceptual": distance} if perceptual is not None else {})
     if adversarial is not None:
         scored = adversarial(
             decoded,

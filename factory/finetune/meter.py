@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from factory.terminal import duration, rate
+
 MATRIX = 1024
 
 
@@ -60,16 +62,12 @@ def describe(progress: Progress, turn: Turn | None = None) -> str:
         which = f"{turn.name} ({turn.number} of {turn.of}), "
         done = max(1, progress.step - progress.first_step)
         each = progress.steps * progress.seconds / done
-        whole = f", of all {_time(progress.eta_seconds + turn.later * each)}"
+        whole = f", of all {duration(progress.eta_seconds + turn.later * each)}"
     return (
         f"{which}step {progress.step}/{progress.steps}: {terms},"
-        f" rate {progress.learning_rate:.1e}, {progress.images_per_second:.1f} images/s{used},"
-        f" ETA {_time(progress.eta_seconds)}{whole}"
+        f" rate {progress.learning_rate:.1e}, {rate(progress.images_per_second)} images/s{used},"
+        f" ETA {duration(progress.eta_seconds)}{whole}"
     )
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def count_flops(work: Callable[[], object]) -> int:

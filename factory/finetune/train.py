@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from factory.errors import ClusterError, FactoryError
 from factory.finetune.cluster import ClusterConfig, Sharding, check_gpus
 from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress, Turn, describe
 from factory.finetune.workers import Workers
+from factory.terminal import tell_driver
 
 REPORT_STEPS, EARLY_STEPS = 50, 5
 NOTICE_SECONDS = 5.0
@@ -186,7 +185,7 @@ def follow(
             continue
         ray.train.report(numbers(progress))
         if loop.workers.first:
-            click.echo(describe(progress, turn))
+            tell_driver(describe(progress, turn))
         if write:
             write(progress.step, numbers(progress))
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catalog.progress import RunState
-from factory.terminal import one_line
+from factory.terminal import duration, one_line, rate
 
 SILENT_SECONDS = 300
 """After which a run that never said it ended is shown as silent; a commit comes every 30 s."""
@@ -23,7 +23,7 @@ def runs_table(states: Sequence[RunState], *, now: datetime) -> Table:
             f"{state.published}/{state.requested}",
             str(state.accepted),
             Text(one_line(rejects_of(state))),
-            "-" if state.images_per_second is None else f"{state.images_per_second:.1f}",
+            "-" if state.images_per_second is None else rate(state.images_per_second),
             "-" if state.eta_seconds is None else duration(state.eta_seconds),
             f"{duration((now - state.heard_at).total_seconds())} ago",
         )
@@ -41,15 +41,3 @@ def rejects_of(state: RunState) -> str:
     gates = sorted(state.rejected_by_gate.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{gate} {images}" for gate, images in gates)
     return f"{state.rejected} ({named})" if named else str(state.rejected)
-
-
-def duration(seconds: float) -> str:
-    """Return '45 s', '12 min', '3 h 20 min' or '4 d'."""
-    whole = max(0, round(seconds))
-    if whole < 90:
-        return f"{whole} s"
-    minutes = whole // 60
-    if minutes < 90:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d"

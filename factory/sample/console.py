@@ -20,7 +20,7 @@ from factory.gate.calibration import Calibration
 from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
 from factory.terminal import console as guarded_console
-from factory.terminal import one_line
+from factory.terminal import duration, one_line, rate
 
 LINE_SECONDS = 5.0
 """Between progress lines where there is no terminal, as in a job's log."""
@@ -32,7 +32,7 @@ FEWEST_DRAWN = 4
 def follow(run: Prepared) -> RunProgress:
     """Execute `run` with a progress display, print the summary, return the last progress."""
     console = guarded_console(width=100)
-    _say(console, f"run {run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
+    _say(console, f"{run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
     for line in run.said:
         _say(console, line)
     measured = run.generator.calibration
@@ -66,10 +66,10 @@ def _say(console: Console, line: str) -> None:
 
 def describe(progress: RunProgress) -> str:
     """Return 'images/s, ETA, accepted, rejected per gate' of a run in one line."""
-    eta = "-" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s"
+    eta = "-" if progress.eta_seconds is None else duration(progress.eta_seconds)
     rejected = ", ".join(f"{g} {n}" for g, n in sorted(progress.rejected_by_gate.items())) or "0"
     return (
-        f"{progress.images_per_second:.1f} images/s, ETA {eta},"
+        f"{rate(progress.images_per_second)} images/s, ETA {eta},"
         f" accepted {progress.accepted}, rejected {rejected}"
     )
 
@@ -212,7 +212,7 @@ def _class_rows(catalog: Catalog, run: Prepared) -> list[tuple[str, int, int, in
 
 
 def _class_table(rows: Sequence[tuple[str, int, int, int]], run_id: str) -> Table:
-    table = Table("class", "asked", "drawn", "accepted", "rejected", title=f"run {run_id}")
+    table = Table("class", "asked", "drawn", "accepted", "rejected", title=run_id)
     for name, asked, drawn, accepted in rows:
         numbers = (asked, drawn, accepted, drawn - accepted)
         table.add_row(Text(one_line(name)), *map(str, numbers))

@@ -4,23 +4,37 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from factory.config import GenerateConfig, load_config
 from factory.errors import ClusterError, ConfigError
 from factory.gate.masks import MaskGates
+from factory.terminal import say, shown_of_worker
 
 if TYPE_CHECKING:  # Arrow waits until a configuration is right
     from factory.models.generator import Generator
     from factory.sample.run import Prepared
 
 KNOCK_SECONDS = 5.0
-PATIENCE = {"RAY_health_check_timeout_ms": "300000"}
+STARTS = 3
+"""Attempts to start a local Ray."""
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+"""Variable: the dashboard that processes of a Ray ask."""
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable that Ray sets for what it runs as a submitted job."""
+RAYS_PRINTER = "ray_print_logs"
+PATIENCE = {
+    "RAY_health_check_timeout_ms": "300000",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+}
 """Environment of a Ray of this machine alone. After a minute in which a busy machine gave a raylet
 no time to answer, Ray declares its only node dead, and the head ends in the middle of its work
-(measured: 40 s are survived, 75 s are not). A raylet that has really ended is noticed at once."""
+(measured: 40 s are survived, 75 s are not). A raylet that has really ended is noticed at once.
+Workers of a training take seconds to import what they need, on a busy machine minutes: after one,
+Ray Train gives them up and starts others."""
 
 
 @contextmanager
@@ -35,7 +49,8 @@ def ray_session(
     Args:
         address: 'host:port' of a head; None means RAY_ADDRESS if set (as inside `ray job submit`),
             else a fresh local Ray, which takes a token of its own.
-        show_workers: print what workers print, as a training's progress.
+        show_workers: print what workers tell, as a training's progress; Ray's own files keep
+            the rest of what they and Ray write.
         tell: gets a line before a local Ray starts, which takes seconds.
 
     Raises:
@@ -57,14 +72,16 @@ def ray_session(
             if joined:
                 pass
             elif address:
-                ray.init(address=address, log_to_driver=show_workers, logging_level="error")
-            else:
                 ray.init(
-                    address="local",  # else Ray joins, or waits for, any head it finds a trace of
-                    include_dashboard=show_workers,  # Ray Train asks it which groups are dead
+                    address=address,
                     log_to_driver=show_workers,
                     logging_level="error",
+                    runtime_env=_standing_here(),
                 )
+            else:
+                _patiently(partial(_local_ray, show_workers=show_workers), tell)
+            if show_workers and not joined:
+                _show_told()
     except Exception as error:  # a slow start is a bare Exception of Ray's
         raise _no_ray(address, error) from error
     try:
@@ -72,6 +89,71 @@ def ray_session(
     finally:
         if not joined:
             ray.shutdown()
+        if not (joined or address):
+            os.environ.pop(API_SERVER, None)
+
+
+def _patiently(start: Callable[[], None], tell: Callable[[str], object]) -> None:
+    """Start a local Ray, again where the machine was too busy for it: Ray waits half a minute."""
+    import ray
+
+    for attempt in range(STARTS):
+        try:
+            start()
+            return
+        except Exception as error:  # a slow start is a bare Exception of Ray's
+            if "timed out during startup" not in str(error) or attempt + 1 == STARTS:
+                raise
+            ray.shutdown()
+            tell("this machine is too busy for Ray to start within its time; trying again ...")
+
+
+def _local_ray(*, show_workers: bool) -> None:
+    """Start a Ray of this process alone."""
+    import ray
+
+    dashboard: dict[str, Any] = {"include_dashboard": show_workers}
+    if show_workers:  # Ray Train asks it which groups are dead
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            dashboard["dashboard_port"] = free.getsockname()[1]
+        # else it looks for some dashboard of this machine, and fails where there are two
+        os.environ[API_SERVER] = f"http://127.0.0.1:{dashboard['dashboard_port']}"
+    ray.init(
+        address="local",  # else Ray joins, or waits for, any head it finds a trace of
+        log_to_driver=show_workers,
+        logging_level="error",
+        **dashboard,
+    )
+
+
+def _standing_here() -> dict[str, Any]:
+    """Return the environment in which relative places mean on workers what they mean here.
+
+    Workers of a head stand where it was started: a relative catalog would be written there, and
+    committed here. In a submitted job they stand in its working_dir already.
+    """
+    if IN_JOB in os.environ:
+        return {}
+    home = os.getcwd()
+
+    def stand() -> None:
+        if os.path.isdir(home):
+            os.chdir(home)
+
+    return {"worker_process_setup_hook": stand}
+
+
+def _show_told() -> None:
+    """Print what workers tell people, in place of all that they and Ray write."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed
+
+    def show(data: Mapping[str, Any]) -> None:
+        for line in shown_of_worker(data["lines"]):
+            say(line)
+
+    printed.remove_handler(RAYS_PRINTER)
+    printed.add_handler(RAYS_PRINTER, show)  # under Ray's name: it goes when Ray does
 
 
 @contextmanager
@@ -119,10 +201,16 @@ def check_address(address: str | None) -> None:
 
 
 def _no_ray(address: str | None, error: Exception) -> ClusterError:
-    what = f"no Ray head answers at {address!r}" if address else "a local Ray did not start"
+    why = (str(error) or repr(error)).splitlines()[0]
+    if address:
+        return ClusterError(
+            f"no Ray head answers at {address!r} ({why})",
+            remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
+        )
     return ClusterError(
-        f"{what} ({(str(error) or repr(error)).splitlines()[0]})",
-        remedy="Start a head with `ray start --head`, or leave the address out for a local Ray",
+        f"a local Ray did not start ({why})",
+        remedy="Run the same command again when the machine is less busy, or start a head that"
+        " stays (`ray start --head`) and give its --address",
     )
 
 

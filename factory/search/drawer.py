@@ -3,6 +3,7 @@
 from factory.config import GenerateConfig
 from factory.sample.run import RunProgress, execute, prepare
 from factory.sample.stream import draw_here, stream_batches
+from factory.terminal import duration, rate
 
 
 class Drawer:
@@ -31,6 +32,6 @@ class Drawer:
 
 def _line(progress: RunProgress) -> str:
     done, eta = progress.published + progress.drawn, progress.eta_seconds
-    left = "" if eta is None else f", {eta:.0f} s left"
-    speed = f"{progress.images_per_second:.2g} images/s"
+    left = "" if eta is None else f", {duration(eta)} left"
+    speed = f"{rate(progress.images_per_second)} images/s"
     return f"drawing {progress.run_id}: {done}/{progress.requested} images ({speed}{left})"

@@ -24,9 +24,9 @@ def drawn(name: str, number: int) -> Drawn:
 DRAWN = [drawn(name, i) for name in NAMES for i in range(20)]
 
 
-def arms(seed: int = 0, **designs: dict[str, object]) -> dict[str, Manifest]:
+def arms(seed: int = 0, images: list[Drawn] = DRAWN, **designs: object) -> dict[str, Manifest]:
     kinds = {n: TypeAdapter(Design).validate_python(d) for n, d in designs.items()}
-    return make_arms(kinds, Stock(class_names=NAMES, real=REAL, drawn=DRAWN, seed=seed))
+    return make_arms(kinds, Stock(class_names=NAMES, real=REAL, drawn=images, seed=seed))
 
 
 def synthetic(made: Manifest) -> dict[str, int]:
@@ -46,6 +46,7 @@ def synthetic(made: Manifest) -> dict[str, int]:
         ({"design": "top_up", "to": 5}, (5, 7, 5), 13),
         ({"design": "top_up", "to": 5, "cut": True}, (5, 5, 5), 11),
         ({"design": "ratio", "ratio": 1.5}, (5, 18, 10), 13),
+        ({"design": "ratio", "ratio": None}, (4, 14, 8), 13),
         ({"design": "per_reference", "alpha": 1, "r": 2}, (6, 21, 12), 13),
         ({"design": "per_reference", "alpha": 0, "r": 2}, (2, 7, 4), 13),
     ],
@@ -104,6 +105,18 @@ def test_images_made_from_a_real_one_come_with_it():
 def test_what_cannot_be_made_is_refused_with_the_reason(designs, error, message):
     with pytest.raises(error, match=message):
         arms(**designs)
+
+
+def test_a_ratio_goes_as_far_as_the_rarest_drawn_class_and_says_where_there_is_none():
+    few = [d for d in DRAWN if d.class_name != "lymphocyte" or d.id < "drawn-lymphocyte-12"]
+    assert len(few) == 44  # 4 lymphocytes, for 7 real ones
+    made = arms(images=few, it={"design": "ratio", "ratio": None})["it"]
+    assert tuple(made.counts.values()) == (4, 11, 7)  # 0.57 of 2, 7, 4, rounded up
+    none = [d for d in DRAWN if d.class_name != "monocyte"]
+    with pytest.raises(DataError, match=r"'monocyte' \(0 of 4\)") as caught:
+        arms(images=none, it={"design": "ratio", "ratio": None})
+    assert "ask for less" not in caught.value.remedy
+    assert "'without=[monocyte]'" in caught.value.remedy
 
 
 def test_a_class_without_real_images_is_refused():

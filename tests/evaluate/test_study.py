@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate import outset
 from factory.evaluate.arms import Drawn
 from factory.evaluate.commands import evaluate
-from factory.evaluate.config import StudyConfig
+from factory.evaluate.config import StudyConfig, SyntheticChoice
 from factory.evaluate.outset import own_splits
 from factory.evaluate.study import Inputs, plan_study, plan_units
 from factory.evaluate.study_html import to_html
@@ -30,7 +31,7 @@ from factory.evaluate.study_run import (
     record_study,
     run_study,
 )
-from factory.evaluate.synthetic import read_pool
+from factory.evaluate.synthetic import pool_of, read_pool
 from factory.evaluate.units import Material
 from factory.models.generator import find_generator
 from factory.real.build import build_dataset
@@ -413,6 +414,23 @@ def test_too_few_images_of_a_class_come_with_numbers_and_a_way_out(cells, split,
     with pytest.raises(DataError, match="basophil") as caught:
         planned_with(cells, split, uri, arms=few)
     assert "arms.mixed.ratio=6.33" in caught.value.remedy
+
+
+def test_classes_that_no_real_image_has_are_counted_with_what_leaves_them_out():
+    told = {"soft_label": [1.0], "reference_ids": [], "model_id": "m", "split_digest": None}
+    told |= {"dataset_fingerprint": None, "base_model_id": None}
+    names = ["a", "x", "x", "y's", "b"]
+    rows = [
+        {**told, "image_id": str(n), "class_name": c, "class_names": [c]}
+        for n, c in enumerate(names)
+    ]
+    choice = parse_config(SyntheticChoice, {"where": "seed > 1"}, where="test")
+    with pytest.raises(DataError, match=r"'x' \(2 images\), \"y's\" \(1 images\)") as caught:
+        pool_of(rows, choice, ["a", "b"], version=1)
+    typed = shlex.split(caught.value.remedy.partition(": ")[2].partition(";")[0])
+    assert typed == ["--set", "synthetic.where=class_name IN ('a', 'b') AND (seed > 1)"]
+    mapped = parse_config(SyntheticChoice, {"classes": {"x": "a", "y's": "b"}}, where="test")
+    assert len(pool_of(rows, mapped, ["a", "b"], version=1).images) == 5
 
 
 def test_keys_that_studies_learnt_later_rename_no_older_study():

@@ -3,9 +3,11 @@
 Only processes that this test started are killed: drivers, and descendants of its own Ray head.
 """
 
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,29 @@ def test_many_killed_runs_resume_to_exactly_once(
     case: Case, head: Head, tiny: Generator, tmp_path: Path
 ) -> None:
     check(case, head, tiny, tmp_path, actors=2)
+
+
+STANDS = """
+import os, sys
+from factory.sample.session import ray_session
+with ray_session(sys.argv[1]):
+    import ray
+    print(ray.get(ray.remote(lambda: os.getcwd()).remote()))
+"""
+
+
+def test_relative_places_mean_on_a_heads_workers_what_they_mean_here(
+    head: Head, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STANDS, head.address],
+        cwd=tmp_path,
+        env={**os.environ, **head.token, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [str(tmp_path)]
 
 
 @dataclass(frozen=True)

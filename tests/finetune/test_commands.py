@@ -141,7 +141,7 @@ def test_the_command_says_what_it_leaves_out_where_its_samples_are_and_what_come
     assert {line.partition(",")[0] for line in timed} == {"0 (1 of 2)", "1 (2 of 2)"}
     generator = output.resolve() / "generator"
     assert f"sheet    {generator / 'samples.png'}" in lines
-    assert lines[-1].endswith(f"factory generate --num-images 64 --set model={generator}")
+    assert lines[-1].endswith(f"factory generate --set model={generator} --num-images 64")
 
     one = factory(*command, "--without", "0", "--output", table.parent / "one")
     assert one.exit_code == 0, one.output

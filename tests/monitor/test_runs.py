@@ -10,7 +10,7 @@ from rich.console import Console  # noqa: TID251 -- draws into memory
 from catalog.progress import RunState
 from catalog.sink import record_run
 from factory.cli import cli
-from factory.monitor.runs import duration, rejects_of, runs_table, status_of
+from factory.monitor.runs import rejects_of, runs_table, status_of
 from tests.fakes.rows import run_row
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -45,11 +45,6 @@ def test_a_killed_run_is_silent_after_a_while() -> None:
     assert status_of(state(heard_at=long_ago), now=NOW) == "silent"
     assert status_of(state(heard_at=long_ago, status="complete"), now=NOW) == "complete"
     assert rejects_of(state(rejected=0, rejected_by_gate={})) == "0"
-
-
-def test_durations_are_short() -> None:
-    told = [duration(s) for s in (-3, 45, 720, 12_000, 400_000)]
-    assert told == ["0 s", "45 s", "12 min", "3 h 20 min", "4 d"]
 
 
 def test_the_command_prints_json_and_a_table(tmp_path: Path) -> None:

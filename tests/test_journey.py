@@ -1,0 +1,136 @@
+"""README's section "Your own images" as a stranger types it, in order, on three sets of images.
+
+The commands come out of README; `SHORTER` alone makes them small: a tiny base, two steps. Each ends
+with status 0 and with the next command, or a page; what is printed is README's next, or runs too.
+"""
+
+import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from factory.cli import cli
+from factory.command_line import program
+from factory.sample import session, stream
+from tests.fakes import strangers
+from tests.fakes.readme import JOURNEY, commands, section, unknown
+from tests.fakes.tiny import tiny_generator
+
+pytestmark = pytest.mark.ray
+
+LEARNER = " ".join(
+    f"--set learner.{key}"
+    for key in ("size_px=32", "steps=2", "batch_size=4", "validate_every=2", "warmup_steps=1")
+)
+SHORTER = {
+    # how a command of README begins: what is typed behind it here
+    "finetune --config polyp_pairs_train": "--without-ray --set size_px=16"
+    " --set network.block_out_channels=[8,16] --set network.norm_num_groups=4"
+    " --set network.attention_head_dim=8"
+    " --set training.steps=4 --set training.batch_size=4 --set validation.num_inference_steps=1",
+    "finetune": "--without-ray --set base={base} --set training.steps=2 --set training.batch_size=2"
+    " --set lora.rank=2 --set autoencoder.steps=1 --set validation.num_inference_steps=1",
+    "generate": "--num-images 40 --set num_inference_steps=2 --set batch_size=20 --set gates=null",
+    "evaluate --config evaluate_segment": f"--without-ray --set seeds=[0,1] {LEARNER}"
+    " --set learner.channels=[8,16,16]",
+    "evaluate": f"--without-ray --set seeds=[0,1] {LEARNER} --set learner.backbone=test_resnet",
+    "sweep": f"--set trials=1 --set start=[] --set seeds=[0] --set final_seeds=[0,1] {LEARNER}"
+    " --set generate.num_images=40 --set generate.num_inference_steps=2 --set generate.gates=null"
+    " --set 'space={{arm.per_class: {{choices: [2]}}}}' --set learner.backbone=test_resnet"
+    # the tests' common Ray stands where it was started, not in the stranger's folder
+    " --catalog {home}/my-catalog --set generate.model={home}/runs/mine/generator",
+}
+SERVERS = {"gallery"}
+"""Commands that go on until they are stopped."""
+STORY = commands(section(JOURNEY))
+
+
+def verb(words: Sequence[str]) -> str:
+    """Return 'real split' of the words of a command."""
+    return " ".join(words[: 1 + isinstance(cli.commands[words[0]], click.Group)])
+
+
+class Stranger:
+    """Somebody in a folder of images who types one command after another."""
+
+    def __init__(self, base: Path) -> None:
+        """`base`: the small generator that stands for wbc-base."""
+        self._base, self._runner = base, CliRunner()
+
+    def types(self, words: Sequence[str]) -> list[list[str]]:
+        """Run a command as it stands; return those that it proposes at its end.
+
+        What is proposed exists, and the output ends with it or with a page that lies there.
+        """
+        done = self._runner.invoke(cli, list(words))
+        assert done.exit_code == 0, f"{shlex.join(words)}\n{done.output}{done.exception!r}"
+        lines = done.output.splitlines()
+        told = [line.removeprefix("next").strip() for line in lines]
+        called = f"{program()} "
+        proposed = [shlex.split(t.removeprefix(called)) for t in told if t.startswith(called)]
+        label, _, page = lines[-1].partition(": ")
+        assert told[-1].startswith(called) or (label == "page" and Path(page).is_file()), lines[-3:]
+        assert [list(unknown(words)) for words in proposed] == [[] for _ in proposed]
+        return proposed
+
+    def follows(self, story: Sequence[Sequence[str]]) -> None:
+        """Type a story, and of what is proposed on the way all that is not its next step."""
+        for number, words in enumerate(story):
+            proposed = self.types(self._short(words))
+            after = verb(story[number + 1]) if number + 1 < len(story) else ""
+            if after in map(verb, proposed):
+                continue
+            for other in proposed:
+                if verb(other) not in SERVERS:
+                    assert self._runner.invoke(cli, other).exit_code == 0, shlex.join(other)
+
+    def _short(self, words: Sequence[str]) -> list[str]:
+        text = f"{shlex.join(words)} "
+        for start, more in SHORTER.items():
+            if text.startswith(f"{start} "):
+                return [*words, *shlex.split(more.format(base=self._base, home=Path.cwd()))]
+        return list(words)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, where images are drawn in this process; searches run on Ray as ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stream, "stream_batches", stream.draw_here)
+    monkeypatch.setattr(session, "ray_session", _session)
+    return tmp_path
+
+
+def _session(*_: object, **__: object) -> "nullcontext[None]":
+    """Stand for a Ray that is there already, or is not needed."""
+    return nullcontext()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator that knows none of the strangers' classes."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    return tiny_generator(folder, class_names=("a", "b", "c")).folder
+
+
+MASKED = next(n for n, words in enumerate(STORY) if "glands" in words)
+"""README's first command about images with masks."""
+
+
+def test_cells_in_class_folders_one_class_of_two(home: Path, base: Path, local_ray: None) -> None:
+    strangers.write_cells(home / "my-images")
+    Stranger(base).follows(STORY[:MASKED])
+
+
+def test_glands_whose_masks_number_them_of_six_patients(home: Path, base: Path) -> None:
+    strangers.write_glands(home / "glands")
+    Stranger(base).follows(STORY[MASKED:])
+
+
+def test_fourteen_embryos(home: Path, base: Path) -> None:
+    strangers.write_embryos(home / "my-images")
+    Stranger(base).follows([words for words in STORY[:MASKED] if words[0] != "sweep"])
