@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from catalog.boundary import check_run_id
 from catalog.place import StorageOptions
-from catalog.schema import ACCEPTED, REJECTED, SAMPLES, STATISTICS
+from catalog.schema import ACCEPTED, REJECTED, SAMPLES, SELDOM, STATISTICS
 from catalog.store import put
 from factory.digest import canonical_json, digest_bytes
 from factory.errors import CatalogError
@@ -66,7 +66,8 @@ def write_batch(
     """
     check_run_id(run_id)
     table = as_samples(rows, run_id=run_id, batch_index=batch_index)
-    data = parquet_bytes(table.drop_columns(["run_id"]))
+    unwritten = [name for name in SELDOM if table[name].null_count == len(table)]
+    data = parquet_bytes(table.drop_columns(["run_id", *unwritten]))
     path = f"run_id={run_id}/batch-{batch_index:08d}-{digest_bytes(data)[:16]}.parquet"
     put(uri, "samples", path, data, storage_options=storage_options)
     accepted = pc.sum(pc.equal(table["gate_status"], ACCEPTED)).as_py()

@@ -87,8 +87,14 @@ SAMPLES = pa.schema(
         pa.field("agreement_score", pa.float64()),  # agreement gate: Dice with a segmenter
         pa.field("copy_score", pa.float64()),  # copy gate: distance to training / that of unseen
         pa.field("noise_score", pa.float64()),  # noise gate: share of coloured grain, 1 = noise
+        pa.field("pixel_size_um", pa.float64()),  # side of a drawn pixel, where generators know it
+        pa.field("crop", pa.string()),  # part of real frames that was learnt: '0.711', '80um'
     ]
 )
+
+SELDOM = ("pixel_size_um", "crop")
+"""Not in a file of which no row has one: a batch keeps the bytes, and so the name, that it had
+before these columns were known, whatever code writes it again."""
 
 STATISTICS = tuple(SAMPLES.names[1 : SAMPLES.names.index("created_at") + 1])
 """Columns with minimum, maximum and null count per file: filters on them skip whole files."""
@@ -130,6 +136,7 @@ MODELS = pa.schema(
         pa.field("added_at", _WHEN, nullable=False),  # when it was registered
         # --- learnt later: nullable and last
         pa.field("member_ids", _TEXTS),  # generators that a bridge binds; null or empty = none
+        pa.field("field", pa.string()),  # JSON: pixel_size_um, crop, objects (their scale)
     ]
 )
 

@@ -66,6 +66,8 @@ def main(
         out=out,
     )
     click.echo(json.dumps(asdict(report), indent=1))
+    if report.scale:
+        click.echo(report.scale, err=True)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,21 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.cli import run
-from factory.real.options import FILE, FOLDER
+from factory.real.options import FILE, FOLDER, column_options, opened
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--generator", "name", default="wbc-base", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="URI", help="The real images of its training.")
+@column_options
 @click.option("--split", "source", required=True, type=FILE, help="The split of its training.")
-@click.option("--label", default="class", metavar="COLUMN")
 @click.option("--features", required=True, type=FILE, help="efficientnet_lite0 as safetensors.")
 @click.option("--out", required=True, type=FOLDER)
 @click.option("--size-px", default=64, type=click.IntRange(min=8))
@@ -34,12 +35,12 @@ def main(
     name: str,
     data: str,
     source: Path,
-    label: str,
     features: Path,
     out: Path,
     size_px: int,
     per_class: int,
     unseen: int,
+    **columns: Any,
 ) -> None:
     """Measure, and write report.md and report.json."""
     from factory.atomic import write_text
@@ -47,12 +48,13 @@ def main(
     from factory.evaluate.features import load_feature_space
     from factory.evaluate.judge_autoencoder import judge_autoencoder, take_balanced, to_markdown
     from factory.finetune.first_stage import autoencoder_of, load_first_stage
-    from factory.real.sources import open_dataset
+    from factory.models.generator import find_generator
+    from factory.real.field import scale_line
     from factory.real.splits import load_split
 
     alone = (Path(name) / "diffusion_pytorch_model.safetensors").exists()
     autoencoder = load_first_stage(Path(name)) if alone else autoencoder_of(name, None)
-    dataset, split = open_dataset(data, label=label), load_split(source)
+    dataset, split = opened(data, columns), load_split(source)
     report = judge_autoencoder(
         autoencoder.float(),
         take_balanced(dataset, split.train, per_class, size_px=size_px),
@@ -64,6 +66,9 @@ def main(
     write_text(out / "report.json", json.dumps(asdict(report), indent=1) + "\n")
     write_text(out / "report.md", to_markdown(report))
     click.echo(to_markdown(report))
+    real = dataset.look(size_px, split.val)
+    if not alone and (line := scale_line(real, find_generator(name).learnt())):
+        click.echo(line)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,20 @@ r"""Judge a base generator against real cells that it never saw.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
 from factory.cli import run
-from factory.real.options import FILE, FOLDER
+from factory.real.options import FILE, FOLDER, column_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--generator", "name", default="wbc-base", metavar="NAME|FOLDER")
 @click.option("--data", required=True, metavar="URI", help="The real images of its training.")
+@column_options
 @click.option("--split", required=True, type=FILE, help="The split of its training.")
 @click.option("--features", required=True, type=FILE, help="efficientnet_lite0 as safetensors.")
 @click.option("--out", required=True, type=FOLDER)
@@ -45,6 +47,7 @@ def main(
     num_inference_steps: int,
     scheduler: str,
     seed: int,
+    **columns: Any,
 ) -> None:
     """Draw cells, judge them, and write report.md, report.json and contact sheets."""
     from factory.evaluate.drawing import Settings
@@ -65,7 +68,9 @@ def main(
         click.echo(f"drawn: batch {done} of {of}", err=True)
 
     generator, cache = find_generator(name), cache or out / "cache"
-    reference = open_reference(generator, data, split=split, weights=features, cache=cache)
+    reference = open_reference(
+        generator, data, split=split, weights=features, cache=cache, **columns
+    )
     judge_base(Engine(generator), reference, settings, counts, out=out, report=tell)
     click.echo((out / "report.md").read_text())
 

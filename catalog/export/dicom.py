@@ -82,6 +82,8 @@ def uid(*parts: str) -> str:
 
 def _attributes(picture: Picture, release: str, number: int) -> dict[str, Any]:
     told = {"image_id": picture.image_id, "class_name": picture.class_name, "release": release}
+    size_um = picture.details["pixel_size_um"]
+    side_mm = None if size_um is None else f"{size_um / 1000:.6g}"
     return {
         "SpecificCharacterSet": "ISO_IR 192",
         "SOPClassUID": SECONDARY_CAPTURE,
@@ -106,6 +108,7 @@ def _attributes(picture: Picture, release: str, number: int) -> dict[str, Any]:
         "ImageComments": json.dumps(told),
         "BurnedInAnnotation": "NO",
         "LossyImageCompression": "00",
+        **({} if side_mm is None else {"PixelSpacing": [side_mm, side_mm]}),
     }
 
 

@@ -25,7 +25,7 @@ GROUPS = {
         *("image_id", "run_id", "recipe_digest", "recipe_index", "batch_index", "batch_slot"),
         *("batch_size", "created_at"),
     ),
-    "Pixels": ("width_px", "height_px", "channels", "pixel_sha256"),
+    "Pixels": (*("width_px", "height_px", "channels", "pixel_sha256", "pixel_size_um", "crop"),),
 }
 """Columns of the image page; the others have a place of their own there."""
 

@@ -21,6 +21,8 @@ class BaseReport:
     split_digest: str
     named: Named
     fidelity: Fidelity
+    scale: str | None
+    """What is said where objects look larger or smaller in drawn images than in real ones."""
     copies: Sequence[CopyCheck]
     attributes: Sequence[AttributeFigures]
 
@@ -110,6 +112,8 @@ def _by_attribute(attributes: Sequence[AttributeFigures]) -> Iterator[str]:
 
 
 def _notes(report: BaseReport) -> Iterator[str]:
+    if report.scale is not None:
+        yield f"{report.scale}."
     yield "Square brackets: 95 % intervals."
     yield (
         f"KID and Fréchet distance are measured to {report.fidelity.num_reference} training cells,"

@@ -13,6 +13,7 @@ def to_markdown(report: BridgeReport) -> str:
         f" over sources; expert: {report.expert_val_accuracy:.3f} of unseen real images right."
         f" Network evaluations per source and direction: {report.evaluations.value:.0f}.",
         "",
+        *([report.scale, ""] if report.scale else ()),
         *_directions(report.directions),
     ]
     for each in report.directions:

@@ -25,6 +25,7 @@ from factory.evaluate.sheets import beside, pairs, write_sheet
 from factory.finetune.plan import choose_images
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
+from factory.real.field import scale_line
 from factory.real.splits import Split, check_dataset
 from factory.sample.engine import Engine
 
@@ -47,6 +48,8 @@ class AdaptedReport:
     figures: Sequence[Figures]
     fall: Fall
     n_learnt: int
+    scale: str | None
+    """What is said where objects look larger or smaller in drawn images than in real ones."""
 
 
 def judge_adapted(
@@ -82,7 +85,8 @@ def judge_adapted(
         for name, each in (("base", base), ("adapted", generator))
     }
     found = {name: measure(name, own, domain, space=space.name) for name, own in drawn.items()}
-    real = floor(domain, len(drawn["adapted"].images))
+    real, adapted = floor(domain, len(drawn["adapted"].images)), drawn["adapted"]
+    look = dataset.look(generator.size_px, domain.unseen.ids)
     report = AdaptedReport(
         model_id=generator.model_id,
         base_model_id=base.model_id,
@@ -92,6 +96,7 @@ def judge_adapted(
         figures=[real, *(figures for figures, _ in found.values())],
         fall=fall(drawn["base"].turns[0], drawn["adapted"].turns[0], domain.unseen.turns[0]),
         n_learnt=len(domain.learnt.ids),
+        scale=scale_line(look, generator.drawn(adapted.images, adapted.labels)),
     )
     _write_sheets(out, domain, drawn, found["adapted"][1])
     write_text(out / "report.json", json.dumps(asdict(report), indent=1) + "\n")

@@ -22,6 +22,7 @@ from factory.evaluate.copies import Nearest
 from factory.evaluate.drawing import Settings
 from factory.evaluate.reference import Reference
 from factory.evaluate.sheets import beside, pairs, write_sheet
+from factory.real.field import scale_line
 from factory.sample.engine import Engine
 
 SHEET_COLUMNS = 16
@@ -68,7 +69,8 @@ def judge_base(
         report=report,
     )
     copies = find_copies(drawn, reference)
-    generator = engine.generator
+    generator, dataset = engine.generator, reference.dataset
+    real = dataset.look(reference.size_px, reference.split.val)
     found = BaseReport(
         generator=generator.manifest.get("name", generator.folder.name),  # never a path
         model_id=generator.model_id,
@@ -78,6 +80,7 @@ def judge_base(
         split_digest=reference.split.digest,
         named=name_classes(drawn, reference),
         fidelity=measure_fidelity(drawn, reference),
+        scale=scale_line(real, generator.drawn(drawn.images, drawn.labels)),
         copies=[check for check, _ in copies.values()],
         attributes=_attributes(engine, reference, settings, counts.per_value, out, report),
     )

@@ -28,6 +28,7 @@ from factory.models.expert_file import ExpertNotes
 from factory.models.experts import Expert
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
+from factory.real.field import scale_line
 from factory.real.splits import Split, check_dataset
 from factory.sample.engine import Engine
 from factory.sample.methods.soft_labels import odds
@@ -64,6 +65,8 @@ class BridgeReport:
     trips: Sequence[TripFigures]
     evaluations: Estimate
     """Of networks, per source and direction, as the rows say."""
+    scale: str | None = None
+    """What is said where objects look larger or smaller at the far end than in real images."""
 
 
 def judge_progressions(found: Sequence[Progression], expert: Expert) -> list[DirectionFigures]:
@@ -182,6 +185,27 @@ def judge_bridge(
         ],
         trips=trips,
         evaluations=mean_of([each.evaluations for each in found]),
+        scale=scale_at_the_end(generator, found, dataset, ids, labels or {}),
+    )
+
+
+def scale_at_the_end(
+    generator: Generator,
+    found: Sequence[Progression],
+    dataset: RealDataset,
+    ids: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
+) -> str | None:
+    """Return what is said where the deepest images are of another scale than their targets."""
+    targets = {each.target for each in found}
+    named = {own: name for name in targets for own in labels.get(name, (name,))}
+    shown = [i for i in ids if dataset.labels[dataset.index_of(i)] in named]
+    if not shown:
+        return None
+    deepest = np.stack([each.images[-1] for each in found])
+    return scale_line(
+        dataset.look(deepest.shape[1], shown, called=named),
+        generator.drawn(deepest, [each.target for each in found]),
     )
 
 

@@ -1,7 +1,7 @@
 """What is settled and said before a study trains: folds, what it can show, how long it takes."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,10 +15,12 @@ from factory.evaluate.config import StudyConfig
 from factory.evaluate.intervals import counted
 from factory.evaluate.lineage import Known, ancestors
 from factory.evaluate.study import Planned
-from factory.evaluate.synthetic import known_models, read_pool
+from factory.evaluate.synthetic import drawn_look, known_models, read_pool
 from factory.evaluate.units import Material, Unit
 from factory.real.dataset import RealDataset
 from factory.real.duplicates import grouped
+from factory.real.field import scale_line
+from factory.real.scale import LOOKED_AT_PX
 from factory.real.splits import Split, load_split, make_folds, make_split
 
 FEW_IMAGES = 2000
@@ -109,6 +111,34 @@ def said_first(planned: Planned) -> list[str]:
             f" ({config.learner.steps} steps): learning_rate is never reached"
         )
     return lines
+
+
+def about_scale(planned: Planned) -> list[str]:
+    """Return what is said of each model whose objects look larger or smaller than the real ones."""
+    catalog, dataset = planned.inputs.catalog, planned.inputs.dataset
+    manifests = [unit.manifest for unit in planned.units]
+    taught = {
+        row.id: manifest.class_names[row.soft_label.index(max(row.soft_label))]
+        for manifest in manifests
+        for row in manifest.rows
+        if row.synthetic
+    }
+    if catalog is None or not taught:
+        return []
+    tested = {i for unit in planned.units for i in unit.test}
+    rows = {row.id for manifest in manifests for row in manifest.rows if not row.synthetic}
+    real = dataset.look(LOOKED_AT_PX, sorted(rows | tested))
+    by_model: dict[str, dict[str, str]] = defaultdict(dict)
+    for image_id, class_name in taught.items():
+        by_model[planned.pool.model_of[image_id]][image_id] = class_name
+    names = {row["model_id"]: row["name"] for row in catalog.models().to_pylist()}
+    lines = []
+    for model, own in by_model.items():
+        drawn = drawn_look(catalog, own)
+        if len(by_model) > 1:
+            drawn = replace(drawn, name=f"images of {names.get(model, 'model')} ({model})")
+        lines.append(scale_line(real, drawn))
+    return [line for line in lines if line is not None]
 
 
 def detectable_points(

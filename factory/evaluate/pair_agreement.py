@@ -16,12 +16,17 @@ from catalog.query import sql
 from catalog.table import Catalog
 from factory.errors import CatalogError
 from factory.evaluate.intervals import Z95, Estimate
+from factory.evaluate.synthetic import drawn_look
 from factory.gate.agreement import Segment
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
+from factory.real.field import scale_line
+from factory.real.scale import LOOKED_AT_PX
 
 Pixels = NDArray[np.uint8]
 BATCH = 32
+EVERY = "all"
+"""Class of images that are compared without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,24 @@ def real_pairs(
     return Pairs(
         images=dataset.array(size_px, ids), masks=class_index_array(stored, mask_values, names=ids)
     )
+
+
+def scale_of_pairs(
+    catalog: Catalog, where: str, dataset: RealDataset, ids: Sequence[str]
+) -> str | None:
+    """Return what is said where objects look larger or smaller in drawn images than in real ones.
+
+    Class by class where the drawn ones are of the real classes, else all together.
+    """
+    text = f"SELECT DISTINCT image_id, class_name FROM samples WHERE ({where}\n) ORDER BY image_id"
+    rows = sql(catalog, text).to_pylist()
+    classes = {row["image_id"]: row["class_name"] for row in rows}
+    called = {}
+    if not set(classes.values()) <= set(dataset.class_names):
+        classes = dict.fromkeys(classes, EVERY)
+        called = dict.fromkeys(dataset.class_names, EVERY)
+    real = dataset.look(LOOKED_AT_PX, ids, called=called)
+    return scale_line(real, drawn_look(catalog, classes)) if classes else None
 
 
 def table(rows: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from factory.evaluate.features import TURNS, Features, FeatureSpace, load_featur
 from factory.evaluate.real_features import RealPart, in_pieces, real_part
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
-from factory.real.sources import open_dataset
+from factory.real.options import opened
 from factory.real.splits import Split, load_split
 
 PIXELS = "pixels at 32 px"
@@ -99,18 +100,21 @@ class Reference:
 
 
 def open_reference(
-    generator: Generator, data: str, *, split: Path, weights: Path, cache: Path
+    generator: Generator, data: str, *, split: Path, weights: Path, cache: Path, **columns: Any
 ) -> Reference:
     """Open the real images, the split and the feature weights that measure a generator.
+
+    Args:
+        columns: see `factory.real.options.opened`; without a label it is that of the training.
 
     Raises:
         DataError: unreadable data or split, or what `make_reference` finds.
         ModelError: unreadable feature weights.
     """
-    label = generator.manifest.get("config", {}).get("label")
+    columns["label"] = columns.get("label") or generator.manifest.get("config", {}).get("label")
     return make_reference(
         generator,
-        open_dataset(data, label=label),
+        opened(data, columns),
         load_split(split),
         space=load_feature_space(weights),
         cache=ArrayCache(folder=cache),

@@ -14,7 +14,7 @@ from factory.config import to_yaml
 from factory.errors import OutputError
 from factory.evaluate.intervals import counted
 from factory.evaluate.material import study_material
-from factory.evaluate.outset import expected_seconds
+from factory.evaluate.outset import about_scale, expected_seconds
 from factory.evaluate.study import Planned
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
@@ -58,8 +58,11 @@ def run_study(
     named = {unit.id: unit for unit in planned.units}
     finished = len(planned.units) - len(todo)
     todo = list({unit.id: unit for unit in todo}.values())
+    scales = about_scale(planned)
     if tell is not None:
         tell(f"{len(planned.units)} trainings, {finished} of them finished before")
+        for line in scales:
+            tell(line)
     if tell is not None and todo:
         seconds = expected_seconds(todo, material, threads=None if workers is None else 1)
         on = "" if workers is None else f" on {counted(workers, 'core')}"
@@ -81,7 +84,7 @@ def run_study(
         planned.units,
         results,
         material,
-        notes=planned.notes,
+        notes=(*planned.notes, *scales),
         values=planned.subgroup_of,
     )
     for unit in planned.units:

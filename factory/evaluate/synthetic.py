@@ -27,7 +27,9 @@ from factory.evaluate.lineage import (
     may_be_used,
 )
 from factory.models.generator import EMBEDDED, open_generator
+from factory.real.field import Look
 from factory.real.images import square, square_mask
+from factory.real.scale import LOOKED_AT_PX, first_of_each, views
 from factory.real.splits import Split
 
 _COLUMNS = (
@@ -161,6 +163,32 @@ def pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uin
         picture = _opened(cell, ids[number]).convert("RGB")
         out[number] = np.asarray(square(picture, size_px))
     return out
+
+
+def drawn_look(catalog: Catalog, classes: Mapping[str, str]) -> Look:
+    """Return images of the catalog, their class by id, as a side of a comparison of scales.
+
+    Raises:
+        CatalogError: an id that is not there.
+        DataError: an image that cannot be decoded.
+    """
+    rows, ids = first_of_each(list(classes.values())), list(classes)
+    looked_at = [ids[row] for row in rows]
+    columns = ["pixel_size_um", "crop", "width_px", "height_px"]
+    told = catalog.rows(looked_at, columns=columns).to_pylist()
+    fields = [
+        row["pixel_size_um"] * min(row["width_px"], row["height_px"])
+        for row in told
+        if row["pixel_size_um"]
+    ]
+    crops = {row["crop"] for row in told}
+    images = pixels(catalog, looked_at, LOOKED_AT_PX)
+    return Look(
+        name="drawn images",
+        objects=views(images, [classes[image_id] for image_id in looked_at]),
+        field_um=float(np.median(fields)) if len(fields) == len(told) else None,
+        crop=crops.pop() if len(crops) == 1 else None,
+    )
 
 
 def mask_pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from pydantic import (
 
 from factory.finetune.class_config import FirstStageConfig, NoiseConfig
 from factory.models.prompts import PromptGrammar
+from factory.real.field import CropText
 
 STABLE_DIFFUSION = NoiseConfig(beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction")
 """The schedule of R. Rombach et al., 2022, with the prediction of T. Salimans and J. Ho, 2022."""
@@ -101,11 +102,14 @@ class BaseConfig(_Frozen):
     denoiser: DenoiserConfig
     licence: str = Field("unknown", min_length=1)
     """Of the weights, as whoever trains them says: an SPDX name or a text."""
+    frames: CropText | None = None
+    """Part of their original frames that the image files show, as `--crop` would name it, where
+    they were cut before. The manifest's `field` says it; nothing that is trained depends on it."""
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave keys that came later out at their defaults: they rename no older run."""
-        return _without({"noise": STABLE_DIFFUSION}, self, dump(self))
+        return _without({"noise": STABLE_DIFFUSION, "frames": None}, self, dump(self))
 
 
 def _without(later: Mapping[str, Any], config: BaseModel, dumped: dict[str, Any]) -> dict[str, Any]:

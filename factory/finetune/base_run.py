@@ -17,6 +17,7 @@ from factory.finetune.pretrain import (
     denoiser_loop,
     latents_of,
     load_data,
+    load_field,
     prepare_data,
     train_autoencoder,
     training_scheduler,
@@ -172,6 +173,7 @@ def export_base(config: BaseConfig, output: Path, folder: Path) -> Generator:
         "steps_trained": step,
         "images_trained": len(data.images),
         "gates": measured(data.images, data.labels).model_dump(mode="json"),
+        "field": load_field(output).model_dump(mode="json"),
     }
     with loop.ema.applied(model):
         return write_generator(

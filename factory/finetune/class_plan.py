@@ -8,6 +8,7 @@ from typing import Any
 from factory.atomic import write_text
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.plan import PLAN
+from factory.real.field import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class ClassPlan:
     mask_values: tuple[int, ...]
     autoencoder_id: str
     """Names everything that the autoencoder depends on."""
+    field: Shown
+    """What the images to learn from show."""
     output: Path
 
     @property
@@ -43,6 +46,7 @@ class ClassPlan:
         """Write `plan.json`."""
         stored: dict[str, Any] = asdict(self) | {
             "config": self.config.model_dump(mode="json"),
+            "field": self.field.model_dump(mode="json"),
             "train": self.train.name,
             "held_out": self.held_out.name if self.held_out else None,
         }
@@ -60,6 +64,7 @@ class ClassPlan:
             train=output / stored.pop("train"),
             held_out=output / held_out if held_out else None,
             mask_values=tuple(stored.pop("mask_values")),
+            field=Shown.model_validate(stored.pop("field", None) or {}),
             output=output,
             **stored,
         )

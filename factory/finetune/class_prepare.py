@@ -60,6 +60,7 @@ def prepare(
         held_out=written(held_out)[1] if held_out else None,
         mask_values=values_of(pixels.masks) if pixels.masks is not None else (),
         autoencoder_id=_autoencoder_id(config, pixels),
+        field=dataset.shown(config.size_px, ids),
         output=output,
     )
     plan.save()

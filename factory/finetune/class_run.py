@@ -233,6 +233,7 @@ def export(plan: ClassPlan) -> Generator:
         "config": config.model_dump(mode="json"),
         "images_trained": len(pixels.ids),
         "gates": measured(pixels.images, pixels.labels).model_dump(mode="json"),
+        "field": plan.field.model_dump(mode="json"),
         "steps_trained": result.step,
         "validation": {"all": {"step": result.step, **result.metrics}},
     }

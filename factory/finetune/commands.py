@@ -56,7 +56,13 @@ def finetune(
     """  # noqa: D301 -- \b is click's mark
     from factory.atomic import check_writable
     from factory.finetune.cluster import check_gpus, check_room
-    from factory.finetune.methods import check_bases, check_training, load_training, preset_for
+    from factory.finetune.methods import (
+        about_scale,
+        check_bases,
+        check_training,
+        load_training,
+        preset_for,
+    )
     from factory.finetune.plan import thin_classes, without_classes
     from factory.finetune.stages import claimed
     from factory.real.splits import load_split
@@ -74,7 +80,7 @@ def finetune(
     dataset = opened(data, columns)
     config = without_classes(config, dataset, without)
     check_training(config, dataset, parts)
-    for line in thin_classes(dataset, parts, config):
+    for line in (*thin_classes(dataset, parts, config), *about_scale(config, dataset, parts)):
         say(line)
     if config.cluster.use_gpu:  # before images are encoded
         with ray_session(address) if address and not without_ray else nullcontext():

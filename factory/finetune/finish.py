@@ -70,6 +70,7 @@ def export(plan: Plan) -> Generator:
         "config": plan.config.model_dump(mode="json"),
         "images_trained": len(material.ids),
         "gates": plan.gates.model_dump(mode="json"),
+        "field": plan.field.model_dump(mode="json"),
         "steps_trained": max(result.step for result in results.values()),
         "validation": {
             target: {"step": result.step, **result.metrics} for target, result in results.items()

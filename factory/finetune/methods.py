@@ -19,6 +19,7 @@ from factory.finetune.plan import check_masks, choose_images
 from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
 from factory.models.generator import EMBEDDED, Generator, check_revision, find_generator
+from factory.real.field import Shown, scale_line
 from factory.real.splits import check_dataset
 
 if TYPE_CHECKING:
@@ -152,6 +153,19 @@ def check_training(config: Any, dataset: "RealDataset", split: "Split") -> None:
         check_masks(dataset, split, config)
     else:
         choose_images(dataset, split, config)
+
+
+def about_scale(config: Any, dataset: "RealDataset", split: "Split") -> list[str]:
+    """Return what is said where a base learnt objects of another scale than these images show."""
+    if isinstance(config, ClassConditionalConfig) or config.base is None:
+        return []
+    base = find_generator(config.base, revision=getattr(config, "revision", None))
+    if base.field == Shown():  # nobody measured it
+        return []
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    ids = [i for i in split.train if not config.only or labels[i] in config.only]
+    line = scale_line(dataset.look(base.size_px, ids), base.learnt())
+    return [line] if line else []
 
 
 def check_bases(config: Any, source: str | Path) -> None:

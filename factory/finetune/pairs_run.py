@@ -46,6 +46,7 @@ from factory.models.lora import folded_state
 from factory.models.pair_card import pair_card
 from factory.models.shards import whole
 from factory.real.dataset import RealDataset
+from factory.real.field import Shown
 from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
 
@@ -61,6 +62,8 @@ class PairsPlan:
     material: Path
     held_out: Path | None
     """Pairs of the val part; None: there are none that tell anything."""
+    field: Shown
+    """What the pairs to learn from show."""
     targets: tuple[str, ...]
     output: Path
 
@@ -110,6 +113,7 @@ def prepare(config: PairsConfig, dataset: RealDataset, split: Split, output: Pat
         config=config,
         material=material,
         held_out=held_out,
+        field=dataset.shown(config.size_px, pairs.ids),
         targets=tuple(map(str, numbers)) if config.per_cluster else (EVERY,),
         output=output,
     )
@@ -117,6 +121,7 @@ def prepare(config: PairsConfig, dataset: RealDataset, split: Split, output: Pat
         "config": config.model_dump(mode="json"),
         "material": material.name,
         "held_out": held_out.name if held_out else None,
+        "field": plan.field.model_dump(mode="json"),
         "targets": list(plan.targets),
     }
     write_text(output / "plan.json", json.dumps(stored, indent=1))
@@ -154,6 +159,7 @@ def load_plan(output: Path) -> PairsPlan:
         config=PairsConfig.model_validate(stored["config"]),
         material=output / stored["material"],
         held_out=output / stored["held_out"] if stored["held_out"] else None,
+        field=Shown.model_validate(stored.get("field") or {}),
         targets=tuple(stored["targets"]),
         output=output,
     )
@@ -187,6 +193,7 @@ def export(plan: PairsPlan, target: str) -> Generator:
         "config": config.model_dump(mode="json", exclude={"clusters"}),
         "images_trained": len(pairs.ids),
         "gates": measured(pairs.images, pairs.labels).model_dump(mode="json"),
+        "field": plan.field.model_dump(mode="json"),
         "steps_trained": result.step,
         "validation": {target: {"step": result.step, **result.metrics}},
     }

@@ -14,6 +14,7 @@ from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
 from factory.gate.calibration import Calibration
 from factory.real.dataset import RealDataset
+from factory.real.field import Shown
 from factory.real.mask_values import found_values, number_objects
 from factory.real.splits import Split, n_shot
 
@@ -34,6 +35,8 @@ class Plan:
     output: Path
     gates: Calibration
     """What the images to learn from score."""
+    field: Shown
+    """What they show."""
 
     def save(self) -> None:
         """Write `plan.json`."""
@@ -44,6 +47,7 @@ class Plan:
             "validation": str(self.validation) if self.validation else None,
             "targets": list(self.targets),
             "gates": self.gates.model_dump(mode="json"),
+            "field": self.field.model_dump(mode="json"),
         }
         write_text(self.output / PLAN, json.dumps(stored, indent=1))
 
@@ -59,6 +63,7 @@ class Plan:
             targets=tuple(stored["targets"]),
             output=output,
             gates=Calibration.model_validate(stored["gates"]),
+            field=Shown.model_validate(stored.get("field") or {}),
         )
 
     def folder_of(self, target: str) -> Path:

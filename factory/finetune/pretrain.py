@@ -50,12 +50,14 @@ from factory.models.patch_autoencoder import PatchAutoencoder
 from factory.models.prompts import vary_prompt
 from factory.models.unets import small_unet
 from factory.real.dataset import RealDataset
+from factory.real.field import Shown, cut_from
 from factory.real.splits import Split
 
 LOOKED_AT, ALIKE = 8, 0.5
 """Images by which two autoencoders are compared, and how far apart their latents may lie, in
 standard deviations: rounded weights do less, components of another sign 1 and more."""
 Report = Callable[[Progress], None]
+FIELD = "train-field.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ def prepare_data(dataset: RealDataset, split: Split, config: BaseConfig, output:
         {"label": labels[i], "attributes": dict(dataset.attributes.get(i, {}))} for i in split.train
     ]
     write_text(output / "train-facts.json", json.dumps(facts))
+    shown = cut_from(config.frames, dataset.shown(config.size_px, split.train))
+    write_text(output / FIELD, shown.model_dump_json())
 
 
 def load_data(output: Path) -> TrainingSet:
@@ -93,6 +97,18 @@ def load_data(output: Path) -> TrainingSet:
     with restoring(output / "train-images.safetensors") as path:
         images = load_file(path)["images"]
     return TrainingSet(images=images, labels=labels, attributes=attributes)
+
+
+def load_field(output: Path) -> Shown:
+    """Return what the images show that `prepare_data` wrote; older code wrote nothing of it.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    if not (output / FIELD).exists():
+        return Shown()
+    with restoring(output / FIELD) as path:
+        return Shown.model_validate_json(path.read_bytes())
 
 
 @contextmanager
@@ -157,7 +173,7 @@ def train_autoencoder(
         images=data.images,
         seed=config.seed,
         perceptual=perceptual,
-        depends_on=config.model_dump(mode="json"),
+        depends_on=config.model_dump(mode="json", exclude={"frames"}),
     )
 
     def follow(loop: Loop) -> None:
@@ -328,7 +344,7 @@ def _prompts(
 
 def _resumable(config: BaseConfig) -> dict[str, Any]:
     """Return what a checkpoint depends on; steps and decay may change to extend a run."""
-    stored: dict[str, Any] = config.model_dump(mode="json")
+    stored: dict[str, Any] = config.model_dump(mode="json", exclude={"frames"})
     for key in ("steps", "decay_steps"):
         stored["denoiser"].pop(key)
     return stored

@@ -83,6 +83,7 @@ def prepare(
         targets=classes if config.separate else (EVERY_CLASS,),
         output=output,
         gates=calibrate(dataset.array(size_px, seen_by_gates), [labels[i] for i in seen_by_gates]),
+        field=dataset.shown(size_px, ids),
     )
     if config.validation.features is not None and plan.validation is not None:
         keep_features(

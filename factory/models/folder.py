@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
 from factory.gate.calibration import Calibration
+from factory.real.field import Shown
 from factory.tree import files_below
 
 INDEX, MANIFEST = "model_index.json", "factory.json"
@@ -48,6 +49,7 @@ class _Manifest(BaseModel):
     config: dict[str, Any] = Field({})
     domains: dict[str, _Bound] = Field({})
     gates: Calibration | None = None
+    field: Shown | None = None
 
     @field_validator("class_names")
     @classmethod

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,13 @@ from factory.models.folder import (
     read_json,
     read_manifest,
 )
+from factory.real.field import Look, Shown
+from factory.real.scale import views
 
 if TYPE_CHECKING:  # numpy and Arrow wait until images are compared
+    import numpy as np
+    from numpy.typing import NDArray
+
     from factory.real.duplicates import Digests
 
 EMBEDDED = {"wbc-base": Path(__file__).parent / "wbc_base"}
@@ -102,6 +107,20 @@ class Generator:
         """What the real images score that it learnt; None: nobody measured them."""
         stored = self.manifest.get("gates")
         return None if stored is None else Calibration.model_validate(stored)
+
+    @property
+    def field(self) -> Shown:
+        """What the images show that it learnt: pixel size, part of the frame, scale of objects."""
+        return Shown.model_validate(self.manifest.get("field") or {})
+
+    def learnt(self) -> Look:
+        """Return what it learnt as a side of a comparison of scales."""
+        name = self.manifest.get("name") or self.name
+        return self.field.look(f"what {name} learnt", self.size_px)
+
+    def drawn(self, images: "NDArray[np.uint8]", labels: Sequence[str]) -> Look:
+        """Return images (N, S, S, 3) that it drew of these classes as a side of a comparison."""
+        return self.field.look("drawn images", images.shape[1], views(images, labels))
 
     def adapter_of(self, class_name: str) -> str | None:
         """Return the digest of the LoRA that draws a class; None: no LoRA does.

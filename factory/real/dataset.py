@@ -12,13 +12,14 @@ from PIL import Image
 from factory.digest import digest, sha256_hex
 from factory.errors import DataError
 from factory.real.duplicates import Looks
-from factory.real.field import Crop, Shown, crop_rule, first_of_each, object_scale
+from factory.real.field import Crop, Look, Shown, crop_rule
 from factory.real.images import decode, decode_mask, square, square_mask
 from factory.real.mask_values import (
     MaskRule,
     ValueCount,
     mask_rule,
 )
+from factory.real.scale import LOOKED_AT_PX, Views, first_of_each, object_scale, views
 from factory.real.stored import Stored
 
 FEW_COLOURS = 16
@@ -223,20 +224,44 @@ class RealDataset:
             for item, content in zip(self.items, self.contents, strict=True)
         )
 
+    def look(
+        self, size_px: int, ids: Sequence[str], *, called: Mapping[str, str] | None = None
+    ) -> Look:
+        """Return images (one or more) as a side of a comparison of scales: some of each class.
+
+        Args:
+            size_px: of the other side.
+            ids: of the images.
+            called: class -> its name on the other side, where that differs.
+        """
+        return Look(
+            name="real images",
+            objects=self._views(size_px, ids, called or {}),
+            field_um=self.field_um(ids),
+            crop=self.crop.text if self.crop else None,
+        )
+
     def shown(self, size_px: int, ids: Sequence[str]) -> Shown:
         """Return the field of view of images (one or more) that are learnt from at `size_px`."""
-        rows, fields = self._chosen(ids), self.fields_um
-        known = [field_um for row in rows if (field_um := fields[row]) is not None]
-        labels = [self.labels[row] for row in rows]
-        chosen = first_of_each(labels)
-        pixel_size_um = float(np.median(known)) / size_px if len(known) == len(rows) else None
+        field_um = self.field_um(ids)
         return Shown(
-            pixel_size_um=None if pixel_size_um is None else float(f"{pixel_size_um:.6g}"),
+            pixel_size_um=None if field_um is None else float(f"{field_um / size_px:.6g}"),
             crop=self.crop.text if self.crop else None,
-            objects=object_scale(
-                self.array(size_px, [ids[row] for row in chosen]), [labels[row] for row in chosen]
-            ),
+            objects=object_scale(self._views(size_px, ids, {})),
         )
+
+    def field_um(self, ids: Sequence[str]) -> float | None:
+        """Return the median side of what images show, where the pixels of all are known."""
+        fields = self.fields_um
+        known = [field_um for row in self._chosen(ids) if (field_um := fields[row]) is not None]
+        return float(np.median(known)) if known and len(known) == len(ids) else None
+
+    def _views(self, size_px: int, ids: Sequence[str], called: Mapping[str, str]) -> Views:
+        own = (self.labels[row] for row in self._chosen(ids))
+        labels = [called.get(label, label) for label in own]
+        rows = first_of_each(labels)
+        images = self.array(min(size_px, LOOKED_AT_PX), [ids[row] for row in rows])
+        return views(images, [labels[row] for row in rows])
 
     @cached_property
     def looks(self) -> Looks:

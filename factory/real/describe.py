@@ -14,9 +14,9 @@ from factory.errors import DataError
 from factory.real.columns import likely_groups
 from factory.real.dataset import NotRead, RealDataset
 from factory.real.duplicates import merge_groups, near_duplicates
-from factory.real.field import TOLERANCE
 from factory.real.images import encode_png, square_mask
-from factory.real.mask_values import number_objects, pooled
+from factory.real.mask_values import number_objects, pooled, spoilt
+from factory.real.scale import TOLERANCE
 from factory.real.splits import PARTS, Split, make_split
 from factory.real.stored import JoinedMasks
 
@@ -27,6 +27,8 @@ SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 THIN_IMAGES = 10
 """A class of fewer images is thin: a tenth of it, a part by default, is less than one image."""
 MOST_FOLDS = 5
+MOST_LIKELY_CLASSES = 12
+"""A column of more values is hardly one of classes, where nobody said so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,9 @@ def _fields(dataset: RealDataset) -> dict[str, int]:
 
 
 def _number_objects(dataset: RealDataset) -> bool:
-    return number_objects(content.mask_values for content in dataset.contents)
+    held = [content.mask_values for content in dataset.contents]
+    jpeg = any(content.mask_jpeg for content in dataset.contents)
+    return number_objects(held) and not spoilt(pooled(held), jpeg=jpeg)
 
 
 def about_masks(dataset: RealDataset) -> list[str]:
@@ -323,6 +327,8 @@ def _about_names(dataset: RealDataset) -> list[str]:
             f"images are not grouped, and column {likely[0]!r} speaks of patients, slides or"
             f" studies: pass --group {likely[0]} so that none is in train and test"
         )
+    if len(dataset.class_names) == 1:
+        found += _likely_classes(dataset)
     folded: defaultdict[str, list[str]] = defaultdict(list)
     for name in dataset.class_names:
         folded[name.casefold()].append(name)
@@ -332,6 +338,22 @@ def _about_names(dataset: RealDataset) -> list[str]:
         if len(same) > 1
     ]
     return found
+
+
+def _likely_classes(dataset: RealDataset) -> list[str]:
+    """Return the columns that may be the classes of images that are all of one."""
+    counts = _attribute_counts(dataset)
+    likely = [
+        name
+        for name, values in counts.items()
+        if 1 < len(values) <= MOST_LIKELY_CLASSES and sum(values.values()) == len(dataset)
+    ]
+    plain = [name for name in likely if name not in likely_groups(likely)]
+    return [
+        f"all images are of one class, {dataset.class_names[0]!r}: if column {name!r}"
+        f" ({', '.join(counts[name])}) holds the classes, pass --label {name}"
+        for name in plain[:1]
+    ]
 
 
 def contact_sheet(

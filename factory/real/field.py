@@ -1,38 +1,25 @@
-"""The field of view: how large a pixel is, which part of a frame is shown, how large objects look.
+"""The field of view: how large a pixel is, and which part of a frame is shown.
 
 A learner sees squares of so many pixels and cannot know that cells of one set are 1.4 times as
 large as those of another, since one shows whole frames and the other their middle. Pixel sizes,
-where they are known, tell it; where they are not, the objects themselves do: the crop of one set
-is sought under which it looks most like the other.
+where they are known, tell it; where they are not, the objects do: `factory.real.scale`.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
-from scipy import fft
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from factory.errors import DataError
-
-TOLERANCE = 1.1
-"""Objects that look up to so many times larger or smaller are of one scale."""
-EXPLAINED = 0.6
-"""Another scale is told where it explains so much of a difference that less than this is left."""
-ZOOMS = tuple(float(f"{2.2 ** (k / 11):.4g}") for k in range(12))
-"""How many times larger objects look in the central squares that are compared: 1 .. 2.2."""
-FEWEST = 8
-"""Images of a class, on either side, that are compared class by class."""
-LOOKED_AT, MOST = 192, 24
-"""Images that are looked at, in all and of a class where there are many classes."""
-_SIDE = 64
-_RINGS = 8
-_LAGS = (2, 3, 4, 6, 8, 11, 15, 20, 26)
-"""Distances in 64ths of the side over which pixels are compared; 1 would tell blur from scale."""
-_RESAMPLES = 100
+from factory.real.scale import (
+    TOLERANCE,
+    ObjectScale,
+    ScaleDifference,
+    Views,
+    compare_scale,
+    compare_with,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +91,16 @@ def positive(text: str) -> float | None:
     return value if math.isfinite(value) and value > 0 else None
 
 
-class ObjectScale(BaseModel):
-    """How a set of images looks under every zoom: what a generator learnt, in a few numbers.
+def _text_of_crop(text: str) -> str | None:
+    try:
+        part = crop_rule(text)
+    except DataError as error:
+        raise ValueError(error.what) from error
+    return None if part is None else part.text
 
-    Means and variances (zooms, features) over images, classes weighing the same.
-    """
 
-    model_config = ConfigDict(frozen=True)
-
-    images: int
-    means: tuple[tuple[float, ...], ...]
-    variances: tuple[tuple[float, ...], ...]
+CropText = Annotated[str, AfterValidator(_text_of_crop)]
+"""What `--crop` takes, as a configuration or a manifest holds it; the whole frame becomes None."""
 
 
 class Shown(BaseModel):
@@ -122,220 +108,114 @@ class Shown(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pixel_size_um: float | None = Field(None, gt=0)
+    pixel_size_um: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Of the pixels it draws."""
-    crop: str | None = None
-    """Part of the frames that it learnt, as `--crop` names it; None: whole frames."""
-    source: str | None = None
-    """In words, where neither says it."""
+    crop: CropText | None = None
+    """Part of the frames that it learnt; None: whole frames."""
     objects: ObjectScale | None = None
+    """How large objects look in it."""
 
+    def look(self, name: str, size_px: int, objects: Views | None = None) -> "Look":
+        """Return what a generator learnt, or draws, at this size as a side of a comparison.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleDifference:
-    """How many times larger objects look in one set of images than in another, and its interval."""
-
-    ratio: float
-    low: float
-    high: float
-    left: float
-    """Share of the difference between the sets that is left once one is zoomed; near 1, they
-    differ in something else."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether the two are of another scale beyond doubt."""
-        apart = self.low > TOLERANCE or self.high < 1 / TOLERANCE
-        return apart and self.left < EXPLAINED
-
-    def told(self, one: str, other: str) -> str:
-        """Return in words how large objects look in `one` beside `other`."""
-        times, bounds = self.ratio, (self.low, self.high)
-        if times < 1:
-            one, other, times = other, one, 1 / times
-            bounds = (1 / self.high, 1 / self.low)
-        return (
-            f"objects look {times:.2f} times as large [{bounds[0]:.2f}, {bounds[1]:.2f}] in {one}"
-            f" as in {other}"
+        Args:
+            objects: of drawn images; None: those that it learnt.
+        """
+        pixel_size_um = self.pixel_size_um
+        return Look(
+            name=name,
+            objects=objects or self.objects,
+            field_um=None if pixel_size_um is None else pixel_size_um * size_px,
+            crop=self.crop,
         )
 
 
-def object_scale(images: NDArray[np.uint8], labels: Sequence[str]) -> ObjectScale:
-    """Return how images (N, S, S, 3) look under every zoom.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A side of a comparison: how large objects look in some images, and what these show."""
+
+    name: str
+    """As it is told: "drawn images"."""
+    objects: Views | ObjectScale | None
+    """None: nobody measured them."""
+    field_um: float | None = None
+    """Side of what an image shows, where pixel sizes are known."""
+    crop: str | None = None
+    """Part of their frames, as `--crop` names it; None: all, or not known."""
+
+    @property
+    def told(self) -> str:
+        """Its name, and which part of their frames they show."""
+        part = crop_rule(self.crop)
+        return f"{self.name} (the central {part.text} of their frames)" if part else self.name
+
+
+def cut_from(frames: str | None, shown: Shown) -> Shown:
+    """Return `shown` as seen from larger frames, of which the image files are the part `frames`.
+
+    Raises:
+        DataError: see `crop_rule`.
+    """
+    outer, inner = crop_rule(frames), crop_rule(shown.crop)
+    if outer is None or (inner is not None and inner.share is None):  # a field in µm is one of both
+        return shown
+    share = None if outer.share is None else outer.share * (inner.share or 1 if inner else 1)
+    part = outer if share is None else Crop(share=float(f"{share:.4g}"))
+    return shown.model_copy(update={"crop": part.text})
+
+
+def scale_line(real: Look, drawn: Look) -> str | None:
+    """Return what is said where objects look larger, or smaller, in drawn images than in real ones.
+
+    One line: how much, and the option that shows the real ones alike. By pixel sizes where both
+    are known and differ, else by the objects. None: one scale, or nothing that would tell.
 
     Args:
-        images: one or more.
-        labels: the class of each; see `first_of_each`.
+        real: with views of images.
+        drawn: likewise, or with what a generator keeps.
     """
-    parts = [_looks(images[rows]) for rows in _by_class(labels).values()]
-    means = np.mean([part.mean(axis=1) for part in parts], axis=0)
-    squares = np.mean([np.square(part).mean(axis=1) for part in parts], axis=0)
-    return ObjectScale(
-        images=sum(part.shape[1] for part in parts),
-        means=_plain(means),
-        variances=_plain(squares - np.square(means)),
-    )
-
-
-def compare_scale(
-    images: NDArray[np.uint8],
-    labels: Sequence[str],
-    others: NDArray[np.uint8],
-    other_labels: Sequence[str],
-) -> ScaleDifference | None:
-    """Return how large objects look in `images` beside `others`, both (N, S, S, 3).
-
-    Class by class where both hold enough of some, so that another mix of classes is no other
-    scale. None: too few images to tell.
-
-    Found as it should be within 5 % on halves of real sets of which one was cropped to 0.9 .. 0.6:
-    white cells of two hospitals, embryos; within 15 % on polyps. Tiles of tissue have no scale of
-    their own that could be seen: their intervals are wide, and nothing is said.
-    """
-    own, theirs = _by_class(labels), _by_class(other_labels)
-    common = [n for n in own if min(len(own[n]), len(theirs.get(n, ()))) >= FEWEST]
-    if common:
-        pairs = [(_looks(images[own[n]]), _looks(others[theirs[n]])) for n in common]
-    else:
-        mixed = [np.concatenate([*rows.values()]) for rows in (own, theirs)]
-        if min(map(len, mixed)) < FEWEST:
-            return None
-        pairs = [(_looks(images[mixed[0]]), _looks(others[mixed[1]]))]
-    draws = [(_resampled(one), _resampled(other)) for one, other in pairs]
-    found = sum(_apart(one, other) for one, other in draws)
-    return _difference(np.asarray(found))
-
-
-def compare_with(
-    images: NDArray[np.uint8], labels: Sequence[str], known: ObjectScale
-) -> ScaleDifference | None:
-    """Return how large objects look in `images` beside those that a generator learnt.
-
-    None: too few images, or figures of another version.
-    """
-    rows = np.concatenate([*_by_class(labels).values()])
-    other = (np.array(known.means), np.array(known.variances))
-    if len(rows) < FEWEST or other[0].shape != other[1].shape != (len(ZOOMS), _FEATURES):
+    if real.field_um is not None and drawn.field_um is not None:
+        ratio = real.field_um / drawn.field_um
+        if not 1 / TOLERANCE <= ratio <= TOLERANCE:
+            return (
+                f"scale: {drawn.told} show {drawn.field_um:.4g} µm, {real.told} {real.field_um:.4g}"
+                f" µm: objects look {ratio:.2f} times as large in the former;"
+                f" {_remedy(real, ratio, drawn.field_um)}"
+            )
+    found = _measured(real, drawn)
+    if found is None or not found.differs:
         return None
-    one = _resampled(_looks(images[rows]))
-    return _difference(_apart(one, (other[0][:, None], other[1][:, None])))
+    what = f"scale: {found.told(drawn.told, real.told)}, beyond {TOLERANCE:g}"
+    if real.field_um is not None and drawn.field_um is not None:
+        return f"{what}, though their pixel sizes agree: look at both"
+    return f"{what}; {_remedy(real, found.ratio)}"
 
 
-def first_of_each(labels: Sequence[str]) -> list[int]:
-    """Return the rows of the images of every class that are looked at."""
-    return [int(row) for rows in _by_class(labels).values() for row in rows]
+def _measured(real: Look, drawn: Look) -> ScaleDifference | None:
+    """Return how large objects look in drawn images beside real ones."""
+    if real.objects is None or isinstance(real.objects, ObjectScale) or drawn.objects is None:
+        return None
+    if isinstance(drawn.objects, ObjectScale):
+        found = compare_with(real.objects, drawn.objects)
+        return None if found is None else found.inverse
+    return compare_scale(drawn.objects, real.objects)
 
 
-def _by_class(labels: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    own, names = np.asarray(labels), sorted(set(labels))
-    most = max(MOST, LOOKED_AT // max(1, len(names)))
-    return {name: np.flatnonzero(own == name)[:most] for name in names}
+def _remedy(real: Look, ratio: float, field_um: float | None = None) -> str:
+    """Return how real images are shown like drawn ones, in which objects look `ratio` times larger.
 
-
-def _looks(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return (zooms, N, features) of images: rings and correlations of their grey."""
-    return np.stack([_features(_zoomed(images, zoom)) for zoom in ZOOMS])
-
-
-def _zoomed(images: NDArray[np.uint8], zoom: float) -> NDArray[np.float64]:
-    """Return the central squares as (N, 64, 64, 3)."""
-    size = images.shape[1]
-    side, start = size / zoom, (size - size / zoom) / 2
-    how = Image.Resampling.BOX if side > _SIDE else Image.Resampling.BICUBIC
-    box = (start, start, start + side, start + side)
-    shown = [Image.fromarray(image).resize((_SIDE, _SIDE), how, box=box) for image in images]
-    return np.stack([np.asarray(each, np.float64) for each in shown])
-
-
-def _features(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (N, features): mean and spread on rings around the middle, and correlations.
-
-    Of the colour axis along which the pixels of an image differ most, dark upwards and with unit
-    variance: stain, brightness and contrast say nothing of scale.
+    Args:
+        field_um: what the drawn ones show, where it is known.
     """
-    flat = images.reshape(len(images), -1, 3)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    axes = np.linalg.eigh(flat.transpose(0, 2, 1) @ flat)[1][..., -1]
-    axes *= np.where(axes.sum(axis=1, keepdims=True) > 0, -1, 1)
-    grey = (flat @ axes[..., None])[..., 0]
-    grey /= np.maximum(grey.std(axis=1, keepdims=True), 1e-6)
-    means = grey @ _RING.T
-    spreads = np.sqrt(np.maximum(np.square(grey) @ _RING.T - np.square(means), 0))
-    padded = (2 * _SIDE, 2 * _SIDE)
-    waves = fft.rfft2(grey.reshape(-1, _SIDE, _SIDE).astype(np.float32), padded)
-    power = np.square(waves.real) + np.square(waves.imag)
-    correlated = power.reshape(len(images), -1) @ _LAG.T
-    return np.concatenate([means, spreads, correlated], axis=1)
-
-
-def _resampled(looks: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return means and variances (zooms, draws, features); draw 0 is the set as it is."""
-    count = looks.shape[1]
-    drawn = np.random.default_rng(count).multinomial(count, [1 / count] * count, _RESAMPLES)
-    shares = np.concatenate([np.ones((1, count)), drawn]) / count
-    means = shares @ looks
-    return means, np.maximum(shares @ np.square(looks) - np.square(means), 0)
-
-
-def _apart(
-    one: tuple[NDArray[np.float64], NDArray[np.float64]],
-    other: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Return (2 zooms - 1, draws): how far apart two sets are if one is shown at another zoom.
-
-    The first rows zoom `one`, whose objects are then the smaller ones; the middle row is 1.
-    """
-    zooms = len(ZOOMS)
-    first = [*range(zooms - 1, 0, -1), *[0] * zooms]
-    second = [*[0] * zooms, *range(1, zooms)]
-    (mean, variance), (mean_2, variance_2) = one, other
-    spread = (variance[first] + variance_2[second]) / 2 + 1e-3
-    return np.asarray((np.square(mean[first] - mean_2[second]) / spread).mean(axis=-1))
-
-
-def _difference(apart: NDArray[np.float64]) -> ScaleDifference:
-    """Return where sets are nearest: a parabola through the least row and its neighbours."""
-    steps = np.log(ZOOMS)
-    grid = np.concatenate([-steps[:0:-1], steps])
-    nearer_one = 1e-6 * np.abs(grid)[:, None]  # of equals, no zoom
-    least = np.clip((apart + nearer_one).argmin(axis=0), 1, len(grid) - 2)
-    draws = np.arange(apart.shape[1])
-    before, at, after = (apart[least + k, draws] for k in (-1, 0, 1))
-    bend = np.maximum(before - 2 * at + after, 1e-12)
-    place = grid[least] + steps[1] * np.clip((before - after) / (2 * bend), -1, 1)
-    low, high = np.quantile(place, [0.025, 0.975])
-    return ScaleDifference(
-        ratio=float(np.exp(place[0])),
-        low=float(np.exp(low)),
-        high=float(np.exp(high)),
-        left=float(apart[:, 0].min() / max(apart[len(steps) - 1, 0], 1e-9)),
-    )
-
-
-def _plain(values: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(f"{value:.4g}") for value in row) for row in values)
-
-
-def _rings() -> NDArray[np.float64]:
-    """Return (rings, pixels): what averages over the rings around the middle of a square."""
-    y, x = np.mgrid[0:_SIDE, 0:_SIDE] - (_SIDE - 1) / 2
-    ring = (np.hypot(x, y) / (_SIDE / 2) * _RINGS).astype(int)
-    picked = np.stack([(ring == number).ravel() for number in range(_RINGS)]).astype(float)
-    return np.asarray(picked / picked.sum(axis=1, keepdims=True))
-
-
-def _lags() -> NDArray[np.float64]:
-    """Return (lags, frequencies): what makes a power spectrum the mean product of pixels apart."""
-    shifts = np.fft.fftfreq(2 * _SIDE, 1 / (2 * _SIDE))
-    distance = np.hypot(*np.meshgrid(shifts, shifts))
-    alone = np.ones((_SIDE, _SIDE))
-    power = np.abs(np.fft.rfft2(alone, (2 * _SIDE, 2 * _SIDE))) ** 2
-    pairs = np.fft.irfft2(power, (2 * _SIDE, 2 * _SIDE))
-    picked = [np.abs(distance - lag) < 0.5 for lag in _LAGS]
-    waves = np.stack([fft.rfft2(own / pairs[own].sum()).real for own in picked])
-    waves[..., 1:-1] *= 2  # each stands for its mirror image too
-    return np.asarray(waves.reshape(len(_LAGS), -1) / (2 * _SIDE) ** 2)
-
-
-_RING, _LAG = _rings(), _lags()
-_FEATURES = 2 * _RINGS + len(_LAGS)
+    part = crop_rule(real.crop) or Crop(share=1.0)
+    if field_um is not None and ratio > 1:
+        wanted = Crop(field_um=float(f"{field_um:.4g}"))
+    elif part.share is None:
+        wanted = Crop(field_um=float(f"{(part.field_um or 0) / ratio:.3g}"))
+    elif part.share / ratio <= 1:
+        wanted = Crop(share=round(part.share / ratio, 2))
+    else:
+        return (
+            f"no --crop shows more of {real.name}: take wider ones, or a generator of their scale"
+        )
+    return f"--crop {wanted.text} shows {real.name} alike (another dataset: split it with it too)"

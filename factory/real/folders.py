@@ -18,7 +18,7 @@ from factory.real.columns import (
     other_case,
     required,
 )
-from factory.real.dataset import FEW_COLOURS, Found, NotRead
+from factory.real.dataset import FEW_COLOURS, Found, NotRead, composed
 from factory.real.images import SUFFIXES, decode
 from factory.real.layout import Layout, layout_of, parts_among
 from factory.real.stored import FileBytes, JoinedMasks, Stored
@@ -157,6 +157,8 @@ def folder_items(found: Listing, asked: Asked) -> Iterator[Found]:
         if path in loose:
             continue
         row, values = rows.get(path, (f"{root / path}", {}))
+        if says := _another_class(key, values, roles, asked):
+            yield NotRead(kind=f"column {says} of other classes than the folders", name=row)
         files = [masks_of[row]] if row in masks_of else layout.masks.get(key, ())
         try:
             item: Found = image_of_row(
@@ -376,6 +378,14 @@ def _masks_of_rows(
         if row not in there
     ]
     return there, gone
+
+
+def _another_class(key: str, values: Mapping[str, str], roles: Roles, asked: Asked) -> str:
+    """Return the column of classes that is passed over for the folder's name, or ''."""
+    told = composed(values.get(roles.label or "", "").strip())
+    folder, below, _ = key.partition("/")
+    passed_over = below and not asked.label and told and told != composed(folder)
+    return roles.label or "" if passed_over else ""
 
 
 def _class_of(key: str, values: Mapping[str, str], roles: Roles) -> str:

@@ -22,6 +22,9 @@ NEAR = 8
 """Grey values by which JPEG misses a flat region, down to quality 75: 0..7 and 248..255."""
 EDGE_SHARE = 0.2
 """A value is one of edges, not of a region, when less than this share of its pixels is inside."""
+LEVEL_SHARE, LEAST_REGION = 0.5, 0.01
+"""Spoilt values within `NEAR` of each other were one region when so many of their pixels lie among
+such values, and are so large a share of all."""
 RARE_SHARE = 0.25
 """A value beside another one is spoilt, not a class, when it is rarer than this share of it."""
 JPEG = b"\xff\xd8"
@@ -32,11 +35,15 @@ OBJECT_VALUE = 255
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueCount:
-    """How often one value occurs: pixels, and those of them whose four neighbours have it too."""
+    """How often one value occurs: pixels, and those of them whose four neighbours have it too.
+
+    `level` counts those whose neighbours have it, or one within `NEAR`.
+    """
 
     value: int
     pixels: int
     inside: int
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +105,19 @@ def mask_rule(text: str | None) -> MaskRule | None:
 def count_values(mask: NDArray[np.uint8]) -> tuple[ValueCount, ...]:
     """Return how often each value of a mask (H, W) occurs, ascending."""
     pixels = np.bincount(mask.ravel(), minlength=256)
-    inner = mask[1:-1, 1:-1]
-    same = (mask[:-2, 1:-1] == inner) & (mask[2:, 1:-1] == inner)
-    same &= (mask[1:-1, :-2] == inner) & (mask[1:-1, 2:] == inner)
-    inside = np.bincount(inner[same], minlength=256)
+    whole = mask.astype(np.int16)
+    inner = whole[1:-1, 1:-1]
+    around = (whole[:-2, 1:-1], whole[2:, 1:-1], whole[1:-1, :-2], whole[1:-1, 2:])
+    step = np.max([np.abs(neighbour - inner) for neighbour in around], axis=0)
+    inside = np.bincount(inner[step == 0], minlength=256)
+    level = np.bincount(inner[step <= NEAR], minlength=256)
     return tuple(
-        ValueCount(value=int(value), pixels=int(pixels[value]), inside=int(inside[value]))
+        ValueCount(
+            value=int(value),
+            pixels=int(pixels[value]),
+            inside=int(inside[value]),
+            level=int(level[value]),
+        )
         for value in np.flatnonzero(pixels)
     )
 
@@ -112,12 +126,14 @@ def pooled(counts: Iterable[Sequence[ValueCount]]) -> tuple[ValueCount, ...]:
     """Return the counts of several masks as of one, ascending."""
     pixels: Counter[int] = Counter()
     inside: Counter[int] = Counter()
+    level: Counter[int] = Counter()
     for mask in counts:
         for count in mask:
             pixels[count.value] += count.pixels
             inside[count.value] += count.inside
+            level[count.value] += count.level
     return tuple(
-        ValueCount(value=value, pixels=pixels[value], inside=inside[value])
+        ValueCount(value=value, pixels=pixels[value], inside=inside[value], level=level[value])
         for value in sorted(pixels)
     )
 
@@ -160,6 +176,27 @@ def _beside(count: ValueCount, region: ValueCount) -> bool:
     return close and count.pixels < region.pixels
 
 
+def blurred(counts: Sequence[ValueCount], lost: Sequence[int]) -> tuple[int, ...]:
+    """Return the middle values of regions of which compression left no single value.
+
+    Args:
+        counts: of all masks together.
+        lost: the spoilt ones of their values.
+    """
+    total = sum(count.pixels for count in counts)
+    kept = [count.value for count in counts if count.value not in lost]
+    left = [c for c in counts if c.value in lost and all(abs(c.value - k) > NEAR for k in kept)]
+    found = []
+    while left:
+        peak = max(left, key=lambda count: count.pixels).value
+        own = [count for count in left if abs(count.value - peak) <= NEAR]
+        left = [count for count in left if abs(count.value - peak) > 2 * NEAR]
+        pixels, level = sum(c.pixels for c in own), sum(c.level for c in own)
+        if pixels >= LEAST_REGION * total and level >= LEVEL_SHARE * pixels:
+            found.append(round(sum(c.value * c.pixels for c in own) / pixels))
+    return tuple(found)
+
+
 def refusal(counts: Sequence[ValueCount], lost: Sequence[int]) -> DataError:
     """Return the error about masks whose values `lost` are no classes, with the way out."""
     left = [count.value for count in counts if count.value not in lost]
@@ -170,6 +207,7 @@ def refusal(counts: Sequence[ValueCount], lost: Sequence[int]) -> DataError:
             f"the masks hold {held} in JPEG files, which do not keep class numbers",
             remedy="Export them losslessly (PNG), or pass --masks none (masks='none')",
         )
+    left = sorted([*left, *blurred(counts, lost)])
     rule = ",".join(map(str, left)) if 2 <= len(left) <= MOST_CLASSES else "128"
     way = "each pixel takes the nearest" if "," in rule else "what reaches it is the object"
     return DataError(

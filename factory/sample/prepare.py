@@ -292,7 +292,8 @@ def run_id_of(plan: Plan, config: GenerateConfig) -> str:
     return "run-" + digest(judged)[:12]
 
 
-def lineage(generator: Generator) -> Mapping[str, str | None]:
-    """Return the provenance columns that a generator's manifest fills."""
+def lineage(generator: Generator) -> Mapping[str, str | float | None]:
+    """Return the columns of provenance and field that a generator's manifest fills."""
     columns = ("base_model_id", "split_digest", "dataset_fingerprint")
-    return {name: generator.manifest.get(name) for name in columns}
+    told = {name: generator.manifest.get(name) for name in columns}
+    return told | {"pixel_size_um": generator.field.pixel_size_um, "crop": generator.field.crop}

@@ -146,6 +146,7 @@ class RunRecord:
             "card": card.read_text(errors="replace") if card.is_file() else "",
             "added_at": self.now(),
             "member_ids": sorted(member.model_id for member in members),
+            "field": generator.field.model_dump_json(exclude_none=True),
         }
         record_model(self.catalog_uri, row, storage_options=self.storage_options)
 

@@ -36,8 +36,8 @@ class RunFacts:
     gates: PixelGates
     mask_gates: MaskGates = field(default_factory=MaskGates)
     engine: Mapping[str, str] = field(default_factory=dict)
-    lineage: Mapping[str, str | None] = field(default_factory=dict)
-    """base_model_id, split_digest and dataset_fingerprint, as far as known."""
+    lineage: Mapping[str, str | float | None] = field(default_factory=dict)
+    """base_model_id, split_digest, dataset_fingerprint, pixel_size_um and crop, where known."""
 
 
 def batch_rows(batch: Batch, drawn: Drawn, facts: RunFacts) -> pa.Table:

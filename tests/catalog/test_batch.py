@@ -84,6 +84,17 @@ def test_pixels_come_back_bit_for_bit_and_lie_uncompressed(tmp_path):
     assert "run_id" not in columns  # the folder says it
 
 
+def test_a_batch_without_fields_has_the_bytes_it_had_before_they_were_known(tmp_path):
+    file, rows = write(tmp_path, batch_rows(0)), batch_rows(0)
+    assert file.path == write(tmp_path, rows.drop_columns(["pixel_size_um", "crop"])).path
+    stored = pq.read_table(tmp_path / "samples" / file.path, partitioning=None)
+    assert not {"pixel_size_um", "crop"} & set(stored.column_names)
+    known = write(tmp_path, batch_rows(0, pixel_size_um=0.5))
+    assert known.path != file.path
+    stored = pq.read_table(tmp_path / "samples" / known.path, partitioning=None)
+    assert stored["pixel_size_um"].to_pylist() == [0.5] * 4
+
+
 def test_missing_nullable_columns_become_null(tmp_path):
     file = write(tmp_path, batch_rows(0).drop_columns(["mask", "bridge_depth", "copy_score"]))
     table = pq.read_table(tmp_path / "samples" / file.path, partitioning=None)

@@ -70,7 +70,7 @@ def test_tables_that_it_lacks_read_as_empty_and_are_not_made_by_reading(old):
 
 def test_it_is_written_on_released_compacted_and_verified(old):
     create_release(old, "old", **MADE)
-    publish(old, [5], "run-2", copy_score=0.5)
+    publish(old, [5], "run-2", copy_score=0.5, pixel_size_um=0.25, crop="0.711")
     publish(old, [3], "run-1")
     record_run(old, run_row("run-2"))
     record_model(old, model_row("model-b"))
@@ -80,6 +80,8 @@ def test_it_is_written_on_released_compacted_and_verified(old):
     assert optimize(old).files_after == 2
     scores = sql(Catalog(old), "SELECT count(*) AS n FROM samples WHERE copy_score = 0.5")
     assert scores["n"].to_pylist() == [4]
+    fields = sql(Catalog(old), "SELECT crop, count(*) AS n FROM samples GROUP BY ALL ORDER BY n")
+    assert fields.to_pylist() == [{"crop": "0.711", "n": 4}, {"crop": None, "n": 7}]
     assert len(open_release(old, "old@1.0.0")) == 2
     for name in ("old@1.0.0", "old@1.1.0"):
         assert verify_release(old, name).problems == []

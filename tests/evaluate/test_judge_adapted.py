@@ -20,6 +20,7 @@ from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample.engine import Engine
+from tests.fakes.fields import drawing_pixels, with_pixels
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import CLASSES, tiny_generator
 
@@ -85,6 +86,7 @@ def test_two_untrained_generators_are_measured_and_shown(
     assert [each.name for each in found.figures] == ["other real images", "base", "adapted"]
     assert {each.num_images for each in found.figures} == {len(split.test)}
     assert found.n_learnt == 5 * SHOTS
+    assert found.scale is None  # noise has none
     assert before.named is None  # of other classes
     assert after.named is not None
     assert best.kid.high < min(before.kid.low, after.kid.low)
@@ -127,6 +129,13 @@ def test_one_that_learnt_to_repeat_its_shots_falls_to_the_floor_as_a_copier(
     assert found.fall.kid.low > 0.5
     assert after.named is not None
     assert after.named.value > 0.8
+
+
+def test_another_scale_is_in_the_report(
+    judge: Callable[..., AdaptedReport], adapted: Generator, dataset: RealDataset
+) -> None:
+    found = judge(generator=drawing_pixels(adapted, 0.5), dataset=with_pixels(dataset, 1.0))
+    assert "drawn images show 8 µm, real images 16 µm" in found.scale
 
 
 def test_another_split_than_that_of_the_training_is_refused(

@@ -19,6 +19,7 @@ from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.sample.engine import Engine
+from tests.fakes.fields import drawing_pixels, with_pixels
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 
@@ -77,6 +78,7 @@ def test_a_generator_is_measured_and_the_report_holds_every_figure(
     assert found.fidelity.kid.low > found.fidelity.kid_floor.high
     assert found.fidelity.frechet > found.fidelity.frechet_floor
     assert found.fidelity.num_images == 25
+    assert found.scale is None  # noise has none
     assert [check.space for check in found.copies] == ["tiny", PIXELS]
     stored = json.loads((tmp_path / "report.json").read_text())
     assert stored["named"]["drawn"]["value"] == found.named.drawn.value
@@ -85,6 +87,17 @@ def test_a_generator_is_measured_and_the_report_holds_every_figure(
         assert words in table
     assert Image.open(tmp_path / "drawn.png").size == (5 * 34, 5 * (34 + 18))
     assert {"real-beside-drawn.png", "closest.png"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_another_scale_is_in_the_report(
+    generator: Generator, reference: Reference, tmp_path: Path
+) -> None:
+    """Frames of 16 px: real ones show 16 µm, drawn ones 8."""
+    engine, counts = Engine(drawing_pixels(generator, 0.5)), Counts(per_class=4, per_value=0)
+    wide = replace(reference, dataset=with_pixels(reference.dataset, 1.0))
+    found = judge_base(engine, wide, QUICK, counts, out=tmp_path)
+    assert "drawn images show 8 µm, real images 16 µm" in found.scale
+    assert "--crop 8um shows real images alike" in (tmp_path / "report.md").read_text()
 
 
 def test_a_repeated_measurement_computes_nothing_again(

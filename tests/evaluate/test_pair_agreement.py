@@ -7,7 +7,16 @@ import pytest
 
 from catalog import Catalog, SampleSink, write_batch
 from factory.errors import CatalogError
-from factory.evaluate.pair_agreement import Pairs, agreement, drawn_pairs, mean, table
+from factory.evaluate.pair_agreement import (
+    Pairs,
+    agreement,
+    drawn_pairs,
+    mean,
+    scale_of_pairs,
+    table,
+)
+from factory.real.sources import open_dataset
+from tests.fakes.fields import with_pixels
 from tests.fakes.rows import batch_rows
 
 MASKS = np.zeros((3, 8, 8), np.uint8)
@@ -34,6 +43,17 @@ def test_the_interval_is_196_standard_errors_wide() -> None:
     made = mean([0.5, 0.7, 0.9])
     assert made.value == pytest.approx(0.7)
     assert made.high - made.value == pytest.approx(1.96 * 0.2 / 3**0.5, rel=1e-4)
+
+
+def test_another_scale_of_drawn_pairs_is_told(tmp_path: Path) -> None:
+    rows = batch_rows(0, pixel_size_um=0.5, crop="0.711")
+    files = [write_batch(tmp_path, run_id="run-1", batch_index=0, rows=rows)]
+    SampleSink(tmp_path, "run-1").commit(files)
+    cells = open_dataset("smear:12?seed=1&size=16")
+    told = "run_id = 'run-1'"
+    line = scale_of_pairs(Catalog(tmp_path), told, with_pixels(cells, 1.0), cells.ids)
+    assert "drawn images (the central 0.711 of their frames) show 4 µm, real images 16 µm" in line
+    assert scale_of_pairs(Catalog(tmp_path), "false", cells, cells.ids) is None
 
 
 def test_rows_without_masks_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from factory.real.dataset import RealDataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
 from factory.real.splits import Split, load_split, make_folds, n_shot
+from tests.fakes.fields import with_pixels
 from tests.fakes.ridge import execute_ridge
 from tests.fakes.rows import rows_table, sample_row
 from tests.fakes.splits import split_of
@@ -283,6 +285,35 @@ def test_a_real_training_runs_through(cells, split, uri, tmp_path):
     assert len(lines) == 6
     assert report.arms["mixed"].num_synthetic == 40
     assert set(report.effects) == {"mixed"}
+
+
+def test_drawn_cells_of_another_scale_are_said_before_training_and_in_the_report(
+    cells, others, split, uri, tmp_path
+):
+    near = replace(others, reading={"crop": "0.65"})
+    known = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "near", near, **known)
+    inputs = Inputs(dataset=cells, splits=(split,), catalog=Catalog(tmp_path / "near"))
+    lines: list[str] = []
+    report = run_study(plan_study(config(), inputs), tmp_path, execute_ridge, tell=lines.append)
+    line = lines[1]
+    assert line.startswith("scale: objects look 1.")
+    share = float(line.partition("in drawn images as in real images, beyond 1.1; --crop ")[2][:4])
+    assert share == pytest.approx(0.65, abs=0.08)
+    assert report.notes == (line,)
+    assert f"note: {line}" in (tmp_path / "report.md").read_text()
+    assert outset.about_scale(plan_study(config(), replace(inputs, catalog=Catalog(uri)))) == []
+
+
+def test_drawn_pixels_of_another_size_are_said_model_by_model(cells, others, split, tmp_path):
+    known = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    for number, size_um in enumerate((1.0, 2.0)):  # rows say that they are 8 px wide
+        model = {"model_id": f"model-{number}", "pixel_size_um": size_um}
+        publish(tmp_path, others, run_id=f"run-{number}", **known, **model)
+    real = with_pixels(cells, 16 / SIZE_PX)
+    inputs = Inputs(dataset=real, splits=(split,), catalog=Catalog(tmp_path))
+    (line,) = outset.about_scale(plan_study(config(), inputs))
+    assert "images of cells of run-0 (model-0) show 8 µm, real images 16 µm" in line
 
 
 def test_rejected_images_are_never_taken(cells, split, uri):

@@ -108,6 +108,8 @@ def test_every_conditioning_trains_and_is_drawn_by_the_line(
     plan, generator, told = trained(conditioning)
     assert generator.class_names == ("eosinophil", "monocyte")
     assert generator.manifest["split_digest"] == split.digest
+    assert generator.field == ClassPlan.load(plan.output).field
+    assert set(generator.field.objects.means) == {"eosinophil", "monocyte"}
     assert any("val_loss" in line for line in told)
 
     masks = conditioning == "concat"

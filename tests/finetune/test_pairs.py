@@ -140,6 +140,8 @@ def test_the_trained_generator_draws_pairs_and_starts_from_real_ones(
     generator = finetune_here(plan, tell=lambda _: None)
     assert generator.class_names == ("a", "b")
     assert generator.manifest["split_digest"] == real[1].digest
+    assert generator.field == plan.field
+    assert set(generator.field.objects.means) == {"a", "b"}
     assert "3 classes" in (generator.folder / "README.md").read_text()
     references = open_references(*files)
     job = {"num_images": 4, "num_inference_steps": 3, "batch_size": 4, "seed": 1}

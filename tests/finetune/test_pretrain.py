@@ -18,11 +18,21 @@ from factory.finetune.latents import cached_latents, encode_turned, encoded_late
 from factory.finetune.loop import Loop
 from factory.finetune.order import Part
 from factory.finetune.patches import fit_patch_autoencoder
-from factory.finetune.pretrain import build_denoiser, train_autoencoder, training_scheduler
+from factory.finetune.pretrain import (
+    _resumable,
+    build_denoiser,
+    load_field,
+    prepare_data,
+    train_autoencoder,
+    training_scheduler,
+)
 from factory.models.autoencoder import small_autoencoder
 from factory.models.export import write_generator
+from factory.real.field import Shown
+from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
+from tests.fakes.splits import split_of
 from tests.finetune.test_resume import AUTOENCODER, DATA, config
 
 
@@ -61,10 +71,23 @@ def test_keys_that_came_later_rename_nothing_at_their_default() -> None:
     assert "trains" not in stored["autoencoder"]
     assert "base" not in stored["denoiser"]
     assert "noise" not in stored
+    assert "frames" not in stored
     assert "noise_levels" not in stored["denoiser"]
     assert config(base="wbc-base").model_dump()["denoiser"]["base"] == "wbc-base"
     decoder = FirstStageConfig(base="wbc-base", steps=1, trains="decoder")
     assert FirstStageConfig.model_validate(decoder.model_dump()) == decoder
+
+
+def test_what_was_cut_before_is_part_of_the_field_and_of_no_training(tmp_path: Path) -> None:
+    cells = open_dataset("smear:12?seed=1&size=16", crop="0.9")
+    told = config().model_copy(update={"frames": "0.711"})
+    assert _resumable(told) == _resumable(config())
+    prepare_data(cells, split_of(cells, train=0.8, val=0.2), told, tmp_path)
+    assert load_field(tmp_path).crop == "0.6399"  # 0.9 of 0.711
+    assert load_field(tmp_path).objects is not None
+    assert load_field(tmp_path / "older") == Shown()
+    with pytest.raises(ConfigError, match=r"frames is 'half': .*no part of a frame"):
+        load_config(BaseConfig, "wbc_base", ["frames=half"])
 
 
 def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What cannot be trained is said before, in words that name the value; nothing is touched."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.finetune.cluster import ClusterConfig, check_gpus
-from factory.finetune.methods import check_training, load_training
+from factory.finetune.methods import about_scale, check_training, load_training
 from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.train import told_by_worker
@@ -21,10 +23,28 @@ from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample.engine import load_pipeline
+from tests.fakes.fields import with_pixels
 from tests.fakes.splits import split_of
 from tests.finetune.test_run import base, config, dataset, split
 
 __all__ = ["base", "dataset", "split"]  # fixtures
+
+
+def test_a_base_of_another_scale_is_told_before_training(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    asked, wide = config(base), with_pixels(dataset, 1.0)
+    assert about_scale(asked, wide, split) == []  # nobody knows what its pixels are
+    folder = shutil.copytree(base.folder, tmp_path / "base")
+    known = {**base.manifest, "field": {"pixel_size_um": 0.5}}
+    (folder / "factory.json").write_text(json.dumps(known))
+    asked = asked.model_copy(update={"base": str(folder)})
+    field_um, sizes = 0.5 * base.size_px, dataset.contents[0]
+    shown_um = 3 * min(sizes.width_px, sizes.height_px)
+    (line,) = about_scale(asked, with_pixels(dataset, 3.0), split)
+    assert f"learnt show {field_um:g} µm, real images {shown_um} µm" in line
+    assert f"--crop {field_um:g}um shows real images alike" in line
+    assert about_scale(asked, dataset, split) == []
 
 
 @pytest.mark.parametrize(

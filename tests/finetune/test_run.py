@@ -260,6 +260,8 @@ def test_a_generator_brings_the_thresholds_of_the_images_it_learnt(
     learnt = load_material(plan.material).ids
     assert measured.images == len(learnt)
     assert set(measured.real) == set(dataset.labels)
+    assert set(generator.field.objects.means) == set(dataset.labels)
+    assert generator.field == Plan.load(tmp_path).field == plan.field
     for image in dataset.array(generator.size_px, learnt):
         assert status_of(measured.thresholds.judge(image)) == "accepted"
 

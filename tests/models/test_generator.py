@@ -1,5 +1,6 @@
 """Generator folders: found, checked, named by the digest of what decides pixels."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from factory.errors import ModelError
 from factory.models.generator import Generator, find_generator, open_generator
+from factory.real.field import Shown
+from factory.sample.prepare import lineage
 
 
 @pytest.fixture
@@ -62,6 +65,8 @@ def test_a_linked_folder_is_looked_into(tiny: Generator, copy: Path, tmp_path: P
         ('{"class_names": ["a", "a"]}', "class_names is .*named twice"),
         ('{"config": [1]}', "config is"),
         ('{"method": null}', "method is None"),
+        ('{"field": {"crop": "half"}}', "field.crop is 'half': .*no part of a frame"),
+        ('{"field": {"pixel_size_um": 0}}', "field.pixel_size_um is 0"),
         (None, "no readable JSON"),
     ],
 )
@@ -73,6 +78,25 @@ def test_a_broken_manifest_is_named_with_its_key(
     manifest.mkdir() if text is None else manifest.write_text(text)
     with pytest.raises(ModelError, match=f"factory.json.*{message}"):
         open_generator(copy)
+
+
+def test_what_it_learnt_to_show_is_read_from_its_manifest(tiny: Generator, copy: Path) -> None:
+    assert tiny.field == Shown()
+    stored = {**tiny.manifest, "field": {"crop": "0.711", "pixel_size_um": 0.5}}
+    (copy / "factory.json").write_text(json.dumps(stored))
+    found = open_generator(copy)
+    assert found.model_id == tiny.model_id
+    assert (found.field.crop, found.field.pixel_size_um) == ("0.711", 0.5)
+    assert found.learnt().field_um == 0.5 * found.size_px
+    assert found.learnt().told.endswith("learnt (the central 0.711 of their frames)")
+    assert lineage(found)["pixel_size_um"] == 0.5
+    assert lineage(found)["crop"] == "0.711"
+
+
+def test_the_embedded_base_says_that_it_draws_the_middle_of_its_frames() -> None:
+    field = find_generator("wbc-base").field
+    assert field.crop == "0.711"  # the central 256 of 360 px
+    assert set(field.objects.means) == set(find_generator("wbc-base").class_names)
 
 
 def test_a_folder_without_manifest_tells_its_size_by_its_unet(copy: Path) -> None:

@@ -195,6 +195,21 @@ def test_every_look_ends_with_what_can_be_typed_next(tmp_path):
     assert last("split", root, *places)[-4:] == ["--without", "c", "--output", "runs/mine"]
 
 
+def test_a_column_that_may_be_the_classes_of_one_folder_is_proposed(tmp_path):
+    for n in range(6):
+        put(tmp_path / f"jpgs/{n}.png", png(n))
+    head = "image_id,dx,lesion_id,age\n"
+    rows = "".join(
+        f"{n},{'mel' if n % 2 else 'nv'},{n // 2},{40 + n if n else ''}\n" for n in range(6)
+    )
+    (tmp_path / "metadata.csv").write_text(head + rows)
+    told = CliRunner().invoke(real, ["describe", str(tmp_path)]).output
+    assert "all images are of one class, 'jpgs': if column 'dx' (nv, mel) holds" in told
+    assert "pass --label dx" in told
+    named = CliRunner().invoke(real, ["describe", str(tmp_path), "--label", "dx"]).output
+    assert "all images are of one class" not in named
+
+
 def test_masks_that_number_objects_are_told_and_no_pairs_proposed(tmp_path):
     for n in range(9):
         put(tmp_path / f"set/images/a/{n}.png", png(n))

@@ -1,6 +1,5 @@
 """Fields of view: pixel sizes and crops of real sets, and how large objects look."""
 
-import functools
 import json
 
 import numpy as np
@@ -9,16 +8,8 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 from factory.errors import DataError
-from factory.real.build import build_dataset
 from factory.real.commands import real
-from factory.real.field import (
-    Crop,
-    compare_scale,
-    compare_with,
-    crop_rule,
-    object_scale,
-)
-from factory.real.smear import SmearStyle, smear_items
+from factory.real.field import Crop, Shown, crop_rule
 from factory.real.sources import open_dataset
 from tests.real.builders import encoded, put
 
@@ -138,60 +129,19 @@ def test_describe_tells_fields_and_crop(folder):
     assert json.loads(plain)["fields_um"] == {"100": 1, "50": 1}
 
 
-@functools.cache
-def cells(zoom: float, seed: int):
-    return build_dataset(smear_items(120, seed=seed, size_px=64, style=SmearStyle(zoom=zoom)))
+def test_what_a_generator_learnt_is_kept_and_read_again(folder):
+    shown = open_dataset(folder, crop="0.5").shown(50, ["x/a", "x/b"])
+    assert (shown.pixel_size_um, shown.crop) == (0.5, "0.5")  # 25 µm of 50 pixels
+    assert shown.objects.images == 2
+    assert Shown.model_validate_json(shown.model_dump_json()) == shown
+    assert open_dataset(folder, pixel_size_um="1").shown(50, ["x/a"]).pixel_size_um == 2
+    (folder / "metadata.csv").write_text("file,mpp\nx/a.png,0.5\nx/b.png,\n")
+    assert open_dataset(folder).shown(50, ["x/a", "x/b"]).pixel_size_um is None
 
 
-@pytest.mark.parametrize("zoom", [0.75, 1.0, 1.4])
-def test_how_large_objects_look_is_found_without_any_pixel_size(zoom):
-    one, other = cells(zoom, 1), cells(1.0, 2)
-    found = compare_scale(one.array(64), one.labels, other.array(64), other.labels)
-    assert found.ratio == pytest.approx(zoom, rel=0.06)
-    assert found.low <= found.ratio <= found.high
-    assert found.differs == (zoom != 1)
-    back = compare_scale(other.array(64), other.labels, one.array(64), one.labels)
-    assert back.ratio == pytest.approx(1 / found.ratio, rel=0.05)
-    kept = object_scale(other.array(64), other.labels)
-    assert compare_with(one.array(64), one.labels, kept).ratio == pytest.approx(zoom, rel=0.08)
-    read = type(kept).model_validate_json(kept.model_dump_json())
-    assert read == kept
-    assert len(kept.model_dump_json()) < 8000
-
-
-def test_stain_and_brightness_are_no_scale():
-    one, other = cells(1.0, 1), cells(1.0, 2)
-    bluer = np.clip(other.array(64)[..., ::-1] * 0.8 + 20, 0, 255).astype(np.uint8)
-    found = compare_scale(one.array(64), one.labels, bluer, other.labels)
-    assert not found.differs
-    assert found.ratio == pytest.approx(1, abs=0.06)
-
-
-def test_another_mix_of_classes_is_no_other_scale():
-    one, other = cells(1.0, 1), cells(1.0, 2)
-    large = [n for n, label in enumerate(other.labels) if label != "lymphocyte"] * 2
-    rows = [*large, *(n for n, label in enumerate(other.labels) if label == "lymphocyte")]
-    labels = [other.labels[n] for n in rows]
-    found = compare_scale(one.array(64), one.labels, other.array(64)[rows], labels)
-    assert not found.differs
-
-
-def test_pictures_without_objects_and_few_pictures_tell_no_scale():
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (40, 64, 64, 3)).astype(np.uint8)
-    found = compare_scale(noise[:20], ["x"] * 20, noise[20:], ["x"] * 20)
-    assert found is None or not found.differs
-    assert compare_scale(noise[:5], ["x"] * 5, noise[20:], ["x"] * 20) is None
-    blank = np.full((20, 64, 64, 3), 200, np.uint8)
-    assert not compare_scale(blank, ["x"] * 20, blank, ["x"] * 20).differs
-    drawn = cells(1.0, 1).array(64)[:20]
-    for other in (noise, blank):  # something is wrong with them, and it is not their scale
-        assert not compare_scale(other[:20], ["x"] * 20, drawn, ["x"] * 20).differs
-
-
-def test_the_difference_is_told_with_the_larger_first():
-    one, other = cells(0.75, 1), cells(1.0, 2)
-    found = compare_scale(one.array(64), one.labels, other.array(64), other.labels)
-    told = found.told("drawn images", "real ones")
-    assert told.startswith("objects look 1.3")
-    assert told.endswith("in real ones as in drawn images")
+@pytest.mark.parametrize(
+    "stored", [{"crop": "half"}, {"pixel_size_um": -1}, {"pixel_size_um": "x"}]
+)
+def test_a_field_that_is_none_is_refused(stored):
+    with pytest.raises(ValueError, match=r"no part of a frame|pixel_size_um"):
+        Shown.model_validate(stored)

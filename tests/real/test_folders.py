@@ -157,6 +157,19 @@ def said(dataset):
     return {one.kind: one.count for one in dataset.not_read}
 
 
+def test_a_column_of_other_classes_than_the_folders_is_named(tmp_path):
+    root = class_folder(tmp_path)
+    rows = [("file", "label"), ("a/1.png", "a"), ("a/2.png", "mel"), ("b/1.png", "nv")]
+    (root / "metadata.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    made = open_dataset(root)
+    assert made.labels == ("a", "a", "b", "b")
+    assert said(made) == {"column label of other classes than the folders": 2}
+    (root / "metadata.csv").write_text("file,label\na/1.png,a\na/2.png,a\nb/1.png,b\nb/2.png,c\n")
+    asked = open_dataset(root, label="label")
+    assert asked.labels == ("a", "a", "b", "c")
+    assert said(asked) == {}
+
+
 def test_what_is_not_read_is_counted_by_kind_with_an_example(tmp_path):
     root = class_folder(tmp_path)
     for name in ("a/old.psd", "b/old.psd", "notes.txt", "a/0001", ".cache/x.png", "__MACOSX/1.png"):

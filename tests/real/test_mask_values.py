@@ -9,6 +9,7 @@ from PIL import Image
 from factory.errors import DataError
 from factory.real.images import decode_mask
 from factory.real.mask_values import (
+    blurred,
     count_values,
     found_values,
     mask_rule,
@@ -89,6 +90,23 @@ def test_numbered_objects_are_kept_and_a_jpeg_of_them_is_not():
     lost = spoilt(counts, jpeg=True)
     assert lost == tuple(count.value for count in counts)
     assert "JPEG files, which do not keep class numbers" in str(refusal(counts, lost))
+
+
+def test_a_region_of_which_no_single_value_is_left_is_still_one():
+    """In noise of a format a third class has no value of its own: its middle is offered."""
+    rng = np.random.default_rng(0)
+    masks = []
+    for n in range(4):
+        mask = drawn((0, 128, 255), n)
+        noise = np.rint(rng.normal(0, 2, mask.shape))
+        masks.append(np.where(mask == 128, mask + noise, mask).astype(np.uint8))
+    counts = pooled(count_values(mask) for mask in masks)
+    lost = spoilt(counts, jpeg=True)
+    assert {*range(123, 134)} < {*lost}
+    assert blurred(counts, lost) == (128,)
+    assert "Pass --masks 0,128,255 " in str(refusal(counts, lost))
+    edges = pooled(count_values(jpeg(drawn((0, 255), n), 60)) for n in range(4))
+    assert blurred(edges, spoilt(edges, jpeg=True)) == ()
 
 
 def test_empty_and_constant_masks_are_never_spoilt():

@@ -1,13 +1,17 @@
 """Every source on the real sets that developers have in ../shared/data."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from catalog.sheet import CAPTION_PX, GAP_PX
 from factory.models.generator import find_generator
 from factory.real.duplicates import grouped, near_duplicates
+from factory.real.field import scale_line
 from factory.real.sources import open_dataset
 from factory.real.splits import make_split, verify_split
 
@@ -84,6 +88,40 @@ def test_the_embedded_base_knows_its_cells_again_and_no_others(data):
     assert known == 65  # of 80: those of its train part
     cells = open_dataset(data / "wbc_seg1")
     assert not any(seen.hold(cells.picture(i)) for i in range(0, len(cells), 4))
+
+
+@pytest.fixture(scope="module")
+def few_frames(data, tmp_path_factory):
+    """Twelve whole frames of each class of PBC, of whose central 256 of 360 px wbc-base learnt."""
+    folder = tmp_path_factory.mktemp("frames")
+    for path in (data / "wbc_pbc/images").iterdir():
+        (folder / path.name).mkdir()
+        for image in sorted(path.iterdir())[:12]:
+            shutil.copyfile(image, folder / path.name / image.name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("crop", "said"), [("1", True), ("0.9", True), ("0.711", False), ("0.68", False)]
+)
+def test_whole_frames_are_told_from_the_middles_that_wbc_base_draws(few_frames, crop, said):
+    frames, base = open_dataset(few_frames, crop=crop), find_generator("wbc-base")
+    real = frames.look(base.size_px, frames.ids)
+    sheet = Image.open(base.folder / "sheet.png").convert("RGB")
+    names, side, down = base.class_names, 128, 128 + CAPTION_PX + GAP_PX
+    corners = [
+        (GAP_PX + (side + GAP_PX) * column, CAPTION_PX + down * row)
+        for row in range(len(names))
+        for column in range(12)
+    ]
+    tiles = [np.asarray(sheet.crop((x, y, x + side, y + side))) for x, y in corners]
+    drawn = base.drawn(np.stack(tiles), [name for name in names for _ in range(12)])
+    for other in (drawn, base.learnt()):  # drawn, or as its manifest keeps it
+        line = scale_line(real, other)
+        assert (line is not None) == said
+        if line is not None:
+            share = float(line.partition("--crop ")[2].split()[0])
+            assert share == pytest.approx(0.711, abs=0.03)
 
 
 def test_near_duplicates_recover_the_embryos_without_their_column(data):

@@ -13,7 +13,7 @@ from catalog.table import Catalog
 from factory.config import GenerateConfig
 from factory.errors import CatalogError
 from factory.evaluate.bridge_report import to_markdown
-from factory.evaluate.judge_bridge import judge_bridge
+from factory.evaluate.judge_bridge import judge_bridge, scale_at_the_end
 from factory.evaluate.progressions import read_progressions
 from factory.models.config import ExpertSpec
 from factory.models.expert_file import load_expert, save_expert
@@ -24,6 +24,7 @@ from factory.real.splits import load_split
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute, prepare
 from tests.fakes.bridge import tiny_bridge
+from tests.fakes.fields import drawing_pixels, with_pixels
 from tests.fakes.pairs import write_pairs
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -110,6 +111,10 @@ def _judge(
     few, many = (each for each in report.trips if each.domain == "monocyte")
     assert (few.evaluations, many.evaluations, many.to_kept.n) == (4, 12, 4)
     assert report.evaluations.value == found[0].evaluations
+    narrow, known_um = drawing_pixels(generator, 0.5), with_pixels(whole, 1.0)
+    line = scale_at_the_end(narrow, found, known_um, wide.test, {})
+    assert "drawn images show 8 µm" in line
+    assert report.scale is None
     assert "| lymphocyte to monocyte | 2 |" in to_markdown(report)
     with pytest.raises(CatalogError, match="has no bridged images"):
         read_progressions(catalog, "run-of-others")

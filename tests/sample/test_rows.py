@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -55,6 +56,13 @@ def test_a_mask_is_stored_as_class_indices_without_loss() -> None:
         assert np.array_equal(np.asarray(stored), mask)
         assert row["mask"]["path"] == f"{row['image_id']}.mask.png"
         assert row["pixel_sha256"] == pixel_sha256(image, mask) != pixel_sha256(image)
+
+
+def test_a_row_says_how_large_its_pixels_are_and_what_its_generator_learnt() -> None:
+    assert batch_rows(BATCH, DRAWN, FACTS)["pixel_size_um"].null_count == 2
+    told = replace(FACTS, lineage={"pixel_size_um": 0.5, "crop": "0.711"})
+    rows = batch_rows(BATCH, DRAWN, told).to_pylist()
+    assert [(row["pixel_size_um"], row["crop"]) for row in rows] == [(0.5, "0.711")] * 2
 
 
 def test_what_a_method_says_of_an_image_is_in_its_row() -> None:

@@ -67,6 +67,13 @@ def test_grey_images_odd_sizes_and_long_class_names_are_written(tmp_path):
     assert len(dataset.SeriesDescription) == 64
 
 
+def test_pixels_of_a_known_size_say_it_in_millimetres(tmp_path):
+    rows = [row_of(0, pixel_size_um=0.25), row_of(1)]
+    export(published(tmp_path / "c", rows), tmp_path / "out", "dicom")
+    spacings = [found.get("PixelSpacing") for found in instances(tmp_path / "out").values()]
+    assert sorted(map(str, spacings)) == ["None", "[0.00025, 0.00025]"]
+
+
 def test_a_watermark_goes_into_the_pixels(tmp_path):
     row = row_of(0, size_px=64)
     row["image"]["bytes"] = encoded(smooth(0))
