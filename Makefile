@@ -30,6 +30,7 @@ fuzz: $(VENV)/installed ## hostile configurations, pictures, rows and SQL, a min
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 bench: $(VENV)/installed ## ratios, each measured within one run

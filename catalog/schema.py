@@ -12,6 +12,8 @@ new `SCHEMA_VERSION`.
 
 import pyarrow as pa
 
+from factory.gate.registry import all_scores
+
 SCHEMA_VERSION = 1
 """Raised with every change that an older factory cannot read or append to."""
 SCHEMA_VERSION_KEY = "factory.schemaVersion"
@@ -91,6 +93,9 @@ SAMPLES = pa.schema(
         pa.field("crop", pa.string()),  # part of real frames that was learnt: '0.711', '80um'
     ]
 )
+for _score in all_scores():  # of gates that came later
+    if _score.column not in SAMPLES.names:
+        SAMPLES = SAMPLES.append(pa.field(_score.column, pa.float64()))
 
 SELDOM = ("pixel_size_um", "crop")
 """Not in a file of which no row has one: a batch keeps the bytes, and so the name, that it had

@@ -106,7 +106,7 @@ def _wrong_rows(release: Release, of_rows: str, count: int) -> Iterator[str]:
 
 
 def _wrong_pixels(row: Mapping[str, Any]) -> str | None:
-    from factory.sample.pixels import pixel_sha256, published_pixels
+    from factory.real.pixels import pixel_sha256, published_pixels
 
     try:
         image, mask = published_pixels(row)

@@ -22,7 +22,7 @@ from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
 from factory.monitor.commands import runs
 from factory.real.commands import real
-from factory.sample.commands import bridge, generate, regenerate
+from factory.sample.commands import bridge, generate, regenerate, verify
 from factory.search.commands import sweep
 from factory.submit.commands import submit
 from factory.terminal import guarded
@@ -60,6 +60,7 @@ COMMANDS = (
 )
 for command in (optimize_command, vacuum_command):
     catalog.add_command(command)
+release.add_command(verify)  # it draws, and the catalog knows nothing of drawing
 for command in COMMANDS:
     cli.add_command(command)
 

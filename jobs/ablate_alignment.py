@@ -41,9 +41,9 @@ def main(source: str, overrides: tuple[str, ...], data: str, **options: Any) -> 
     from factory.config import load_config
     from factory.evaluate.ablate_alignment import Ablation, ablate
     from factory.evaluate.drawing import Settings
-    from factory.evaluate.features import load_feature_space
-    from factory.evaluate.squeezenet import load_squeezenet_space
     from factory.finetune.config import FinetuneConfig
+    from factory.measure.features import load_feature_space
+    from factory.measure.squeezenet import load_squeezenet_space
     from factory.real.splits import load_split
 
     output, split = options.pop("output").resolve(), options.pop("split")

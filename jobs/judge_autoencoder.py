@@ -44,10 +44,10 @@ def main(
 ) -> None:
     """Measure, and write report.md and report.json."""
     from factory.atomic import write_text
-    from factory.evaluate.cache import ArrayCache
-    from factory.evaluate.features import load_feature_space
     from factory.evaluate.judge_autoencoder import judge_autoencoder, take_balanced, to_markdown
     from factory.finetune.first_stage import autoencoder_of, load_first_stage
+    from factory.measure.cache import ArrayCache
+    from factory.measure.features import load_feature_space
     from factory.models.generator import find_generator
     from factory.real.field import scale_line
     from factory.real.splits import load_split

@@ -52,7 +52,7 @@ def test_examples_stand_on_lines_of_their_own() -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     code = "from factory.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=900
     )
 
 

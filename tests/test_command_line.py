@@ -138,7 +138,7 @@ def test_a_stopped_run_is_recorded_and_says_how_to_go_on(
         while child.poll() is None and not published(uri):
             time.sleep(0.5)
         child.send_signal(signum)
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=900)
     finally:
         child.kill()
     assert child.returncode == status, err

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from factory.config import GenerateConfig, load_config, parse_config, to_yaml
+from factory.config import load_config, parse_config, to_yaml
 from factory.errors import ConfigError
 from factory.evaluate.config import StudyConfig
 from factory.finetune.base_config import BaseConfig
 from factory.finetune.config import ExpertConfig, FinetuneConfig
+from factory.sample.config import GenerateConfig
 from factory.search.config import SweepConfig
 
 GOOD = "num_images: 8\nclasses: {monocyte: a monocyte}\n"

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from factory.cli import main
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.errors import CatalogError, ConfigError
 from factory.sample import session
+from factory.sample.config import GenerateConfig
 from factory.terminal import (
     console,
     duration,

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from catalog.export.png_text import SOURCE_TYPE
 from factory import __version__
 from factory.errors import CatalogError
+from factory.real.drawn import SOURCE_TYPE
 
 
 class Signer:

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from xml.sax.saxutils import quoteattr
 
 from factory.errors import CatalogError
+from factory.real.drawn import SOURCE_TYPE
 
 KEYWORD = "Synthetic"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's and C2PA's name for pictures drawn by a trained model."""
-
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _XMP = "XML:com.adobe.xmp"
 

@@ -10,6 +10,9 @@ import yaml
 
 from catalog.output import plain
 from catalog.table import Catalog
+from factory.gate import registry
+from factory.gate.gate import Score
+from factory.gate.registry import all_scores
 
 GROUPS = {
     "Label": ("class_name", "class_id", "is_synthetic"),
@@ -31,21 +34,11 @@ GROUPS = {
 
 APART = (
     *("image", "mask", "class_names", "soft_label", "recipe", "engine", "gate_status"),
-    *("gate_reasons", "blank_score", "range_score", "blur_score", "mask_area_score"),
-    *("mask_parts_score", "agreement_score", "copy_score", "noise_score"),
+    *("gate_reasons", *(score.column for score in all_scores())),
 )
 
-GATES = {
-    "blank": ("blank_score", ("gates", "min_contrast"), None),
-    "range": ("range_score", None, ("gates", "max_clipped")),
-    "blur": ("blur_score", ("gates", "min_sharpness"), None),
-    "noise": ("noise_score", None, ("gates", "max_noise")),
-    "mask_area": ("mask_area_score", ("mask_gates", "min_area"), ("mask_gates", "max_area")),
-    "mask_parts": ("mask_parts_score", None, ("mask_gates", "max_parts")),
-    "agreement": ("agreement_score", ("agreement", "min_dice"), None),
-    "copy": ("copy_score", ("copies", "min_ratio"), None),
-}
-"""Gate -> its score's column, and where a run's configuration holds its bounds."""
+SCORES = tuple((gate.key, score) for gate in registry.GATES for score in gate.scores)
+"""Section of a run's configuration that holds a score's bounds, and the score."""
 
 _NEAREST = re.compile(r"copy: .* to (.+)", re.S)
 
@@ -76,10 +69,11 @@ def gates_of(row: Mapping[str, Any], config: Mapping[str, Any]) -> list[GateLine
         gate, _, why = reason.partition(":")
         reasons[gate] = why.strip()
     lines = []
-    for gate, (column, low, high) in GATES.items():
-        if row[column] is not None or gate in reasons:
-            bounds = (_within(config, path) for path in (low, high))
-            lines.append(_line(gate, row[column], *bounds, reason=reasons.pop(gate, "")))
+    for key, score in SCORES:
+        if row[score.column] is not None or score.gate in reasons:
+            bounds = (_within(config, (key, end)) if end else None for end in _ends(score))
+            reason = reasons.pop(score.gate, "")
+            lines.append(_line(score.gate, row[score.column], *bounds, reason=reason))
     return [*lines, *(_line(gate, None, None, None, reason=why) for gate, why in reasons.items())]
 
 
@@ -87,6 +81,10 @@ def _line(
     gate: str, score: float | None, low: float | None, high: float | None, *, reason: str
 ) -> GateLine:
     return GateLine(gate=gate, score=score, low=low, high=high, reason=reason)
+
+
+def _ends(score: Score) -> tuple[str | None, str | None]:
+    return score.low, score.high
 
 
 def nearest_real(row: Mapping[str, Any]) -> str | None:
@@ -106,7 +104,7 @@ def config_of(run: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def bounds_of(configs: Sequence[Mapping[str, Any]], column: str) -> list[float]:
     """Return the bounds that any run's gate set for a score, each once."""
-    paths = [p for name, *both in GATES.values() if name == column for p in both if p is not None]
+    paths = [(key, end) for key, s in SCORES if s.column == column for end in _ends(s) if end]
     found = {_within(config, path) for config in configs for path in paths}
     return sorted(bound for bound in found if bound is not None)
 

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from catalog.gallery.faults import BadAddress
 from catalog.gallery.index import View
+from factory.gate.registry import all_scores
 
 EXACT = {
     "class": "class_name",
@@ -19,14 +20,7 @@ EXACT = {
 """Parameter -> the column whose value it is."""
 RANGES = {
     "guidance": "guidance_scale",
-    "blank": "blank_score",
-    "range": "range_score",
-    "blur": "blur_score",
-    "area": "mask_area_score",
-    "parts": "mask_parts_score",
-    "agreement": "agreement_score",
-    "copy": "copy_score",
-    "noise": "noise_score",
+    **{score.parameter or score.gate: score.column for score in all_scores()},
 }
 """Parameter -> column; NAME_min and NAME_max bound it, both inclusive."""
 SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {

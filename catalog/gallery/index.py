@@ -24,12 +24,12 @@ from catalog.schema import SAMPLES
 from catalog.store import reading
 from catalog.table import Catalog
 from catalog.tombstones import forgotten
+from factory.gate.registry import all_scores
 
 LIGHT = (
     *("run_id", "image_id", "class_name", "guidance_scale", "gate_status", "method", "model_id"),
     *("recipe_digest", "recipe_index", "created_at", "batch_index", "batch_slot", "gate_reasons"),
-    *("blank_score", "range_score", "blur_score", "mask_area_score", "mask_parts_score"),
-    *("agreement_score", "copy_score", "noise_score"),
+    *(score.column for score in all_scores()),
 )
 LOOK_AGAIN_SECONDS = 3.0
 """The newest version is looked for at most so often."""

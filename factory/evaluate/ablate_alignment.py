@@ -11,12 +11,12 @@ from factory.atomic import write_text
 from factory.errors import ConfigError
 from factory.evaluate.alignment_bench import Bench, SetFigures, judged_real, open_bench
 from factory.evaluate.alignment_report import AblationReport, compare, to_markdown
-from factory.evaluate.cache import ArrayCache
 from factory.evaluate.drawing import Order, Settings, draw
-from factory.evaluate.features import FeatureSpace, Images
-from factory.evaluate.sheets import beside, write_sheet
 from factory.finetune.ablation import Arm, arms_of, train_arms
 from factory.finetune.config import FinetuneConfig
+from factory.measure.cache import ArrayCache
+from factory.measure.features import FeatureSpace, Images
+from factory.measure.sheets import beside, write_sheet
 from factory.models.expert_file import load_expert
 from factory.models.generator import Generator, find_generator
 from factory.real.dataset import RealDataset

@@ -12,7 +12,8 @@ import numpy as np
 
 from factory.errors import DataError
 from factory.evaluate.base_drawn import Drawn
-from factory.evaluate.copies import (
+from factory.finetune.material import spread
+from factory.measure.copies import (
     CopyCheck,
     Nearest,
     check_copies,
@@ -20,13 +21,12 @@ from factory.evaluate.copies import (
     thumbnails,
     turned_thumbnails,
 )
-from factory.evaluate.diversity import mean_diversity, ssim_diversity
-from factory.evaluate.features import Features, Images
-from factory.evaluate.fidelity import frechet_distance, kid
-from factory.evaluate.intervals import Z95, Estimate, proportion
-from factory.evaluate.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
-from factory.evaluate.real_features import RealPart
-from factory.finetune.material import spread
+from factory.measure.distances import frechet_distance, kid
+from factory.measure.diversity import mean_diversity, ssim_diversity
+from factory.measure.features import Features, Images
+from factory.measure.intervals import Z95, Estimate, proportion
+from factory.measure.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
+from factory.measure.real_features import RealPart
 
 HALVES = 20
 """Half-samples behind the interval of a fall; a Fréchet distance of 1,280 features takes 1 s."""

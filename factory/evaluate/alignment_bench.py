@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.digest import digest_bytes
-from factory.evaluate.cache import ArrayCache
-from factory.evaluate.diversity import diversity_by_class, mean_diversity
-from factory.evaluate.features import TURNS, Features, FeatureSpace, Images
-from factory.evaluate.fidelity import frechet_distance, kid
 from factory.evaluate.generation_accuracy import (
     GenerationAccuracy,
     expert_names,
     generation_accuracy,
 )
-from factory.evaluate.intervals import Estimate
-from factory.evaluate.judge import Judge, fit_judge
-from factory.evaluate.real_features import RealPart, real_part
+from factory.measure.cache import ArrayCache
+from factory.measure.distances import frechet_distance, kid
+from factory.measure.diversity import diversity_by_class, mean_diversity
+from factory.measure.features import TURNS, Features, FeatureSpace, Images
+from factory.measure.intervals import Estimate
+from factory.measure.judge import Judge, fit_judge
+from factory.measure.real_features import RealPart, real_part
 from factory.models.experts import Expert
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset

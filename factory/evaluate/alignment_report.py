@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from factory.evaluate.alignment_bench import SetFigures
 from factory.evaluate.drawing import Settings
 from factory.evaluate.generation_accuracy import GenerationAccuracy
-from factory.evaluate.intervals import Estimate, mean_over_seeds, paired_difference
 from factory.finetune.ablation import Arm
+from factory.measure.intervals import Estimate, mean_over_seeds, paired_difference
 
 
 def _accuracy(found: GenerationAccuracy | None) -> float:

@@ -7,11 +7,11 @@ from itertools import combinations
 
 import numpy as np
 
-from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
-from factory.evaluate.features import Features
-from factory.evaluate.intervals import Estimate, proportion
-from factory.evaluate.judge import Judge, balanced_accuracy, cross_fitted_logits, fit_judge
-from factory.evaluate.real_features import RealPart
+from factory.measure.cache import NOTHING_KEPT, ArrayCache
+from factory.measure.features import Features
+from factory.measure.intervals import Estimate, proportion
+from factory.measure.judge import Judge, balanced_accuracy, cross_fitted_logits, fit_judge
+from factory.measure.real_features import RealPart
 from factory.models.prompts import PromptGrammar
 
 MIN_IMAGES = 10

@@ -7,9 +7,9 @@ import numpy as np
 
 from factory.digest import digest_bytes
 from factory.evaluate.attributes import Contrast
-from factory.evaluate.cache import ArrayCache
 from factory.evaluate.drawing import Order, Settings, draw
-from factory.evaluate.features import TURNS, Features, FeatureSpace, Images, turned
+from factory.measure.cache import ArrayCache
+from factory.measure.features import TURNS, Features, FeatureSpace, Images, turned
 from factory.models.generator import Generator
 from factory.models.prompts import PromptGrammar
 from factory.sample.engine import Engine

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from factory.evaluate.attributes import Contrast, agreement
 from factory.evaluate.base_drawn import Drawn
 from factory.evaluate.colours import COLOURS, colour_quantiles
-from factory.evaluate.copies import CopyCheck, Nearest, check_copies, nearest, turned_thumbnails
-from factory.evaluate.features import Features
-from factory.evaluate.fidelity import frechet_distance, kid
-from factory.evaluate.intervals import Estimate, proportion
-from factory.evaluate.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
 from factory.evaluate.reference import PIXELS, Reference
+from factory.measure.copies import CopyCheck, Nearest, check_copies, nearest, turned_thumbnails
+from factory.measure.distances import frechet_distance, kid
+from factory.measure.features import Features
+from factory.measure.intervals import Estimate, proportion
+from factory.measure.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
 
 REFERENCE_PER_CLASS = 500
 """Training cells of each class that distances are measured to (4,000 over 8 classes)."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from factory.evaluate.base_figures import AttributeFigures, Fidelity, Named
-from factory.evaluate.copies import PERCENTILE, CopyCheck
 from factory.evaluate.drawing import Settings
-from factory.evaluate.intervals import Estimate
+from factory.measure.copies import PERCENTILE, CopyCheck
+from factory.measure.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

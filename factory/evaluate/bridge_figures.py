@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr, t
 
 from factory.errors import DataError
-from factory.evaluate.intervals import Estimate, proportion
+from factory.measure.intervals import Estimate, proportion
 
 Curve = NDArray[np.float64]
 

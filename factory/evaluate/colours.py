@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from factory.evaluate.features import Features, Images
+from factory.measure.features import Features, Images
 
 COLOURS = "colours"
 _LEVELS = np.linspace(0.025, 0.975, 19)

@@ -83,9 +83,9 @@ def evaluate(
 
     from catalog import Catalog
     from catalog.store import check_place
-    from factory.evaluate.leaks import Use
     from factory.evaluate.outset import own_splits, said_first
     from factory.evaluate.study import Inputs, plan_study
+    from factory.real.leaks import Use
     from factory.real.sources import open_dataset
 
     if uri is not None:

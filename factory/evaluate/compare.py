@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from factory.errors import DataError
-from factory.evaluate.intervals import Estimate, bounded_difference, p_of_difference
+from factory.measure.intervals import Estimate, bounded_difference, p_of_difference
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.errors import ConfigError
-from factory.evaluate.cache import ArrayCache
-from factory.evaluate.features import Images
+from factory.measure.cache import ArrayCache
+from factory.measure.features import Images
 from factory.models.generator import Generator
 from factory.sample.engine import Engine
 from factory.sample.plan import Batch, Plan, Quota

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from factory.errors import DataError
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Estimate, proportion
-from factory.evaluate.judge import recalls
 from factory.finetune.latents import to_signed
+from factory.measure.features import Images
+from factory.measure.intervals import Estimate, proportion
+from factory.measure.judge import recalls
 from factory.models.experts import Expert
 
 BATCH = 64

@@ -16,13 +16,13 @@ from factory.atomic import write_text
 from factory.errors import DataError
 from factory.evaluate.adapted import Domain, Fall, Figures, check_domain, fall, floor, measure
 from factory.evaluate.base_drawn import Drawn, all_turns
-from factory.evaluate.cache import ArrayCache
-from factory.evaluate.copies import Nearest
 from factory.evaluate.drawing import Order, Settings, draw
-from factory.evaluate.features import TURNS, FeatureSpace, Images, load_feature_space
-from factory.evaluate.real_features import RealPart, real_part
-from factory.evaluate.sheets import beside, pairs, write_sheet
 from factory.finetune.plan import choose_images
+from factory.measure.cache import ArrayCache
+from factory.measure.copies import Nearest
+from factory.measure.features import TURNS, FeatureSpace, Images, load_feature_space
+from factory.measure.real_features import RealPart, real_part
+from factory.measure.sheets import beside, pairs, write_sheet
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.field import scale_line

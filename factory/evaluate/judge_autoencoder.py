@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 
 from factory.digest import digest, digest_bytes
 from factory.errors import DataError
-from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
-from factory.evaluate.features import Features, FeatureSpace, Images
-from factory.evaluate.fidelity import kid
-from factory.evaluate.intervals import Estimate, proportion
 from factory.finetune.latents import to_signed
+from factory.measure.cache import NOTHING_KEPT, ArrayCache
+from factory.measure.distances import kid
+from factory.measure.features import Features, FeatureSpace, Images
+from factory.measure.intervals import Estimate, proportion
 from factory.models.autoencoder import Autoencoder
 from factory.real.dataset import RealDataset
 

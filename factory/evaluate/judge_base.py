@@ -18,10 +18,10 @@ from factory.evaluate.base_figures import (
     name_classes,
 )
 from factory.evaluate.base_report import BaseReport, to_markdown
-from factory.evaluate.copies import Nearest
 from factory.evaluate.drawing import Settings
 from factory.evaluate.reference import Reference
-from factory.evaluate.sheets import beside, pairs, write_sheet
+from factory.measure.copies import Nearest
+from factory.measure.sheets import beside, pairs, write_sheet
 from factory.real.field import scale_line
 from factory.sample.engine import Engine
 

@@ -18,11 +18,11 @@ from factory.evaluate.bridge_figures import (
     mean_of,
 )
 from factory.evaluate.drawing import Order
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Estimate
 from factory.evaluate.progressions import Progression, read_progressions
 from factory.evaluate.round_trip import round_trips
 from factory.finetune.latents import to_signed
+from factory.measure.features import Images
+from factory.measure.intervals import Estimate
 from factory.models.domains import Domain, domains_of
 from factory.models.expert_file import ExpertNotes
 from factory.models.experts import Expert

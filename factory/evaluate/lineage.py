@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from factory.evaluate.leaks import Held, Told, Use, refuse_leaks
 from factory.real.duplicates import Digests
+from factory.real.leaks import Held, Told, Use, refuse_leaks
 from factory.real.splits import Split, n_shot
 
 

@@ -12,11 +12,11 @@ from scipy import special
 from catalog import Catalog
 from factory.errors import ConfigError
 from factory.evaluate.config import StudyConfig
-from factory.evaluate.intervals import counted
 from factory.evaluate.lineage import Known, ancestors
 from factory.evaluate.study import Planned
 from factory.evaluate.synthetic import drawn_look, known_models, read_pool
 from factory.evaluate.units import Material, Unit
+from factory.measure.intervals import counted
 from factory.real.dataset import RealDataset
 from factory.real.duplicates import grouped
 from factory.real.field import scale_line

@@ -15,9 +15,9 @@ from PIL import Image
 from catalog.query import sql
 from catalog.table import Catalog
 from factory.errors import CatalogError
-from factory.evaluate.intervals import Z95, Estimate
 from factory.evaluate.synthetic import drawn_look
 from factory.gate.agreement import Segment
+from factory.measure.intervals import Z95, Estimate
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
 from factory.real.field import scale_line

@@ -56,7 +56,7 @@ def bank(
     factory generate --set copies.bank=bank
     """  # noqa: D301 -- \b is click's mark
     dataset, split = _real(data, options, split_file, out, weights=features)
-    from factory.evaluate.copy_bank import make_bank
+    from factory.measure.bank import make_bank
 
     made = make_bank(out, dataset, split, size_px=size_px, weights=features)
     told = ", ".join(f"{name} {value:.4g}" for name, value in made.thresholds.items())
@@ -76,7 +76,7 @@ def clusters(
 ) -> None:
     """Group the real pairs of the train part by what they look like."""
     dataset, split = _real(data, {}, split_file, out.parent, weights=features)
-    from factory.evaluate.features import load_feature_space
+    from factory.measure.features import load_feature_space
     from factory.real.clusters import make_clusters
 
     space = load_feature_space(features)

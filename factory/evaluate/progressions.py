@@ -13,7 +13,7 @@ from catalog.schema import ACCEPTED
 from catalog.sheet import decoded
 from catalog.table import Catalog
 from factory.errors import CatalogError
-from factory.evaluate.features import Images
+from factory.measure.features import Images
 
 _COLUMNS = (
     "recipe_digest, recipe_index, reference_ids[1] AS source_id, class_name, class_names,"

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import DataError
-from factory.evaluate.cache import ArrayCache
 from factory.evaluate.colours import COLOURS, colour_quantiles
-from factory.evaluate.copies import nearest, thumbnails, turned_thumbnails
-from factory.evaluate.features import TURNS, Features, FeatureSpace, load_feature_space
-from factory.evaluate.real_features import RealPart, in_pieces, real_part
+from factory.measure.cache import ArrayCache
+from factory.measure.copies import nearest, thumbnails, turned_thumbnails
+from factory.measure.features import TURNS, Features, FeatureSpace, load_feature_space
+from factory.measure.real_features import RealPart, in_pieces, real_part
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.options import opened

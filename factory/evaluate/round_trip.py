@@ -12,8 +12,8 @@ from torch import Tensor
 
 from factory.errors import DataError
 from factory.evaluate.drawing import Order, Settings, recipe_of
-from factory.evaluate.features import Images
 from factory.finetune.latents import to_signed
+from factory.measure.features import Images
 from factory.sample.engine import Engine
 from factory.sample.methods.bridge import predictor_of
 from factory.sample.methods.guided import GuidedMethod

@@ -9,12 +9,12 @@ from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn, Stock
 from factory.evaluate.config import OLD_SHOTS_SEED, StudyConfig
 from factory.evaluate.designs import make_arms
-from factory.evaluate.intervals import counted
-from factory.evaluate.leaks import Held, Use, check_apart, refuse_leaks
 from factory.evaluate.lineage import Barred, Known, Origin, Surplus, family, surpluses
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
+from factory.measure.intervals import counted
 from factory.real.dataset import RealDataset
+from factory.real.leaks import Held, Use, check_apart, refuse_leaks
 from factory.real.splits import Split, n_shot
 
 

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.evaluate.arms import Manifest
-from factory.evaluate.diversity import ssim_diversity
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Estimate
-from factory.evaluate.privacy import Privacy, measure_privacy
 from factory.evaluate.units import Material, Unit
+from factory.measure.diversity import ssim_diversity
+from factory.measure.features import Images
+from factory.measure.intervals import Estimate
+from factory.measure.privacy import Privacy, measure_privacy
 
 MOST = 64
 """Images of a class whose pairs are compared: 2,016 pairs."""

@@ -6,12 +6,12 @@ from html import escape
 
 import numpy as np
 
-from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
 from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, interval_note
 from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
 from factory.evaluate.verdict import points
+from factory.measure.intervals import Estimate, counted, spread
 
 STYLE = """
 :root { color-scheme: light; --ink: #1c2733; --soft: #5b6b7b; --line: #d9e0e7; --blue: #2b6cb0; }

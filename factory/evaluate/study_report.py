@@ -8,7 +8,6 @@ import numpy as np
 from catalog.results import Effect
 from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
 from factory.evaluate.config import StudyConfig
-from factory.evaluate.intervals import counted, spread
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study_drawn import (
     DrawnFigures,
@@ -20,6 +19,7 @@ from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgr
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
 from factory.evaluate.verdict import effect_of, sentence
+from factory.measure.intervals import counted, spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
 from factory.errors import OutputError
-from factory.evaluate.intervals import counted
 from factory.evaluate.material import study_material
 from factory.evaluate.outset import about_scale, expected_seconds
 from factory.evaluate.study import Planned
@@ -21,6 +20,7 @@ from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
+from factory.measure.intervals import counted
 from factory.terminal import duration
 
 Tell = Callable[[str], object]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from factory.evaluate.copies import nearest, thumbnails, turned_thumbnails
-from factory.evaluate.features import Images
-from factory.evaluate.sheets import sheet_of
 from factory.evaluate.units import Material, Unit
+from factory.measure.copies import nearest, thumbnails, turned_thumbnails
+from factory.measure.features import Images
+from factory.measure.sheets import sheet_of
 
 SHOWN = 6
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from factory.evaluate.compare import Comparison, Place, Score, Tally, compare
-from factory.evaluate.intervals import Estimate, counted, spread
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
+from factory.measure.intervals import Estimate, counted, spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from catalog.tombstones import forgotten
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.config import SyntheticChoice
-from factory.evaluate.leaks import Held
 from factory.evaluate.lineage import (
     Barred,
     Choice,
@@ -29,6 +28,7 @@ from factory.evaluate.lineage import (
 from factory.models.generator import EMBEDDED, open_generator
 from factory.real.field import Look
 from factory.real.images import square, square_mask
+from factory.real.leaks import Held
 from factory.real.scale import LOOKED_AT_PX, first_of_each, views
 from factory.real.splits import Split
 

@@ -2,7 +2,7 @@
 
 from catalog.results import Effect
 from catalog.results import effect_of as effect_between
-from factory.evaluate.intervals import Estimate
+from factory.measure.intervals import Estimate
 
 
 def effect_of(difference: Estimate) -> Effect:

@@ -22,9 +22,9 @@ from factory.models.card import adapted_licence, finetuned_card
 from factory.models.export import write_generator
 from factory.models.generator import Generator, find_generator, open_generator
 from factory.models.patch_autoencoder import PatchAutoencoder
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 

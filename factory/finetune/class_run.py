@@ -19,7 +19,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from factory.atomic import write_bytes
 from factory.errors import ConfigError
-from factory.evaluate.features import load_feature_space
 from factory.finetune.class_conditional import (
     ClassConditioned,
     ClassTraining,
@@ -43,6 +42,7 @@ from factory.finetune.pixels import Pixels, load_pixels
 from factory.finetune.train import follow, follow_here, this_worker, train_on_ray
 from factory.finetune.validation import FEWEST, Distance, Validation
 from factory.finetune.workers import Workers, inner
+from factory.measure.features import load_feature_space
 from factory.models.card import class_card, validation_figures
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder, tokenize
 from factory.models.export import write_generator

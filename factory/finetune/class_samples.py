@@ -8,10 +8,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from factory.evaluate.features import Images
 from factory.finetune.class_conditional import ClassTraining
 from factory.finetune.samples import Draw, draw_shared, sample_plan
 from factory.finetune.workers import inner
+from factory.measure.features import Images
 from factory.sample.methods.class_conditional import ClassConditionalMethod
 
 

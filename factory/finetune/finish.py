@@ -9,17 +9,17 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from factory.atomic import write_bytes
-from factory.evaluate.sheets import below_each_other
 from factory.finetune.material import load_material
 from factory.finetune.plan import Plan
 from factory.finetune.pretrain import TextConditioned
+from factory.measure.sheets import below_each_other
 from factory.models.adapters import write_adapters
 from factory.models.card import adapted_licence, finetuned_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
 from factory.models.lora_file import open_lora
+from factory.models.pipeline import load_pipeline
 from factory.models.windowed import set_attention_window
-from factory.sample.engine import load_pipeline
 
 WEIGHTS, RESULT, SHEET = "weights.safetensors", "result.json", "samples.png"
 

@@ -164,7 +164,7 @@ def autoencoder_of(name: str, revision: str | None) -> Autoencoder:
     Raises:
         ModelError: it cannot be found or loaded.
     """
-    from factory.sample.engine import load_pipeline
+    from factory.models.pipeline import load_pipeline
 
     generator = find_generator(name, revision=revision)
     base = generator.base() if generator.adapters else generator

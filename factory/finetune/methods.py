@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from factory.config import Frozen, check_places, parse_config, read_config
 from factory.errors import ConfigError, ModelError
-from factory.evaluate.leaks import check_apart
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
@@ -20,6 +19,7 @@ from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
 from factory.models.generator import EMBEDDED, Generator, check_revision, find_generator
 from factory.real.field import Shown, scale_line
+from factory.real.leaks import check_apart
 from factory.real.splits import check_dataset
 
 if TYPE_CHECKING:

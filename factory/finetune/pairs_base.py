@@ -7,9 +7,9 @@ from factory.errors import ConfigError, DataError
 from factory.finetune.pairs_config import PairsConfig
 from factory.models.generator import Generator, find_generator
 from factory.models.pair_unet import PairUNet
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 
 TAKEN_OVER = ("size_px", "fold", "condition", "prediction_type", "beta_schedule", "network")
 """Keys that belong to the network: a base brings its own."""

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from factory.digest import digest
 from factory.errors import DataError
-from factory.evaluate.leaks import check_apart
 from factory.finetune.latents import encode_turned
 from factory.finetune.pairs_config import PairsConfig
 from factory.finetune.stages import check_seal, new_stage
 from factory.models.pair_codec import class_index_array
 from factory.real.clusters import Clusters, load_clusters
 from factory.real.dataset import RealDataset
+from factory.real.leaks import check_apart
 from factory.real.mask_values import found_values
 from factory.real.splits import Split
 

@@ -44,11 +44,11 @@ from factory.models.export import write_generator
 from factory.models.generator import CLUSTERS, Generator, find_generator, open_generator
 from factory.models.lora import folded_state
 from factory.models.pair_card import pair_card
+from factory.models.pipeline import load_pipeline
 from factory.models.shards import whole
 from factory.real.dataset import RealDataset
 from factory.real.field import Shown
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 
 EVERY = "all"
 """The target that learns from all pairs."""

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from factory.atomic import write_text
 from factory.errors import ConfigError, DataError
-from factory.evaluate.leaks import check_apart
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs_config import PairsConfig
 from factory.gate.calibration import Calibration
 from factory.real.dataset import RealDataset
 from factory.real.field import Shown
+from factory.real.leaks import check_apart
 from factory.real.mask_values import found_values, number_objects
 from factory.real.splits import Split, n_shot
 

@@ -251,7 +251,7 @@ def _start_from(
     images: Tensor,
 ) -> None:
     """Give `model` the weights of the generator `base`, which must speak of the same things."""
-    from factory.sample.engine import load_pipeline
+    from factory.models.pipeline import load_pipeline
 
     pipeline = load_pipeline(find_generator(base))
     if pipeline.tokenizer.get_vocab() != tokenizer.get_vocab():

@@ -14,7 +14,6 @@ from safetensors.torch import save
 
 from factory.atomic import write_bytes
 from factory.errors import ConfigError, DataError
-from factory.evaluate.features import load_feature_space
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop, trained_tensors
 from factory.finetune.finish import RESULT, WEIGHTS, Result, export
 from factory.finetune.loop import Loop
@@ -33,9 +32,10 @@ from factory.finetune.train import (
 )
 from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers
+from factory.measure.features import load_feature_space
 from factory.models.generator import EVERY_CLASS, Generator, find_generator
 from factory.models.lora_file import LoraNotes, save_lora
-from factory.sample.engine import load_pipeline
+from factory.models.pipeline import load_pipeline
 
 
 def finetune_here(plan: Plan, *, tell: Callable[[str], object]) -> Generator:

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from factory.evaluate.features import Images
 from factory.finetune.adapt import Adaptation
 from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs import PairTask
 from factory.finetune.workers import Workers, inner
+from factory.measure.features import Images
 from factory.sample.drawn import Drawn, Method
 from factory.sample.methods.pairs import PairsMethod
 from factory.sample.methods.text import TextMethod

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import ConfigError, DataError
-from factory.evaluate.features import load_feature_space
 from factory.finetune.adapt import resumable
 from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
 from factory.finetune.checkpoint import check_newest
@@ -16,14 +15,15 @@ from factory.finetune.material import GATED, load_material, make_material, sprea
 from factory.finetune.plan import Plan, choose_images
 from factory.finetune.validation import FEWEST, keep_features
 from factory.gate.calibration import calibrate
+from factory.measure.features import load_feature_space
 from factory.models.conditioning import check_text_parts, tokenize
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert
 from factory.models.generator import EVERY_CLASS, find_generator
+from factory.models.pipeline import load_pipeline
 from factory.models.prompts import Reader
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
-from factory.sample.engine import load_pipeline
 
 
 def prepare(

@@ -15,11 +15,6 @@ import numpy as np
 
 from factory.atomic import write_text
 from factory.errors import DataError
-from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
-from factory.evaluate.features import Features, FeatureSpace
-from factory.evaluate.fidelity import kid
-from factory.evaluate.real_features import in_pieces
-from factory.evaluate.sheets import write_sheet
 from factory.finetune.config import ValidationConfig
 from factory.finetune.loop import Loop
 from factory.finetune.material import load_material, spread
@@ -27,6 +22,11 @@ from factory.finetune.samples import Draw
 from factory.finetune.workers import inner
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import status_of
+from factory.measure.cache import NOTHING_KEPT, ArrayCache
+from factory.measure.distances import kid
+from factory.measure.features import Features, FeatureSpace
+from factory.measure.real_features import in_pieces
+from factory.measure.sheets import write_sheet
 from factory.real.dataset import RealDataset
 
 CURVE = "validation.json"

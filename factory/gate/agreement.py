@@ -4,12 +4,13 @@ The segmenter must not be the generator's own, nor the one that a study judges w
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from factory.gate.gate import Gate, Images, Judge, Masks, Score
 from factory.gate.masks import dice
 from factory.gate.verdict import Verdict
 
@@ -17,14 +18,36 @@ Segment = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """Images (B, H, W, 3) RGB to class indices (B, H, W)."""
 
 
-class AgreementGate(BaseModel):
+class AgreementGate(Gate):
     """Which segmenter judges, and the least Dice; null: scores only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    key: ClassVar[str] = "agreement"
+    scores: ClassVar[tuple[Score, ...]] = (Score(gate="agreement", low="min_dice"),)
+    of_masks: ClassVar[bool] = True
+    heavy: ClassVar[bool] = True
 
     segmenter: str = Field(min_length=1)
     """Folder, see `factory.models.segmenter`."""
     min_dice: Annotated[float, Field(ge=0, le=1)] | None = 0.7
+
+    def open(self) -> Judge:
+        """See `Gate`."""
+        from factory.models.segmenter import load_segmenter
+
+        segment = load_segmenter(self.segmenter)
+
+        def judge(images: Images, masks: Masks | None) -> list[list[Verdict]]:
+            if masks is None:
+                return [[] for _ in images]
+            return [[verdict] for verdict in self.judge(images, masks, segment)]
+
+        return judge
+
+    def check(self, _split_digest: str | None) -> None:
+        """Raise ModelError unless the segmenter is there."""
+        from factory.models.segmenter import read_facts
+
+        read_facts(self.segmenter)
 
     def judge(
         self, images: NDArray[np.uint8], masks: NDArray[np.uint8], segment: Segment

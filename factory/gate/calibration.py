@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from factory.config import parse_config
+from factory.errors import ConfigError, ModelError
 from factory.gate.pixel import PixelGates
+from factory.models.generator import Generator
 
 MARGIN, MARGIN_OF_FEW, FEW = 0.7, 0.5, 32
 """Share of the least real score that still passes, and likewise above the greatest; another for
@@ -28,6 +31,21 @@ class Calibration(BaseModel):
     images: int
     thresholds: PixelGates
     real: Mapping[str, Mapping[str, tuple[float, float, float]]]
+
+
+def calibration_of(generator: Generator) -> Calibration | None:
+    """Return what the real images score that a generator learnt; None: nobody measured them.
+
+    Raises:
+        ModelError: its manifest holds something else.
+    """
+    stored = generator.manifest.get("gates")
+    if stored is None:
+        return None
+    try:
+        return parse_config(Calibration, stored, where=f"gates of generator {generator.name}")
+    except ConfigError as error:
+        raise ModelError(error.what, remedy="Train it again, or remove `gates`") from error
 
 
 def calibrate(images: Iterable[NDArray[np.uint8]], labels: Sequence[str]) -> Calibration:

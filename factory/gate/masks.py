@@ -1,24 +1,31 @@
 """Gates on masks alone: how much is foreground, and in how many objects. For rows with a mask."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from factory.gate.gate import Gate, Images, Judge, Masks, Score
 from factory.gate.verdict import Verdict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Mask = NDArray[np.uint8]
 
 
-class MaskGates(BaseModel):
+class MaskGates(Gate):
     """Thresholds of the mask gates; null switches a rejection off, its score stays.
 
     An empty mask is always rejected: a pair without an object teaches a segmenter nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    key: ClassVar[str] = "mask_gates"
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score(gate="mask_area", low="min_area", high="max_area", parameter="area"),
+        Score(gate="mask_parts", high="max_parts", parameter="parts"),
+    )
+    needed: ClassVar[bool] = True
+    of_masks: ClassVar[bool] = True
 
     min_area: Share | None = 0.002
     max_area: Share | None = 0.95
@@ -30,6 +37,21 @@ class MaskGates(BaseModel):
         if low is not None and high is not None and low > high:
             raise ValueError(f"min_area {low} exceeds max_area {high}")
         return self
+
+    @classmethod
+    def default(cls) -> Self:
+        """Return thresholds that refuse specks and covered frames."""
+        return cls()
+
+    def open(self) -> Judge:
+        """See `Gate`."""
+
+        def judge(images: Images, masks: Masks | None) -> list[list[Verdict]]:
+            if masks is None:
+                return [[] for _ in images]
+            return [self.judge(mask) for mask in masks]
+
+        return judge
 
     def judge(self, mask: Mask) -> list[Verdict]:
         """Return the verdicts of the gates 'mask_area' and 'mask_parts' on class indices (H, W)."""

@@ -4,30 +4,38 @@ All take an RGB image (H, W, 3) uint8. Thresholds are a generator's business, wh
 real images (`factory.gate.calibration`): the defaults only catch what is broken in any stain.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
 
+from factory.gate.gate import Gate, Images, Judge, Masks, Score
 from factory.gate.verdict import Verdict
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-class PixelGates(BaseModel):
-    """Thresholds of the pixel gates; null switches a gate's rejection off, its score stays."""
+class PixelGates(Gate):
+    """Thresholds of the pixel gates; null switches a gate's rejection off, its score stays.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    Those that a configuration does not name are the generator's own, measured on the real images
+    that it learnt (`factory.gate.calibration`); a null section refuses nothing.
+    """
+
+    key: ClassVar[str] = "gates"
+    scores: ClassVar[tuple[Score, ...]] = (
+        Score(gate="blank", low="min_contrast"),
+        Score(gate="range", high="max_clipped"),
+        Score(gate="blur", low="min_sharpness"),
+        Score(gate="noise", high="max_noise"),
+    )
 
     min_contrast: Share | None = 0.02
     max_clipped: Share | None = 0.5
@@ -50,6 +58,19 @@ class PixelGates(BaseModel):
             return {k: v for k, v in dumped.items() if k in self.model_fields_set}
         return {k: v for k, v in dumped.items() if k not in _LATER or v is not None}
 
+    @classmethod
+    def default(cls) -> Self:
+        """Return thresholds that only catch what is broken in any stain."""
+        return cls()
+
+    def open(self) -> Judge:
+        """See `Gate`."""
+
+        def judge(images: Images, _masks: Masks | None) -> list[list[Verdict]]:
+            return [self.judge(image) for image in images]
+
+        return judge
+
     def judge(self, image: NDArray[np.uint8]) -> list[Verdict]:
         """Return the verdicts of the gates 'blank', 'range', 'blur' and 'noise', in this order."""
         grey = (image.astype(np.float32) @ _LUMA / 255).astype(np.float32)
@@ -63,11 +84,6 @@ class PixelGates(BaseModel):
 
 
 _LATER = ("max_noise", "otherwise")
-
-
-def score_columns(verdicts: list[Verdict]) -> Mapping[str, Any]:
-    """Return the catalog columns of verdicts: `<gate>_score` for each."""
-    return {f"{verdict.gate}_score": verdict.score for verdict in verdicts}
 
 
 def _contrast(grey: NDArray[np.float32]) -> float:

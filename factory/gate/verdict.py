@@ -9,7 +9,8 @@ class Verdict:
     """One gate's answer. `reason` is empty when the image passed."""
 
     gate: str
-    score: float
+    score: float | None
+    """Goes into the column '<gate>_score'; None: it is told elsewhere."""
     reason: str = ""
 
     @property

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
-from factory.gate.calibration import Calibration
 from factory.real.field import Shown
 from factory.tree import files_below
 
@@ -48,8 +47,8 @@ class _Manifest(BaseModel):
     licence: str | None = None
     config: dict[str, Any] = Field({})
     domains: dict[str, _Bound] = Field({})
-    gates: Calibration | None = None
     field: Shown | None = None
+    gates: dict[str, Any] | None = None
 
     @field_validator("class_names")
     @classmethod

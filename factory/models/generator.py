@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from factory.digest import digest, digest_files
 from factory.errors import ConfigError, ModelError
-from factory.gate.calibration import Calibration
 from factory.models.folder import (
     INDEX,
     MANIFEST,
@@ -101,12 +100,6 @@ class Generator:
     def method(self) -> str:
         """How it is sampled; folders without a manifest are Stable Diffusion pipelines."""
         return str(self.manifest.get("method", "text"))
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """What the real images score that it learnt; None: nobody measured them."""
-        stored = self.manifest.get("gates")
-        return None if stored is None else Calibration.model_validate(stored)
 
     @property
     def field(self) -> Shown:

@@ -9,14 +9,15 @@ import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 
-from catalog.export.png_text import SOURCE_TYPE
-
 MANIFEST = "manifest.csv"
 """File by which every export leads from ids to files."""
 COLUMN = "is_synthetic"
 """Column of catalogs and exports; true: drawn."""
 DELTA_LOG = "_delta_log"
 """Folder by which a table of a catalog is known."""
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's and C2PA's name for pictures drawn by a trained model."""
 
 _MARK = SOURCE_TYPE.rpartition("/")[2].encode()
 _LEVELS = 4

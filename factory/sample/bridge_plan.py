@@ -6,11 +6,11 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
-from factory.config import GenerateConfig
 from factory.errors import ConfigError
 from factory.models.domains import domains_of
 from factory.models.expert_file import read_notes
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.options import options_text
 from factory.sample.plan import Quota

@@ -1,9 +1,12 @@
-"""`factory generate` and `factory regenerate`."""
+"""`factory generate`, and what draws again: `factory regenerate`, `factory release verify`."""
 
 import click
 
 from catalog.commands import catalog_option, parse_storage, storage_option
-from factory.terminal import say
+from factory.terminal import one_line, say
+
+_SHOWN = 20
+"""Problems that are printed one by one."""
 
 
 @click.command()
@@ -135,3 +138,63 @@ def bridge(domains: tuple[str, ...], out: str) -> None:
     chosen = parse_domains(domains)
     generator = write_domains(Path(out), chosen)
     say(f"{out}: {' <-> '.join(generator.class_names)}, model_id {generator.model_id}")
+
+
+@click.command()
+@click.argument("name")
+@catalog_option
+@storage_option
+@click.option("--redraw", type=click.IntRange(min=1), help="Also redraw so many of its images.")
+@click.option("--seed", default=0, show_default=True, help="Chooses those to redraw.")
+@click.option("--model", metavar="NAME|FOLDER", help="Where the generator lies now.")
+@click.option("--data", metavar="URI", help="Where the real images that were shown lie now.")
+def verify(
+    name: str,
+    uri: str,
+    storage: tuple[str, ...],
+    redraw: int | None,
+    seed: int,
+    model: str | None,
+    data: str | None,
+) -> None:
+    """Hash every file and every pixel of a release again; exit with 1 if anything differs.
+
+    \b
+    Example:
+      factory release verify wbc@1.0.0 --redraw 8
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.verify import verify_release
+
+    options = parse_storage(storage)
+    found = verify_release(uri, name, options)
+    for problem in found.problems[:_SHOWN]:
+        click.echo(one_line(problem))
+    if len(found.problems) > _SHOWN:
+        click.echo(f"and {len(found.problems) - _SHOWN} more")
+    verdict = "holds" if found.holds else f"does not hold: {len(found.problems)} problems"
+    click.echo(
+        f"{found.release.name} ({found.release.status}) {verdict}; {found.num_files} files,"
+        f" {found.num_images} images, manifest {found.release.manifest_digest}"
+    )
+    differing = 0
+    if redraw is not None:
+        from factory.sample.verify import TIERS, redraw_release
+
+        counts = dict.fromkeys(TIERS, 0)
+        for outcome in redraw_release(
+            uri,
+            found.release.name,
+            redraw,
+            seed=seed,
+            model=model,
+            data=data,
+            storage_options=options,
+        ):
+            counts[TIERS[outcome.tier]] += 1
+            if outcome.tier > 0:
+                click.echo(one_line(f"{outcome.image_id}  {outcome}"))
+        told = ", ".join(f"{n} {tier}" for tier, n in counts.items() if n)
+        click.echo(f"{sum(counts.values())} redrawn: {told}")
+        differing = counts[TIERS[-1]]
+    if differing or not found.holds:
+        raise click.exceptions.Exit(1)

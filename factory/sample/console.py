@@ -16,7 +16,7 @@ from catalog.query import sql
 from catalog.sheet import sheet_of
 from catalog.table import Catalog
 from factory.command_line import typed
-from factory.gate.calibration import Calibration
+from factory.gate.calibration import Calibration, calibration_of
 from factory.monitor.chosen import recorder_for
 from factory.sample.run import Prepared, RunProgress, execute
 from factory.terminal import console as guarded_console
@@ -35,7 +35,7 @@ def follow(run: Prepared) -> RunProgress:
     _say(console, f"{run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
     for line in run.said:
         _say(console, line)
-    measured = run.generator.calibration
+    measured = calibration_of(run.generator)
     if measured and measured.thresholds == run.config.gates:
         _say(
             console, f"gates of the {measured.images} real images that {run.generator.name} learnt"

@@ -9,10 +9,9 @@ import torch
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.models.adapters import Adapted
-from factory.models.attention_layout import unet_file, window_of
 from factory.models.domains import BRIDGED, Domain, domains_of
 from factory.models.generator import DOMAINS, Generator
-from factory.models.windowed import set_attention_window
+from factory.models.pipeline import DTYPES, load_pipeline
 from factory.sample.drawn import Drawn, Method
 from factory.sample.fingerprint import engine_fingerprint
 from factory.sample.methods.bridge import BridgeMethod, Side
@@ -24,7 +23,6 @@ from factory.sample.options import check_method, options_from
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.references import Reference, References
-from factory.terminal import quiet_libraries
 
 METHODS: Mapping[str, Callable[[Any, str], Method]] = {
     "text": TextMethod,
@@ -32,7 +30,6 @@ METHODS: Mapping[str, Callable[[Any, str], Method]] = {
     "pairs": PairsMethod,
 }
 """Method -> what makes it of a pipeline and a device."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Engine:
@@ -179,49 +176,6 @@ def _shown(references: References | None, requests: Sequence[Request]) -> list[R
         target = same(recipe.target_id, recipe.target_sha256, masks=False)
         shown += [] if own is None else [replace(own, target=target)]
     return shown
-
-
-def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
-    """Return the generator's diffusers pipeline, in eval mode.
-
-    Raises:
-        ModelError: diffusers cannot load the folder.
-    """
-    import factory.models.patch_autoencoder  # noqa: F401 -- diffusers looks only among what is imported
-
-    kind, extra = _pipeline_class(generator.method)
-    try:
-        with quiet_libraries():
-            pipeline = kind.from_pretrained(
-                generator.folder,
-                dtype=DTYPES[dtype],
-                use_safetensors=True,
-                local_files_only=True,
-                **extra,
-            )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"generator {generator.name!r} in {generator.folder} cannot be loaded ({error})",
-            remedy="Give a Stable Diffusion 1.x/2.x style diffusers folder, or one trained here",
-        ) from error
-    if window := window_of(unet_file(generator.folder)):
-        set_attention_window(pipeline.unet, window)
-    return pipeline
-
-
-def _pipeline_class(method: str) -> tuple[Any, dict[str, Any]]:
-    """Return the pipeline class of a method, imported only now, and arguments of its own."""
-    if method == "class_conditional":
-        from factory.models.class_pipeline import ClassConditionalPipeline
-
-        return ClassConditionalPipeline, {}
-    if method == "pairs":
-        from factory.models.pair_pipeline import PairPipeline
-
-        return PairPipeline, {}
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
 
 
 def _make_deterministic(device: str) -> None:

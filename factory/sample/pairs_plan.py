@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.methods.pairs_options import PairsOptions, first_index
 from factory.sample.plan import Quota
 from factory.sample.recipe import Recipe

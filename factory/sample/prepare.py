@@ -5,15 +5,16 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from factory.config import GenerateConfig
 from factory.digest import digest
 from factory.errors import ConfigError
-from factory.gate.calibration import gates_for
-from factory.gate.masks import MaskGates
+from factory.gate.calibration import calibration_of, gates_for
+from factory.gate.pixel import PixelGates
+from factory.gate.registry import sections
 from factory.models.generator import CLUSTERS, Generator
 from factory.models.prompts import open_reader
 from factory.real.clusters import load_clusters
 from factory.sample.bridge_plan import bridge_quotas
+from factory.sample.config import GenerateConfig
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.pairs_options import PairsOptions
 from factory.sample.options import MethodOptions, check_method, options_text, parse_options
@@ -64,7 +65,7 @@ def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
 
     See `gates_for`: the generator's own, where it was measured on real images.
     """
-    measured = generator.calibration
+    measured = calibration_of(generator)
     tries = config.max_tries or (CALIBRATED_TRIES if measured else None)
     return config.model_copy(
         update={"gates": gates_for(config.gates, measured), "max_tries": tries}
@@ -283,12 +284,9 @@ def run_id_of(plan: Plan, config: GenerateConfig) -> str:
     So a resubmitted run resumes, and never draws an image twice.
     """
     judged: list[object] = [plan.digest, gates_for(config.gates, None).model_dump(mode="json")]
-    if config.mask_gates != MaskGates():  # older runs know none of these, and keep their names
-        judged.append({"mask_gates": config.mask_gates.model_dump(mode="json")})
-    if config.agreement is not None:
-        judged.append({"agreement": config.agreement.model_dump(mode="json")})
-    if config.copies is not None:
-        judged.append({"copies": config.copies.model_dump(mode="json")})
+    for gate in sections(config):  # older runs know none of these, and keep their names
+        if not isinstance(gate, PixelGates) and gate != gate.default():
+            judged.append({gate.key: gate.model_dump(mode="json")})
     return "run-" + digest(judged)[:12]
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from factory.config import BatchSize, Prompt, Steps
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError
+from factory.sample.config import BatchSize, Prompt, Steps
 
 SEED_BITS = 63
 """Seeds are non-negative int64, the widest integer that every table reader knows."""

@@ -14,11 +14,12 @@ from catalog.sink import record_model, record_run
 from catalog.table import Catalog
 from catalog.tombstones import forgotten
 from factory.code_version import code_version
-from factory.config import GenerateConfig
 from factory.errors import CatalogError
 from factory.gate.calibration import gates_for
+from factory.gate.registry import sections
 from factory.models.domains import members_of
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.fingerprint import software
 from factory.sample.prepare import class_names, lineage
 from factory.sample.rows import RunFacts
@@ -62,8 +63,10 @@ class RunRecord:
             started_at=first["started_at"],
             code_version=code_version(),
             class_names=class_names(self.config, self.generator),
-            gates=gates_for(self.config.gates, None),
-            mask_gates=self.config.mask_gates,
+            gates=(
+                gates_for(self.config.gates, None),
+                *(g for g in sections(self.config) if not g.heavy and g is not self.config.gates),
+            ),
             lineage=lineage(self.generator),
         )
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from factory.config import Prompts
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.images import square, square_mask
+from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, check_dataset, load_split
-from factory.sample.pixels import pixel_sha256
+from factory.sample.config import Prompts
 
 
 @dataclass(frozen=True, kw_only=True)

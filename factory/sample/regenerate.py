@@ -16,9 +16,9 @@ from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
 from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import EMBEDDED, Generator, find_generator
+from factory.real.pixels import pixel_sha256, psnr_db, published_pixels
 from factory.real.sources import open_dataset
 from factory.sample.fingerprint import differing
-from factory.sample.pixels import pixel_sha256, psnr_db, published_pixels
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.references import References

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from catalog.schema import SAMPLES
-from factory.gate.masks import MaskGates
-from factory.gate.pixel import PixelGates, score_columns
+from factory.errors import CatalogError
+from factory.gate.gate import Gate
 from factory.gate.verdict import Verdict, status_of
+from factory.real.pixels import pixel_sha256
 from factory.sample.drawn import Drawn
-from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 
@@ -33,8 +33,9 @@ class RunFacts:
     started_at: datetime
     code_version: str
     class_names: tuple[str, ...]
-    gates: PixelGates
-    mask_gates: MaskGates = field(default_factory=MaskGates)
+    gates: tuple[Gate, ...]
+    """Those that judge where images are encoded, of pixels first; `Drawn` brings what the others
+    said."""
     engine: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, str | float | None] = field(default_factory=dict)
     """base_model_id, split_digest, dataset_fingerprint, pixel_size_um and crop, where known."""
@@ -48,10 +49,11 @@ def batch_rows(batch: Batch, drawn: Drawn, facts: RunFacts) -> pa.Table:
     The rows depend on the batch, its pixels and the run alone, never on the clock: a batch that is
     written twice is written with equal bytes.
     """
-    rows = [
-        _row(batch, slot, request, drawn, facts)
-        for slot, (request, _) in enumerate(zip(batch.requests, drawn.images, strict=True))
-    ]
+    pixels, *others = [gate.open()(drawn.images, drawn.masks) for gate in facts.gates]
+    rows = []
+    for slot, (request, _) in enumerate(zip(batch.requests, drawn.images, strict=True)):
+        told = (pixels[slot], drawn.verdicts_of(slot), *(each[slot] for each in others))
+        rows.append(_row(batch, slot, request, drawn, facts, [v for own in told for v in own]))
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
@@ -63,12 +65,14 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _row(
-    batch: Batch, slot: int, request: Request, drawn: Drawn, facts: RunFacts
+    batch: Batch,
+    slot: int,
+    request: Request,
+    drawn: Drawn,
+    facts: RunFacts,
+    verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
     recipe, image, mask = request.recipe, drawn.images[slot], drawn.mask(slot)
-    verdicts = [*facts.gates.judge(image), *drawn.verdicts_of(slot)]
-    if mask is not None:
-        verdicts += facts.mask_gates.judge(mask)
     height, width, channels = image.shape
     return {
         "image_id": request.image_id,
@@ -118,9 +122,16 @@ def _one_hot(class_name: str, class_names: Sequence[str]) -> list[float]:
     return [float(name == class_name) for name in class_names]
 
 
-def _verdict_columns(verdicts: list[Verdict]) -> dict[str, Any]:
+def _verdict_columns(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return status, reasons and scores; a score without a column is a mistake of its gate."""
+    scores = {f"{v.gate}_score": v.score for v in verdicts if v.score is not None}
+    if lost := sorted(scores.keys() - set(SAMPLES.names)):
+        raise CatalogError(
+            f"samples have no column {lost[0]!r}",
+            remedy="Name the score in the `scores` of its gate",
+        )
     return {
         "gate_status": status_of(verdicts),
         "gate_reasons": [f"{v.gate}: {v.reason}" for v in verdicts if not v.passed],
-        **{k: v for k, v in score_columns(verdicts).items() if k in SAMPLES.names},
+        **scores,
     }

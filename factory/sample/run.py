@@ -14,11 +14,12 @@ from catalog.counts import recipe_counts
 from catalog.sink import BatchFile, SampleSink
 from catalog.table import Catalog
 from catalog.transaction import Retry
-from factory.config import GenerateConfig, StreamConfig, parse_config
+from factory.config import parse_config
 from factory.errors import CatalogError, ConfigError
-from factory.gate.copies import check_bank
+from factory.gate.registry import sections
 from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
+from factory.sample.config import GenerateConfig, StreamConfig
 from factory.sample.plan import Plan, plan_further
 from factory.sample.prepare import (
     check_prompts,
@@ -123,8 +124,8 @@ def prepare(
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
-    if config.copies is not None:
-        check_bank(config.copies.bank, generator.manifest.get("split_digest"))
+    for gate in sections(config):
+        gate.check(generator.manifest.get("split_digest"))
     plan = make_plan(config, generator, references)
     return Prepared(
         run_id=run_id_of(plan, config),
@@ -267,8 +268,7 @@ def _published(
         catalog_uri=run.catalog_uri,
         storage_options=run.storage_options,
         references=run.references,
-        agreement=run.config.agreement,
-        copies=run.config.copies,
+        gates=tuple(gate for gate in sections(run.config) if gate.heavy),
     )
     waiting: list[BatchFile] = []
     last = time.monotonic()

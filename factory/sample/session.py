@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.errors import ClusterError, ConfigError
-from factory.gate.masks import MaskGates
+from factory.gate.registry import sections
+from factory.sample.config import GenerateConfig
 from factory.terminal import say, shown_of_worker
 
 if TYPE_CHECKING:  # Arrow waits until a configuration is right
@@ -272,9 +273,7 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
     Raises:
         ConfigError: gates of masks where none are drawn, or real images for a method that shows
             none.
-        ModelError: the agreement gate's segmenter is not there.
     """
-    from factory.models.segmenter import read_facts
     from factory.sample.options import parse_options
 
     method = config.method or generator.method
@@ -285,19 +284,12 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
             remedy="Leave data and split out, or set the options that show real images",
         )
     masked = method == "pairs" or (options is not None and options.reads_masks)
-    if not masked and config.mask_gates != MaskGates():
-        raise ConfigError(
-            f"mask_gates are set, and method {method!r} draws no masks",
-            remedy="Leave mask_gates out",
-        )
-    if config.agreement is not None:
-        if not masked:
+    for gate in sections(config):
+        if gate.of_masks and not masked and gate != gate.default():
             raise ConfigError(
-                f"agreement.segmenter {config.agreement.segmenter!r} judges masks, and method"
-                f" {method!r} draws none",
-                remedy="Leave agreement out",
+                f"{gate.key} judges masks, and method {method!r} draws none",
+                remedy=f"Leave {gate.key} out",
             )
-        read_facts(config.agreement.segmenter)
 
 
 def _check_references(config: GenerateConfig) -> None:

@@ -18,12 +18,11 @@ import ray
 from numpy.typing import NDArray
 
 from catalog.sink import BatchFile, write_batch
-from factory.config import StreamConfig
 from factory.errors import FactoryError
-from factory.gate.agreement import AgreementGate
-from factory.gate.copies import CopyGate
+from factory.gate.gate import Gate, Judge
 from factory.gate.verdict import Verdict
 from factory.monitor.on_ray import busy
+from factory.sample.config import StreamConfig
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Plan
 from factory.sample.ranges import Ranges
@@ -32,8 +31,6 @@ from factory.sample.rows import RunFacts, batch_rows
 from factory.sample.source import COLUMN, numbers
 
 if TYPE_CHECKING:
-    from factory.evaluate.copy_bank import CopyBank
-    from factory.models.segmenter import Segmenter
     from factory.sample.engine import Engine
 
 ENCODE_CPUS = 0.25
@@ -52,8 +49,8 @@ class Work:
     catalog_uri: str
     storage_options: dict[str, str] | None = None
     references: References | None = None
-    agreement: AgreementGate | None = None
-    copies: CopyGate | None = None
+    gates: tuple[Gate, ...] = ()
+    """Those that judge where images are drawn."""
 
 
 def stream_batches(
@@ -115,33 +112,16 @@ class SampleActor:
         return Engine(generator, dtype=self._work.dtype, references=self._work.references)
 
     @cached_property
-    def _segment(self) -> "Segmenter | None":
-        """The network of the agreement gate: here, not in the writer, as it may want the GPU."""
-        if self._work.agreement is None:
-            return None
-        from factory.models.segmenter import load_segmenter
-
-        return load_segmenter(self._work.agreement.segmenter)
-
-    @cached_property
-    def _bank(self) -> "CopyBank | None":
-        """The training images of the copy gate, loaded once for each actor."""
-        if self._work.copies is None:
-            return None
-        from factory.evaluate.copy_bank import load_bank
-
-        return load_bank(self._work.copies.bank)
+    def _judges(self) -> list[Judge]:
+        """The gates that need a network or training images, loaded once for each actor."""
+        return [gate.open() for gate in self._work.gates]
 
     def _judged(self, drawn: Drawn) -> Drawn:
-        """Return `drawn` with the verdicts of the gates that need a network or training images."""
-        every = [drawn.verdicts_of(number) for number in range(len(drawn))]
-        agreement, segment = self._work.agreement, self._segment
-        if agreement is not None and segment is not None and drawn.masks is not None:
-            agreed = agreement.judge(drawn.images, drawn.masks, segment)
-            every = [[*own, verdict] for own, verdict in zip(every, agreed, strict=True)]
-        if self._work.copies is not None and self._bank is not None:
-            apart = self._work.copies.judge(drawn.images, self._bank)
-            every = [[*own, verdict] for own, verdict in zip(every, apart, strict=True)]
+        """Return `drawn` with what these gates say beside the method's own verdicts."""
+        every = [list(drawn.verdicts_of(number)) for number in range(len(drawn))]
+        for judge in self._judges:
+            for own, more in zip(every, judge(drawn.images, drawn.masks), strict=True):
+                own += more
         return replace(drawn, verdicts=every)
 
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:

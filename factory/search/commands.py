@@ -68,7 +68,7 @@ def sweep(
     check_address(address)
 
     from catalog.store import check_place
-    from factory.evaluate.leaks import Use
+    from factory.real.leaks import Use
     from factory.real.sources import open_dataset
     from factory.search.objective import Ground, check_plans, told_plans
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from catalog.schema import SAMPLES
-from factory.config import Frozen, GenerateConfig, parse_config
+from factory.config import Frozen, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice, plain
 from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
+from factory.sample.config import GenerateConfig
 
 Value = bool | int | float | str
 Point = Mapping[str, Value]

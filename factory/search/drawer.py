@@ -1,6 +1,6 @@
 """Draws what trials lack, through the line that all images go through."""
 
-from factory.config import GenerateConfig
+from factory.sample.config import GenerateConfig
 from factory.sample.run import RunProgress, execute, prepare
 from factory.sample.stream import draw_here, stream_batches
 from factory.terminal import duration, rate

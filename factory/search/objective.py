@@ -8,13 +8,13 @@ import numpy as np
 
 from catalog import Catalog
 from factory.errors import CatalogError, ConfigError
-from factory.evaluate.intervals import counted
-from factory.evaluate.leaks import Use
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
 from factory.evaluate.synthetic import origin_of, pool_of
+from factory.measure.intervals import counted
 from factory.models.domains import members_of
 from factory.models.generator import Generator, find_generator
 from factory.real.dataset import RealDataset
+from factory.real.leaks import Use
 from factory.real.splits import Split
 from factory.sample.prepare import lineage, with_classes
 from factory.sample.run import prepare

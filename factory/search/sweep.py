@@ -22,8 +22,8 @@ from ray.tune.search.optuna import OptunaSearch
 from factory.atomic import write_text
 from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
-from factory.evaluate.intervals import counted
 from factory.evaluate.study_run import Tell
+from factory.measure.intervals import counted
 from factory.search.config import GROWING, Setting, SweepConfig, Value
 from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
@@ -110,6 +110,7 @@ def run_trials(
     stages = _claim(ground)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints tables at any verbosity
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative places mean in trials what they mean here
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # which ends a search as if it were complete
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = ray.cluster_resources()
     drawer = ray.remote(

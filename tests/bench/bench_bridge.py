@@ -14,8 +14,9 @@ from dataclasses import replace
 import click
 import torch
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.models.generator import find_generator
+from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
 from factory.sample.methods.bridge import predictor_of
 from factory.sample.methods.inversion import Counted, denoise_from, invert, make_ladder

@@ -16,10 +16,10 @@ import click
 import numpy as np
 from PIL import Image, ImageFilter
 
-from factory.evaluate.copy_bank import CopyBank, make_bank
-from factory.evaluate.features import TURNS, Images, turned
-from factory.evaluate.intervals import proportion
 from factory.gate.copies import CopyGate
+from factory.measure.bank import CopyBank, make_bank
+from factory.measure.features import TURNS, Images, turned
+from factory.measure.intervals import proportion
 from factory.real.sources import open_dataset
 from tests.fakes.splits import split_of
 

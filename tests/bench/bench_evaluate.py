@@ -15,15 +15,15 @@ import ray
 import timm
 import torch
 
-from factory.evaluate.cache import NOTHING_KEPT
 from factory.evaluate.config import Classifier, StudyConfig
 from factory.evaluate.designs import Real
-from factory.evaluate.features import FeatureSpace, network_input
-from factory.evaluate.fidelity import frechet_distance, kid
 from factory.evaluate.material import study_material
-from factory.evaluate.real_features import real_part
 from factory.evaluate.study import plan_units
 from factory.evaluate.study_run import execute_on_ray
+from factory.measure.cache import NOTHING_KEPT
+from factory.measure.distances import frechet_distance, kid
+from factory.measure.features import FeatureSpace, network_input
+from factory.measure.real_features import real_part
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import make_folds

@@ -15,10 +15,11 @@ import click
 import torch
 from PIL import Image
 
-from factory.config import GenerateConfig
 from factory.models.generator import Generator, find_generator
 from factory.models.pair_codec import PairCodec, to_indices
-from factory.sample.engine import Engine, load_pipeline
+from factory.models.pipeline import load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.methods import style
 from factory.sample.methods import walk as w
 from factory.sample.prepare import make_plan

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from catalog.sink import BatchFile, SampleSink, write_batch
-from factory.config import GenerateConfig
 from factory.gate.pixel import PixelGates
 from factory.models.generator import open_generator
+from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.prepare import make_plan
 from factory.sample.rows import RunFacts, batch_rows
@@ -53,7 +53,7 @@ def fill(folder: Path, rows: int) -> None:
         started_at=datetime.now(UTC),
         code_version="bench",
         class_names=("monocyte",),
-        gates=PixelGates(),
+        gates=(PixelGates(),),
     )
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
 

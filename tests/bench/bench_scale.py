@@ -22,8 +22,8 @@ import psutil
 from catalog.progress import run_states
 from catalog.query import sql
 from catalog.table import Catalog
-from factory.config import GenerateConfig
 from factory.sample import stream
+from factory.sample.config import GenerateConfig
 from factory.sample.run import Prepared, execute, prepare
 from factory.sample.session import ray_session
 from tests.fakes.free import SIZE_PX, FreeActor

@@ -9,9 +9,11 @@ import time
 
 import click
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.models.generator import find_generator
-from factory.sample.engine import Engine, load_pipeline
+from factory.models.pipeline import load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.prepare import make_plan, with_classes, with_seed
 from factory.sample.schedulers import make_scheduler
 from tests.bench.timing import alternate, told

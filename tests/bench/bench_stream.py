@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.models.generator import Generator, find_generator
-from factory.sample.engine import load_pipeline
+from factory.models.pipeline import load_pipeline
+from factory.sample.config import GenerateConfig
 from factory.sample.prepare import with_classes
 from factory.sample.run import RunProgress, execute, prepare
 from factory.sample.schedulers import make_scheduler

@@ -32,9 +32,9 @@ from factory.finetune.plan import Plan
 from factory.finetune.run import prepare
 from factory.finetune.train import follow, this_worker, train_on_ray
 from factory.models.generator import find_generator
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
-from factory.sample.engine import load_pipeline
 from factory.sample.session import ray_session
 from tests.bench.recipes import compare_recipes
 from tests.bench.timing import alternate, told

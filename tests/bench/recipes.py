@@ -22,9 +22,9 @@ from factory.finetune.losses import add_noise, denoising_loss
 from factory.finetune.order import Part, step_indices
 from factory.finetune.pretrain import training_scheduler
 from factory.models.generator import find_generator
+from factory.models.pipeline import load_pipeline
 from factory.models.unets import small_unet
 from factory.real.sources import open_dataset
-from factory.sample.engine import load_pipeline
 from tests.bench.timing import told
 
 BATCH, RATE, HELD_OUT = 16, 4e-4, 64

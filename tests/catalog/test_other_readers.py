@@ -10,7 +10,7 @@ from PIL import Image
 
 from catalog import Catalog, SampleSink, write_batch
 from catalog.compact import optimize
-from factory.sample.pixels import pixel_sha256
+from factory.real.pixels import pixel_sha256
 from tests.fakes.rows import batch_rows, png
 
 MASK = {"bytes": png(7), "path": "mask.png"}

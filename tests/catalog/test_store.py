@@ -203,7 +203,7 @@ def test_processes_that_create_one_catalog_at_once_make_one_table(tmp_path):
     ]
     for worker in workers:
         worker.start()
-    outcomes = [results.get(timeout=60) for _ in workers]
+    outcomes = [results.get(timeout=900) for _ in workers]
     for worker in workers:
         worker.join()
     assert outcomes == ["done"] * 3

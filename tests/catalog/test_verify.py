@@ -19,7 +19,7 @@ def with_mask(index):
     """A row whose hash covers its mask too."""
     import numpy as np
 
-    from factory.sample.pixels import pixel_sha256, published_pixels
+    from factory.real.pixels import pixel_sha256, published_pixels
     from factory.sample.rows import encode_png
 
     row = sample_row(index)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from factory.evaluate.features import FeatureSpace
+from factory.measure.features import FeatureSpace
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 

@@ -9,9 +9,9 @@ import pytest
 from factory.errors import DataError
 from factory.evaluate.adapted import Domain, Figures, check_domain, fall, floor, measure
 from factory.evaluate.base_drawn import Drawn, all_turns
-from factory.evaluate.cache import NOTHING_KEPT
-from factory.evaluate.features import TURNS, FeatureSpace, Images, turned
-from factory.evaluate.real_features import RealPart, real_part
+from factory.measure.cache import NOTHING_KEPT
+from factory.measure.features import TURNS, FeatureSpace, Images, turned
+from factory.measure.real_features import RealPart, real_part
 from factory.real.dataset import RealDataset
 
 LEARNT, UNSEEN, FRESH = 50, 75, 75

@@ -3,7 +3,7 @@
 import numpy as np
 
 from factory.evaluate.attributes import MIN_IMAGES, agreement, find_contrasts
-from factory.evaluate.real_features import RealPart
+from factory.measure.real_features import RealPart
 from factory.models.prompts import PromptGrammar
 
 GRAMMAR = PromptGrammar(

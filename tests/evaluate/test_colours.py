@@ -3,7 +3,7 @@
 import numpy as np
 
 from factory.evaluate.colours import colour_quantiles
-from factory.evaluate.features import turned
+from factory.measure.features import turned
 
 
 def test_a_plain_image_has_its_colour_as_every_quantile() -> None:

@@ -4,9 +4,9 @@ from scipy import stats
 
 from factory.errors import DataError
 from factory.evaluate.compare import Floats, Tally, compare, holm, spread_of
-from factory.evaluate.intervals import Estimate, bounded_difference, p_of_difference
 from factory.evaluate.scores import accuracy, confusion_rows, macro_f1, tally
 from factory.evaluate.verdict import effect_of, sentence
+from factory.measure.intervals import Estimate, bounded_difference, p_of_difference
 
 
 def trained(right: float, place: tuple[int, int], *, images: int = 60, key: int = 0) -> Tally:

@@ -6,8 +6,8 @@ import torch
 
 from factory.errors import DataError
 from factory.evaluate.generation_accuracy import expert_names, generation_accuracy
-from factory.evaluate.intervals import proportion
 from factory.finetune.latents import to_signed
+from factory.measure.intervals import proportion
 from factory.models.config import ExpertSpec
 from factory.models.experts import build_expert
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from factory.errors import DataError
 from factory.evaluate import judge_adapted as module
-from factory.evaluate.cache import ArrayCache
 from factory.evaluate.drawing import Order, Settings, draw
-from factory.evaluate.features import FeatureSpace, Images
 from factory.evaluate.judge_adapted import AdaptedReport, Part, judge_adapted, shared_out
+from factory.measure.cache import ArrayCache
+from factory.measure.features import FeatureSpace, Images
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset

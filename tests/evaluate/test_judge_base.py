@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from factory.errors import ConfigError, DataError
-from factory.evaluate.cache import ArrayCache
 from factory.evaluate.drawing import Order, Settings, draw
-from factory.evaluate.features import FeatureSpace
 from factory.evaluate.judge_base import Counts, judge_base
 from factory.evaluate.reference import PIXELS, Reference, make_reference
+from factory.measure.cache import ArrayCache
+from factory.measure.features import FeatureSpace
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
 from factory.real.dataset import RealDataset

@@ -11,7 +11,7 @@ from factory.models.domains import write_domains
 from factory.models.generator import Generator, open_generator
 from factory.models.lora import attach_lora, lora_tensors
 from factory.models.lora_file import LoraNotes
-from factory.sample.engine import load_pipeline
+from factory.models.pipeline import load_pipeline
 from tests.fakes.tiny import tiny_generator
 
 SETTINGS = LoraSettings(rank=2)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from catalog.schema import SAMPLES
 from factory.digest import canonical_json, digest
-from factory.sample.pixels import pixel_sha256
+from factory.real.pixels import pixel_sha256
 
 CLASSES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 STARTED = datetime(2026, 11, 21, 5, 0, 0, 123456, tzinfo=UTC)

@@ -19,8 +19,9 @@ from pathlib import Path
 from catalog.sink import SampleSink
 from catalog.transaction import OnStep
 from cluster.local import Head
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.run import execute, prepare
 from factory.sample.session import ray_session
 from factory.sample.stream import draw_here, stream_batches

@@ -61,7 +61,7 @@ def running_nodes(count: int, **environ: str) -> Iterator[Nodes]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(timeout=60)
+            process.wait(timeout=900)
 
 
 def main() -> None:

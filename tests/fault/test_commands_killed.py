@@ -22,12 +22,13 @@ import pytest
 import yaml
 
 from catalog import Catalog, sql
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.errors import CatalogError
 from factory.models.generator import Generator, open_generator
+from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
+from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.pixels import pixel_sha256
 from factory.sample.run import prepare
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator

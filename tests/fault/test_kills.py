@@ -18,10 +18,11 @@ import pytest
 from catalog.query import sql
 from catalog.table import Catalog
 from cluster.local import Head
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.models.generator import Generator
+from factory.real.pixels import pixel_sha256
+from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.pixels import pixel_sha256
 from factory.sample.run import prepare
 from tests.fault.driver import PATIENCE_SECONDS, finished, run_driver, written_job
 
@@ -164,7 +165,7 @@ def wait_for_lines(driver: subprocess.Popen[str], count: int) -> None:
 
 def kill_worker(head_pid: int, name: str, rng: random.Random) -> bool:
     """Kill one worker of our own head, of this kind if one is alive, else an idle one."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         mine = psutil.Process(head_pid).children(recursive=True)
         titles = {p: " ".join(p.cmdline()) for p in mine if p.is_running()}

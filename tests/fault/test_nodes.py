@@ -59,7 +59,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=900)
 
 
 def test_a_head_that_loses_its_gcs_ends_the_run_with_redis_behind_it(

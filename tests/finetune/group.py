@@ -69,10 +69,11 @@ def _work(rank: int, count: int, sharding: Sharding, steps: int, folder: str, po
 
 def main() -> None:
     count, sharding, steps, folder, port = sys.argv[1:]
-    mp.spawn(
+    mp.start_processes(
         _work,
         (int(count), sharding, int(steps), folder, int(port)),
         nprocs=int(count),
+        start_method="fork",  # what was imported is there: torch alone takes seconds
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from factory.config import GenerateConfig, load_config, parse_config
+from factory.config import load_config, parse_config
 from factory.errors import ConfigError, DataError, ModelError
 from factory.finetune import class_conditional
 from factory.finetune.class_conditional import ClassTraining, build_network, class_training
@@ -24,10 +24,12 @@ from factory.finetune.order import Part
 from factory.finetune.pixels import load_pixels
 from factory.models.class_conditioning import CONDITIONINGS
 from factory.models.generator import Generator, open_generator
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from factory.sample.engine import Engine, load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.prepare import make_plan
 from factory.sample.references import References
 from tests.fakes.splits import split_of

@@ -22,10 +22,10 @@ from factory.models.expert_file import load_expert
 from factory.models.experts import Expert, state_digest
 from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from factory.config import GenerateConfig, load_config, parse_config
+from factory.config import load_config, parse_config
 from factory.errors import ConfigError, DataError
 from factory.finetune.methods import check_training, load_training
 from factory.finetune.order import Part
@@ -22,6 +22,7 @@ from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
 from factory.finetune.validation import CURVE, read_curve
 from factory.models.generator import Generator
 from factory.models.lora import folded_state
+from factory.models.pipeline import load_pipeline
 from factory.real import mask_values
 from factory.real.clusters import make_clusters
 from factory.real.dataset import RealDataset
@@ -29,7 +30,8 @@ from factory.real.images import encode_png
 from factory.real.mask_values import found_values
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, load_split
-from factory.sample.engine import Engine, load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.prepare import make_plan
 from factory.sample.references import open_references
 from tests.fakes.pairs import disc_pair, write_pairs

@@ -28,10 +28,10 @@ from factory.finetune.pretrain import (
 )
 from factory.models.autoencoder import small_autoencoder
 from factory.models.export import write_generator
+from factory.models.pipeline import load_pipeline
 from factory.real.field import Shown
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 from tests.fakes.splits import split_of
 from tests.finetune.test_resume import AUTOENCODER, DATA, config
 

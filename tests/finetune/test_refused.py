@@ -18,11 +18,11 @@ from factory.finetune.run import finetune_here, prepare
 from factory.finetune.train import told_by_worker
 from factory.models.conditioning import check_text_parts
 from factory.models.generator import Generator
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 from tests.fakes.fields import with_pixels
 from tests.fakes.splits import split_of
 from tests.finetune.test_run import base, config, dataset, split

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import GenerateConfig, parse_config
+from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
 from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
 from factory.finetune.config import FinetuneConfig
@@ -18,14 +18,17 @@ from factory.finetune.material import load_material
 from factory.finetune.order import Part
 from factory.finetune.plan import Plan, choose_images, thin_classes, without_classes
 from factory.finetune.run import finetune_here, prepare
+from factory.gate.calibration import calibration_of
 from factory.gate.verdict import status_of
 from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
+from factory.models.pipeline import load_pipeline
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, n_shot
-from factory.sample.engine import Engine, load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.prepare import make_plan
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
@@ -256,7 +259,7 @@ def test_a_generator_brings_the_thresholds_of_the_images_it_learnt(
 ) -> None:
     plan = prepare(config(base), dataset, split, tmp_path)
     generator = finetune_here(plan, tell=lambda _: None)
-    measured = generator.calibration
+    measured = calibration_of(generator)
     learnt = load_material(plan.material).ids
     assert measured.images == len(learnt)
     assert set(measured.real) == set(dataset.labels)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from cluster.local import free_ports
 from factory.errors import ConfigError, DataError
-from factory.evaluate.features import Images
 from factory.finetune.adapt import adapt
 from factory.finetune.checkpoint import read_notes
 from factory.finetune.cluster import Sharding
@@ -27,11 +26,12 @@ from factory.finetune.run import finetune_here, prepare
 from factory.finetune.samples import draw_shared, sample_plan, text_samples
 from factory.finetune.validation import Validation, add_to_curve, advice, read_curve
 from factory.finetune.workers import Workers
+from factory.measure.features import Images
 from factory.models.generator import Generator, open_generator
 from factory.models.lora_file import open_lora
+from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.sample.engine import load_pipeline
 from factory.sample.methods.text import TextMethod
 from tests.finetune.test_run import base, config, dataset, split
 
@@ -63,7 +63,7 @@ def settings(base: Generator, **validation: object) -> FinetuneConfig:
 
 
 def grid_of(images: dict[str, Images], path: Path) -> np.ndarray:
-    from factory.evaluate.sheets import write_sheet
+    from factory.measure.sheets import write_sheet
 
     write_sheet(path, images)
     return np.asarray(Image.open(path))

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.gate.calibration import Calibration, calibrate, gates_for
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import status_of
 from factory.real.sources import open_dataset
+from factory.sample.config import GenerateConfig
 from tests.gate.test_pixel import disc
 
 WBC = PixelGates(min_contrast=0.07, max_clipped=0.156, min_sharpness=0.03)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from factory.gate.pixel import PixelGates, score_columns
+from factory.gate.pixel import PixelGates
 from factory.gate.verdict import Verdict, status_of
 
 
@@ -49,7 +49,7 @@ def test_a_gate_that_is_off_still_scores() -> None:
     verdict = verdicts(np.full((64, 64, 3), 210, np.uint8), gates)["blank"]
     assert verdict.passed
     scored = {"blank_score", "range_score", "blur_score", "noise_score"}
-    assert set(score_columns(gates.judge(disc()))) == scored
+    assert {f"{v.gate}_score" for v in gates.judge(disc())} == scored
 
 
 def test_noise_is_told_from_fine_texture_by_its_colours() -> None:

@@ -20,7 +20,6 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from catalog.releasing import create_release
-from factory.config import GenerateConfig
 from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress
 from factory.finetune.methods import load_training
@@ -31,6 +30,7 @@ from factory.models.export import write_generator
 from factory.models.generator import Generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
+from factory.sample.config import GenerateConfig
 from factory.sample.run import execute, prepare
 from factory.sample.stream import draw_here
 from tests.fakes.bridge import lora_per_class

@@ -22,7 +22,7 @@ from factory.models.lora import (
     trainable_parameters,
 )
 from factory.models.lora_file import LORA_FILE, LoraNotes, fuse_lora, open_lora, save_lora
-from factory.sample.engine import load_pipeline
+from factory.models.pipeline import load_pipeline
 from tests.fakes.stable_diffusion import on_meta
 
 SETTINGS = LoraSettings(

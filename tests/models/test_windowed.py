@@ -10,9 +10,9 @@ from factory.errors import ConfigError
 from factory.models.attention_layout import unet_file, window_of
 from factory.models.export import write_generator
 from factory.models.generator import Generator
+from factory.models.pipeline import load_pipeline
 from factory.models.unets import small_unet
 from factory.models.windowed import attention_window, set_attention_window
-from factory.sample.engine import load_pipeline
 from tests.fakes.class_unet import tiny_class_unet
 
 

@@ -41,7 +41,7 @@ def exported(session: Path, run_id: str) -> Samples:
     (targets,) = json.loads((session / "prom_metrics_service_discovery.json").read_text())
     found: Samples = defaultdict(float)
     for target in targets["targets"]:
-        with urlopen(f"http://{target}/metrics", timeout=10) as reply:
+        with urlopen(f"http://{target}/metrics", timeout=900) as reply:
             for line in reply.read().decode().splitlines():
                 match = re.fullmatch(r"(ray_factory_\w+)\{(.*)\} (\S+)", line)
                 if match is None or run_id not in match[2]:
@@ -76,7 +76,7 @@ def test_the_counts_of_a_run_are_on_the_metrics_endpoint(
             assert done == "done"
             found = wanted_within(60, session_of(head.pid), run_id)
         finally:
-            driver.communicate("\n", timeout=60)
+            driver.communicate("\n", timeout=900)
     assert found["ray_factory_images_total", "rejected"] == 10
     assert found["ray_factory_rejects_total", "blur"] == 10
     assert found["ray_factory_batches_total", "drawn"] == 3

@@ -8,10 +8,10 @@ import pytest
 
 from catalog.sink import BatchFile
 from catalog.table import Catalog
-from factory.config import GenerateConfig
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder
 from factory.monitor.recorder import Recorder, RunInfo, Several
+from factory.sample.config import GenerateConfig
 from factory.sample.run import Prepared, execute, prepare
 from factory.sample.stream import draw_here
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from catalog.export import layout
 from catalog.export.marking import Marking
-from catalog.export.png_text import SOURCE_TYPE, with_text
+from catalog.export.png_text import with_text
 from catalog.export.write import export
 from factory.cli import cli
 from factory.errors import DataError
-from factory.real.drawn import COLUMN, MANIFEST
+from factory.real.drawn import COLUMN, MANIFEST, SOURCE_TYPE
 from factory.real.sources import open_dataset
 from tests.catalog.export.conftest import NAMES, published, row_of
 from tests.real.builders import class_folder, encoded, pixels, png, put, write_table

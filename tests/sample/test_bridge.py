@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.errors import ConfigError, DataError, ModelError
 from factory.models.config import ExpertSpec
 from factory.models.domains import write_domains
 from factory.models.expert_file import save_expert
 from factory.models.experts import build_expert
 from factory.models.generator import Generator
+from factory.real.pixels import psnr_db
+from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
 from factory.sample.methods.bridge_options import BridgeOptions
 from factory.sample.methods.inversion import evaluations_of, make_ladder
 from factory.sample.options import parse_options
-from factory.sample.pixels import psnr_db
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
 from factory.sample.recipe import Request, recipe_from
@@ -119,7 +120,7 @@ def test_rows_tell_the_whole_way(bridge: Generator, references: References, engi
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         code_version="0",
         class_names=bridge.class_names,
-        gates=job(bridge).gates,
+        gates=(job(bridge).gates,),
     )
     rows = batch_rows(batch, found, told).to_pylist()
     for row, request in zip(rows, batch.requests, strict=True):
@@ -231,7 +232,8 @@ def test_a_bridge_back_into_its_own_class_brings_the_source_back(
     verdict = found.verdicts_of(0)[0]
     assert verdict.gate == "inversion"
     assert verdict.passed
-    assert verdict.score == pytest.approx(facts(found)["inversion_psnr_db"], abs=1e-3)
+    assert verdict.score is None  # told in guidance_terms
+    assert facts(found)["inversion_psnr_db"] > 30
     source = references.get(str(batch.requests[0].recipe.reference_id), 16, masks=False).image
     method = engine._bound[tiny.model_id].guided("monocyte")
     with torch.inference_mode():

@@ -10,7 +10,6 @@ from PIL import Image
 from catalog.query import sql
 from catalog.strip import progressions_of, source_image, write_strip
 from catalog.table import Catalog
-from factory.config import GenerateConfig
 from factory.errors import CatalogError
 from factory.evaluate.bridge_report import to_markdown
 from factory.evaluate.judge_bridge import judge_bridge, scale_at_the_end
@@ -21,6 +20,7 @@ from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
+from factory.sample.config import GenerateConfig
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute, prepare
 from tests.fakes.bridge import tiny_bridge

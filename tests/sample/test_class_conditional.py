@@ -23,7 +23,7 @@ from factory.sample.noise import batch_noise, step_generators
 from factory.sample.plan import Batch
 from factory.sample.recipe import Recipe, Request
 from factory.sample.references import Reference
-from factory.sample.schedulers import NOISY, SCHEDULERS, make_scheduler
+from factory.sample.schedulers import SCHEDULERS, make_scheduler
 from tests.fakes.class_unet import CLASSES, WIDTH, tiny_class_unet
 
 RECIPE = Recipe(
@@ -87,7 +87,7 @@ def path(method: ClassConditionalMethod, requests: Sequence[Request], given: boo
     recipe, seeds = requests[0].recipe, [request.seed for request in requests]
     labels = torch.tensor([CLASSES.index(request.recipe.class_name) for request in requests])
     scheduler = make_scheduler(recipe.scheduler, method.training_config, recipe.num_inference_steps)
-    noisy = recipe.scheduler in NOISY
+    noisy = SCHEDULERS[recipe.scheduler].noisy
     extra = {"generator": step_generators(seeds)} if noisy else {}
     with torch.inference_mode():
         latents = batch_noise(seeds, (4, 8, 8)) * scheduler.init_noise_sigma

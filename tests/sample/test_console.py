@@ -8,9 +8,9 @@ import pytest
 
 from catalog import SampleSink, write_batch
 from factory.command_line import PROGRAM
-from factory.config import GenerateConfig
 from factory.models.generator import Generator
 from factory.sample import console
+from factory.sample.config import GenerateConfig
 from factory.sample.plan import Plan
 from factory.sample.run import Prepared, prepare
 from tests.fakes.rows import batch_rows

@@ -9,13 +9,13 @@ import pytest
 
 from catalog.query import sql
 from catalog.table import Catalog
-from factory.config import GenerateConfig
-from factory.gate.calibration import Calibration
+from factory.gate.calibration import Calibration, calibration_of
 from factory.gate.pixel import PixelGates
 from factory.models.generator import Generator, open_generator
+from factory.real.pixels import pixel_sha256
+from factory.sample.config import GenerateConfig
 from factory.sample.console import Losses
 from factory.sample.engine import Engine
-from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Plan, Quota, plan_further
 from factory.sample.prepare import make_plan, run_id_of, with_gates
 from factory.sample.run import Prepared, RunProgress, execute, prepare, prepare_resume
@@ -180,7 +180,7 @@ def test_a_generator_that_was_measured_is_judged_by_its_own_images_and_draws_on(
     run = prepare(job, str(tmp_path / "catalog"))
     assert run.config.gates == half
     assert run.config.max_tries == 3
-    losses, told = Losses(own.calibration), []
+    losses, told = Losses(calibration_of(own)), []
     for progress in execute(run, stream=draw_here):
         told += losses.lines(progress)
     assert any(line.startswith("drawing on: ") for line in told)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers.utils import logging
 
-from factory.config import GenerateConfig
 from factory.errors import ConfigError, ModelError
 from factory.models.conditioning import tokenize
 from factory.models.generator import Generator
-from factory.sample.engine import Engine, load_pipeline
+from factory.models.pipeline import load_pipeline
+from factory.sample.config import GenerateConfig
+from factory.sample.engine import Engine
 from factory.sample.methods.text import TextMethod
 from factory.sample.noise import batch_noise
 from factory.sample.plan import Batch, Plan

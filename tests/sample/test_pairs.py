@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.real.images import encode_png
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
+from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
 from factory.sample.methods.pairs import PairsMethod

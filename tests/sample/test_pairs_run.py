@@ -10,12 +10,12 @@ from PIL import Image
 
 from catalog.query import sql
 from catalog.table import Catalog
-from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.gate.masks import MaskGates
 from factory.models.config import SegmenterSpec
 from factory.models.segmenter import save_segmenter
 from factory.models.segmenter_networks import build_segmenter
+from factory.sample.config import GenerateConfig
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import Prepared, execute, prepare, prepare_resume
 from tests.fakes.pair_generator import tiny_pairs

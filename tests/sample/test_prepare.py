@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from factory.config import GenerateConfig
 from factory.errors import ConfigError
 from factory.models.generator import Generator, find_generator
+from factory.sample.config import GenerateConfig
 from factory.sample.prepare import check_prompts, make_plan, run_id_of, with_classes, with_seed
 
 

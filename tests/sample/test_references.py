@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from catalog import record_run
-from factory.config import GenerateConfig
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.real.images import encode_png
+from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from factory.sample import options as options_module
+from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
 from factory.sample.options import MethodOptions
-from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Batch
 from factory.sample.prepare import make_plan, with_first_prompts
 from factory.sample.recipe import Request

@@ -11,8 +11,8 @@ import pytest
 
 from catalog import SampleSink, write_batch
 from factory.errors import ConfigError
+from factory.real.pixels import pixel_sha256, psnr_db
 from factory.sample.drawn import Drawn
-from factory.sample.pixels import pixel_sha256, psnr_db
 from factory.sample.plan import Batch
 from factory.sample.recipe import Recipe
 from factory.sample.regenerate import _redraw, compare, regenerate_images, shapes

@@ -11,10 +11,11 @@ from PIL import Image
 
 from catalog.batch import as_samples
 from factory.errors import ModelError
+from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import Verdict
+from factory.real.pixels import pixel_sha256
 from factory.sample.drawn import Drawn
-from factory.sample.pixels import pixel_sha256
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.rows import RunFacts, batch_rows
@@ -37,9 +38,9 @@ FACTS = RunFacts(
     started_at=datetime(2026, 1, 1, tzinfo=UTC),
     code_version="1",
     class_names=("lymphocyte", "monocyte"),
-    gates=PixelGates(),
+    gates=(PixelGates(), MaskGates()),
 )
-LOW = Verdict(gate="inversion", score=21.0, reason="PSNR 21 dB below 30")
+LOW = Verdict(gate="inversion", score=None, reason="PSNR 21 dB below 30")
 DRAWN = Drawn(
     images=IMAGES,
     masks=MASKS,

@@ -14,11 +14,11 @@ import pytest
 from catalog.query import sql
 from catalog.sink import BatchFile
 from catalog.table import Catalog
-from factory.config import GenerateConfig
 from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import Generator
+from factory.real.pixels import pixel_sha256
+from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.pixels import pixel_sha256
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import Prepared, RunProgress, execute, prepare, prepare_resume
 from factory.sample.stream import draw_here, stream_batches

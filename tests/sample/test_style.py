@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from factory.config import GenerateConfig
 from factory.errors import FactoryError, ModelError
 from factory.models import extractors
 from factory.models.extractors import load_extractor
 from factory.models.generator import Generator
 from factory.models.pair_codec import PairCodec
+from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
 from factory.sample.methods import pairs

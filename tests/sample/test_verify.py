@@ -11,9 +11,9 @@ from catalog.compact import optimize
 from catalog.tombstones import Mark, record_tombstones
 from catalog.verify import verify_release
 from factory.cli import cli
-from factory.config import GenerateConfig
 from factory.errors import CatalogError, ConfigError
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.run import execute, prepare
 from factory.sample.stream import draw_here
 from factory.sample.verify import redraw_release

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from catalog import Catalog, sql
-from factory.config import GenerateConfig, load_config, parse_config, to_yaml
+from factory.config import load_config, parse_config, to_yaml
 from factory.errors import ConfigError, SearchError
 from factory.evaluate.study_run import execute_here
+from factory.sample.config import GenerateConfig
 from factory.search import sweep
 from factory.search.config import SweepConfig
 from factory.search.drawer import Drawer
@@ -151,7 +152,7 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
     places += ["--catalog", ground.catalog_uri, "--output", str(ground.output)]
     command = [sys.executable, "-c", COMMAND, "sweep", "--config", str(tmp_path / "sweep.yaml")]
     first = subprocess.Popen([*command, *places], start_new_session=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while len(list(ground.output.glob("units/*.json"))) < 5:
         assert first.poll() is None
         assert time.monotonic() < deadline
@@ -162,7 +163,7 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
     first.wait()
     assert not (ground.output / "sweep.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in ground.output.glob("units/*.json")}
-    done = subprocess.run([*command, *places], check=False, capture_output=True, timeout=300)
+    done = subprocess.run([*command, *places], check=False, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
     assert len(json.loads((ground.output / "sweep.json").read_text())["trials"]) == 8
     now = {path: path.stat().st_mtime_ns for path in ground.output.glob("units/*.json")}

@@ -18,12 +18,13 @@ from PIL import Image
 from catalog import Catalog, SampleSink, sql, write_batch
 from catalog.batch import as_samples
 from catalog.schema import SAMPLES
-from factory.config import GenerateConfig, load_config, preset_names
+from factory.config import load_config, preset_names
 from factory.digest import canonical_json
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.config import StudyConfig
 from factory.finetune.config import FinetuneConfig
 from factory.real.images import decode, decode_mask
+from factory.sample.config import GenerateConfig
 from factory.sample.recipe import recipe_from
 from tests.fakes.rows import batch_rows, sample_row
 from tests.laws.test_identity import recipe

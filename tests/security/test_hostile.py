@@ -19,11 +19,12 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from catalog import Catalog
-from factory.config import GenerateConfig, load_config
+from factory.config import load_config
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder, set_up
 from factory.real.images import decode
+from factory.sample.config import GenerateConfig
 from factory.sample.run import execute, prepare
 from factory.sample.stream import draw_here
 

@@ -69,7 +69,7 @@ def start(head: Head, project: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -126,7 +126,7 @@ def everything_kept(head: Head) -> str:
     import requests
 
     bearer = {"Authorization": f"Bearer {head.token['RAY_AUTH_TOKEN']}"}
-    told = requests.get(f"{head.dashboard}/api/jobs/", headers=bearer, timeout=30).text
+    told = requests.get(f"{head.dashboard}/api/jobs/", headers=bearer, timeout=900).text
     assert "jobs/look.py" in told
     words = psutil.Process(head.pid).cmdline()
     folder = next(word.partition("=")[2] for word in words if word.startswith("--temp-dir="))

@@ -98,7 +98,7 @@ def verdicts_of(
             f"source {image_id} comes back from its noise at {psnr:.1f} dB,"
             f" {options.min_psnr_db:g} are wanted"
         )
-        found.append([Verdict(gate="inversion", score=psnr, reason=reason if low else "")])
+        found.append([Verdict(gate="inversion", score=None, reason=reason if low else "")])
     return found
 
 

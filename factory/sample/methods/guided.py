@@ -13,7 +13,7 @@ from factory.sample.drawn import Drawn
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.recipe import Request
 from factory.sample.references import Reference
-from factory.sample.schedulers import NOISY, make_scheduler
+from factory.sample.schedulers import SCHEDULERS, make_scheduler
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Latents (S * B, C, h, w) and a timestep to predictions, the B images once for each of S sides."""
@@ -56,7 +56,7 @@ def denoise(
         scheduler: fresh from `make_scheduler`.
         noise: standard normal, on the network's device.
         guidance_scale: see `guide`.
-        generators: one per image, for schedulers in `NOISY`.
+        generators: one per image, for schedulers that draw noise.
     """
     extra = {} if generators is None else {"generator": generators}
     copies = len(sides(guidance_scale))
@@ -119,7 +119,7 @@ class GuidedMethod(ABC):
             make_scheduler(recipe.scheduler, self.training_config, recipe.num_inference_steps),
             batch_noise(seeds, shape).to(self.device),
             guidance_scale=recipe.guidance_scale,
-            generators=step_generators(seeds) if recipe.scheduler in NOISY else None,
+            generators=step_generators(seeds) if SCHEDULERS[recipe.scheduler].noisy else None,
         )
         return self.decode(latents).cpu()
 

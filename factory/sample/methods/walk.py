@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from factory.errors import ConfigError
-from factory.sample.schedulers import NOISY, make_scheduler
+from factory.sample.schedulers import SCHEDULERS, check_scheduler, make_scheduler
 
 DOWN, UP = -1, 1
-UNFIT = frozenset({"pndm"})
-"""Schedulers that visit levels of their own choice and so cannot be walked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +52,10 @@ def make_levels(scheduler: str, training_config: Any, num_inference_steps: int) 
     Raises:
         ConfigError: an unknown solver, or one that cannot be walked.
     """
-    if scheduler in UNFIT:
+    if not SCHEDULERS[check_scheduler(scheduler)].walks:
         raise ConfigError(
             f"scheduler {scheduler!r} cannot start from an image or go back",
-            remedy="Choose ddpm, ddim, dpmpp_2m or unipc",
+            remedy=f"Choose {', '.join(n for n, s in SCHEDULERS.items() if s.walks)}",
         )
     solver = make_scheduler(scheduler, training_config, num_inference_steps)
     timesteps = tuple(sorted({int(t) for t in solver.timesteps}))
@@ -109,7 +107,7 @@ def walk(
         generators: one per image: of the noise of stochastic solvers and of climbs.
         before: called on the sample ahead of every move down.
     """
-    extra = {"generator": list(generators)} if levels.scheduler in NOISY else {}
+    extra = {"generator": list(generators)} if SCHEDULERS[levels.scheduler].noisy else {}
     sample, index, solver = start, first, None
     for move in moves:
         if move == UP:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from catalog.export.marking import Marking, marking_of
-from catalog.export.png_text import SOURCE_TYPE, chunks, text_of, with_text
+from catalog.export.png_text import chunks, text_of, with_text
 from catalog.export.watermark import FALSE_POSITIVES, THRESHOLD, detect, embed
 from catalog.export.write import export
 from factory.errors import CatalogError
+from factory.real.drawn import SOURCE_TYPE
 from tests.catalog.export.conftest import encoded, picture, published, row_of, rows_by_id
 
 KEY = b"a secret of thirty-two bytes...."

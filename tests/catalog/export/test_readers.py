@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from catalog.export.formats import FORMATS, Format
 from catalog.export.objects import objects_of
 from catalog.export.pictures import Pictures
 from catalog.export.write import export
@@ -293,3 +294,13 @@ def test_runs_with_other_class_lists_are_numbered_anew(tmp_path):
     with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
         found = {row["class_name"]: int(row["class_id"]) for row in csv.DictReader(file)}
     assert found == {"b": 1}
+
+
+def test_a_new_format_is_one_file_and_one_line(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        FORMATS, "flat", Format(module="tests.fakes.toy_export", what="flat pictures", example="ls")
+    )
+    made = export(plain, tmp_path / "out", "flat")
+    named = {path.name for path in (tmp_path / "out").glob("*.png")} - {"sheet.png"}
+    assert made.num_images == len(plain) == len(named)
+    assert "Flat pictures" in (tmp_path / "out" / "README.md").read_text()

@@ -44,7 +44,7 @@ def address(tmp_path_factory):
             line = server.stdout.readline()
             assert "245 images at http://127.0.0.1" in line
             url = re.search(r"http://\S+", line)[0]
-            urllib.request.urlopen(f"{url}runs", timeout=60).close()
+            urllib.request.urlopen(f"{url}runs", timeout=900).close()
             yield url
         finally:
             server.terminate()

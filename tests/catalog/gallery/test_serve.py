@@ -35,11 +35,17 @@ finally:
 """
 
 
+def heeding():
+    """Let a server heed signals that a test run in the background or under nohup ignores."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def served(uri):
     """A server of its own; '/runs' hangs for ever."""
     with subprocess.Popen([sys.executable, "-c", START, str(uri)], stdout=subprocess.PIPE,
-                          text=True) as server:  # fmt: skip
+                          text=True, preexec_fn=heeding) as server:  # fmt: skip
         try:
             yield server, int(server.stdout.readline())
         finally:
@@ -49,7 +55,7 @@ def served(uri):
 def get(port, address="/", **headers):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{address}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=900) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -105,7 +111,7 @@ def test_a_signal_always_ends_it(uri, number, code):
         asking.start()
         time.sleep(1)
         os.kill(server.pid, number)
-        assert server.wait(60) in (code, -number)
+        assert server.wait(900) in (code, -number)
         asking.join()
         assert len(crowd) == 2
 

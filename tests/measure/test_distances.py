@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from factory.errors import DataError
-from factory.evaluate.fidelity import SUBSETS, frechet_distance, kid
+from factory.measure.distances import SUBSETS, frechet_distance, kid
 
 
 def cloud(count: int, *, shift: float = 0.0, width: int = 16, seed: int = 0) -> np.ndarray:

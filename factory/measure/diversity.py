@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from factory.errors import DataError
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Z95, Estimate
+from factory.measure.features import Images
+from factory.measure.intervals import Z95, Estimate
 
 PAIRS_AT_ONCE = 256
 

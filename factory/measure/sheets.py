@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from factory.atomic import write_bytes
-from factory.evaluate.features import Images
+from factory.measure.features import Images
 
 GAP_PX = 2
 CAPTION_PX = 18

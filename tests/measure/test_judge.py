@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from factory.errors import DataError
-from factory.evaluate.cache import ArrayCache
-from factory.evaluate.judge import (
+from factory.measure.cache import ArrayCache
+from factory.measure.judge import (
     balanced_accuracy,
     cross_fitted_logits,
     fit_judge,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from factory.errors import ModelError
-from factory.evaluate.features import (
+from factory.measure.features import (
     FeatureSpace,
     load_feature_space,
     network_input,

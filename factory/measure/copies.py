@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from factory.evaluate.features import TURNS, Features, Images, turned
-from factory.evaluate.intervals import Estimate, proportion
+from factory.measure.features import TURNS, Features, Images, turned
+from factory.measure.intervals import Estimate, proportion
 
 THUMBNAIL_PX = 32
 PERCENTILE = 1.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from factory.evaluate.intervals import (
+from factory.measure.intervals import (
     mean_of_proportions,
     mean_over_seeds,
     paired_difference,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
+from factory.measure.cache import NOTHING_KEPT, ArrayCache
 
 
 def test_an_array_is_computed_once(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from factory.errors import DataError
-from factory.evaluate.diversity import (
+from factory.measure.diversity import (
     diversity_by_class,
     mean_diversity,
     pairwise_ssim,
     ssim_diversity,
 )
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Z95
+from factory.measure.features import Images
+from factory.measure.intervals import Z95
 
 
 def noise(count: int, *, seed: int = 0) -> Images:

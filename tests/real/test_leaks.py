@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from factory.errors import DataError
-from factory.evaluate.leaks import Held, Use, held_out, refuse_leaks
 from factory.evaluate.lineage import (
     Choice,
     Known,
@@ -19,6 +18,7 @@ from factory.evaluate.lineage import (
 from factory.real.build import build_dataset
 from factory.real.dataset import RealDataset, RealImage
 from factory.real.duplicates import Digests
+from factory.real.leaks import Held, Use, held_out, refuse_leaks
 from factory.real.smear import smear_items
 from factory.real.splits import Split
 from factory.real.stored import InlineBytes

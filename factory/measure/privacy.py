@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import DataError
-from factory.evaluate.copies import (
+from factory.measure.copies import (
     CopyCheck,
     check_copies,
     nearest,
     thumbnails,
     turned_thumbnails,
 )
-from factory.evaluate.features import Images
-from factory.evaluate.intervals import Z95, Estimate, proportion
+from factory.measure.features import Images
+from factory.measure.intervals import Z95, Estimate, proportion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

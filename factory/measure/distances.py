@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from factory.errors import DataError
-from factory.evaluate.features import Features
-from factory.evaluate.intervals import Z95, Estimate
+from factory.measure.features import Features
+from factory.measure.intervals import Z95, Estimate
 
 SUBSETS = 100
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from factory.digest import digest_bytes
 from factory.errors import ModelError
-from factory.evaluate.features import FeatureSpace
+from factory.measure.features import FeatureSpace
 from factory.models.tensors import read_tensors
 
 INPUT_PX = 128

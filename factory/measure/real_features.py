@@ -7,8 +7,8 @@ import numpy as np
 
 from factory.digest import digest
 from factory.errors import DataError
-from factory.evaluate.cache import ArrayCache
-from factory.evaluate.features import Features, FeatureSpace, Images, turned
+from factory.measure.cache import ArrayCache
+from factory.measure.features import Features, FeatureSpace, Images, turned
 from factory.real.dataset import RealDataset
 
 PIECE = 512

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from factory.evaluate.copies import check_copies, nearest, thumbnails, turned_thumbnails
-from factory.evaluate.features import turned
+from factory.measure.copies import check_copies, nearest, thumbnails, turned_thumbnails
+from factory.measure.features import turned
 
 
 def images(count: int, seed: int) -> np.ndarray:

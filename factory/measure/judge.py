@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from factory.digest import digest, digest_bytes
 from factory.errors import DataError
-from factory.evaluate.cache import NOTHING_KEPT, ArrayCache
-from factory.evaluate.features import Features
-from factory.evaluate.intervals import Estimate, mean_of_proportions, proportion
+from factory.measure.cache import NOTHING_KEPT, ArrayCache
+from factory.measure.features import Features
+from factory.measure.intervals import Estimate, mean_of_proportions, proportion
 
 L2 = 0.03
 """Weight of the squared coefficients beside the mean cross-entropy (standardised features)."""

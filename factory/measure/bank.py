@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from factory.atomic import new_folder
 from factory.errors import DataError
-from factory.evaluate.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
-from factory.evaluate.features import (
+from factory.measure.bank_file import BANK_FILE, Resemblance, opened_bank
+from factory.measure.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
+from factory.measure.features import (
     BACKBONE,
     TURNS,
     Features,
@@ -26,7 +27,6 @@ from factory.evaluate.features import (
     load_feature_space,
     turned,
 )
-from factory.gate.copies import BANK_FILE, Resemblance, opened_bank
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 

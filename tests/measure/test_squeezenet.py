@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from factory.errors import ModelError
-from factory.evaluate.squeezenet import load_squeezenet_space
+from factory.measure.squeezenet import load_squeezenet_space
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 
 from catalog import Catalog, sql
-from factory.config import GenerateConfig, parse_config
+from factory.config import parse_config
 from factory.errors import ConfigError, DataError, ModelError
-from factory.evaluate.copies import Nearest
-from factory.evaluate.copy_bank import CopyBank, _calibrated, load_bank, make_bank
-from factory.evaluate.features import BACKBONE, turned
-from factory.gate.copies import CopyGate, check_bank
+from factory.gate.copies import CopyGate
+from factory.measure.bank import CopyBank, _calibrated, load_bank, make_bank
+from factory.measure.bank_file import check_bank
+from factory.measure.copies import Nearest
+from factory.measure.features import BACKBONE, turned
 from factory.models.generator import Generator
 from factory.real.build import build_dataset
 from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from factory.real.splits import Split
+from factory.sample.config import GenerateConfig
 from factory.sample.run import execute, prepare
 from factory.sample.stream import draw_here
 from tests.fakes.splits import split_of
@@ -97,10 +99,11 @@ def test_scores_alone_refuse_nothing(cells: RealDataset, split: Split, bank: Cop
 def test_features_see_what_pixels_do_not(
     cells: RealDataset, split: Split, feature_weights: Path, tmp_path: Path
 ) -> None:
-    bank = make_bank(tmp_path / "bank", cells, split, size_px=SIZE_PX, weights=feature_weights)
-    images = cells.array(SIZE_PX, list(split.train[:16]))
+    few = replace(split, train=split.train[:32], val=split.val[:20])
+    bank = make_bank(tmp_path / "bank", cells, few, size_px=SIZE_PX, weights=feature_weights)
+    images = cells.array(SIZE_PX, list(few.train[:8]))
     found = bank(turned(images, 5))
-    assert {each.image_id for each in found} == set(split.train[:16])
+    assert {each.image_id for each in found} == set(few.train[:8])
     recoloured = np.clip(images * np.array([0.9, 1.0, 1.08]), 0, 255).astype(np.uint8)
     pixels_only = CopyBank(
         stored={"pixels": bank.stored["pixels"]},

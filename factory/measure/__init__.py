@@ -1,0 +1,1 @@
+"""Measures of sets of images: features, distances, copies, diversity, judges; with intervals."""

@@ -1,0 +1,134 @@
+"""Configuration of a generation run: what to draw, how, and what to let through."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_serializer,
+)
+
+from factory.config import Frozen
+from factory.digest import digest
+from factory.gate.pixel import PixelGates
+from factory.gate.registry import GATES
+from factory.sample.schedulers import SCHEDULERS
+
+if TYPE_CHECKING:
+    from factory.gate.agreement import AgreementGate
+    from factory.gate.copies import CopyGate
+    from factory.gate.masks import MaskGates
+
+Prompt = Annotated[str, Field(max_length=4096)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(ge=1, le=2**15 - 1)]
+_FIRST_GATES = {"gates", "mask_gates", "agreement", "copies"}
+Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
+
+
+class StreamConfig(Frozen):
+    """How the work is spread and how often it is published. Never changes a pixel."""
+
+    actors: int | None = Field(None, ge=1)
+    """Sampling actors; null: one per GPU, or one per CPU core where there is no GPU."""
+    commit_batches: int = Field(32, ge=1)
+    """Publish at the latest after this many batches ..."""
+    commit_seconds: float = Field(30.0, gt=0)
+    """... or this long after the last publication."""
+
+
+class _Drawing(Frozen):
+    """What to draw and how: a run's configuration without its gates."""
+
+    model: str = "wbc-base"
+    revision: str | None = None
+    method: Literal["text", "class_conditional", "pairs", "bridge"] | None = None
+    """null: that of the generator."""
+    num_images: int = Field(gt=0, le=10**9)
+    classes: Mapping[str, Prompts] | tuple[str, ...] = Field(default_factory=dict)
+    """Class -> prompt, or several prompts that share the class's images evenly; or names alone, for
+    the generator's own prompts. Empty: every class that the generator knows."""
+    negative_prompt: Prompt = ""
+    guidance_scale: float = Field(2.0, ge=0)
+    num_inference_steps: Steps = 20
+    scheduler: str = "dpmpp_2m"
+    size_px: int | None = Field(None, ge=8, le=8192, multiple_of=8)
+    """Side of the images; null: what the generator was trained on."""
+    batch_size: BatchSize = 32
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """null: a fresh one for every run, recorded in it."""
+    data: str | None = None
+    """Real images to show to methods that start from some: a URI as `factory real` takes it ..."""
+    split: str | None = None
+    """... and its split file: only images of the train part are shown."""
+    references: tuple[str, ...] = ()
+    """Ids of the images to show; empty: all of the train part that belong to `classes`."""
+    images_per_reference: int = Field(1, ge=1)
+    """How many images each reference serves before the next is taken."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the method itself."""
+    max_tries: int | None = Field(None, ge=1, le=1000)
+    """Images drawn for one that the gates accept, at most: what they refuse is replaced as long as
+    a class lacks some of its number. 1: `num_images` are drawn, whatever the gates say. null: 3 for
+    a generator that brings thresholds of its own, else 1."""
+    stream: StreamConfig = StreamConfig()
+
+    @property
+    def prompts(self) -> Mapping[str, Prompts]:
+        """Class -> its prompts, once `sample.prepare.with_classes` has resolved `classes`."""
+        return self.classes if isinstance(self.classes, Mapping) else {}
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, name: str) -> str:
+        if name not in SCHEDULERS:
+            raise ValueError(f"choose one of {', '.join(SCHEDULERS)}")
+        return name
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave them out while they say nothing: older searches hold this section whole."""
+        dumped: dict[str, Any] = handler(self)
+        kept = _Drawing.model_fields.keys() - {"max_tries"} | _FIRST_GATES
+        return {k: v for k, v in dumped.items() if k in kept or v is not None}
+
+    @property
+    def digest(self) -> str:
+        """Names the configuration."""
+        unused = {name for name, default in _LATER.items() if getattr(self, name) == default}
+        return digest(self.model_dump(mode="json", exclude=unused))
+
+
+if TYPE_CHECKING:
+
+    class GenerateConfig(_Drawing):
+        """What the checker of types has to know of the sections that are read by name."""
+
+        gates: PixelGates | None = PixelGates()
+        mask_gates: MaskGates = MaskGates()
+        agreement: AgreementGate | None = None
+        copies: CopyGate | None = None
+
+else:
+    GenerateConfig = create_model(
+        "GenerateConfig",
+        __base__=_Drawing,
+        __doc__="One generation run: what to draw, how, and, a section for each gate, what passes.",
+        __module__=__name__,
+        **{g.key: (g if g.needed else g | None, g.default()) for g in GATES},
+    )
+
+_LATER: Mapping[str, Any] = {
+    "data": None,
+    "split": None,
+    "references": (),
+    "images_per_reference": 1,
+    "options": {},
+    **{gate.key: gate.default() for gate in GATES if gate is not PixelGates},
+    "max_tries": None,
+}
+"""Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""
