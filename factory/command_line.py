@@ -77,6 +77,16 @@ def tell_next(*words: object) -> None:
 
 
 @contextmanager
+def goes_on(what: str) -> Iterator[None]:
+    """Say, when a command is stopped inside, what stays and that the same words go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; {what}. Go on with: {typed(*sys.argv[1:])}")
+        raise
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Turn SIGTERM, and the end of the terminal, into `Stopped`; a second one ends at once.
 

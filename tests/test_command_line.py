@@ -15,6 +15,7 @@ from factory.command_line import (
     PROGRAM,
     Stopped,
     as_typed,
+    goes_on,
     program,
     status_of,
     stoppable,
@@ -104,6 +105,17 @@ def test_sigterm_ends_as_ctrl_c_does_with_a_status_of_its_own() -> None:
     with stoppable():
         assert status_of(KeyboardInterrupt()) == 130
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_goes_on_says_what_stays_and_how(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(PROGRAM, "bin/factory")
+    monkeypatch.setattr(sys, "argv", ["factory", "sweep", "--output", "my runs"])
+    with pytest.raises(KeyboardInterrupt), goes_on("finished trials stay"):
+        raise KeyboardInterrupt
+    told = "stopped; finished trials stay. Go on with: bin/factory sweep --output 'my runs'\n"
+    assert capsys.readouterr().out == told
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -4,7 +4,10 @@ The commands come out of README; `SHORTER` alone makes them small: a tiny base, 
 with status 0 and with the next command, or a page; what is printed is README's next, or runs too.
 """
 
+import csv
 import shlex
+import shutil
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -57,8 +60,8 @@ def verb(words: Sequence[str]) -> str:
 class Stranger:
     """Somebody in a folder of images who types one command after another."""
 
-    def __init__(self, base: Path) -> None:
-        """`base`: the small generator that stands for wbc-base."""
+    def __init__(self, base: Path | None) -> None:
+        """`base`: the small generator that stands for wbc-base; None: nothing is shortened."""
         self._base, self._runner = base, CliRunner()
 
     def types(self, words: Sequence[str]) -> list[list[str]]:
@@ -90,6 +93,8 @@ class Stranger:
 
     def _short(self, words: Sequence[str]) -> list[str]:
         text = f"{shlex.join(words)} "
+        if self._base is None:
+            return list(words)
         for start, more in SHORTER.items():
             if text.startswith(f"{start} "):
                 return [*words, *shlex.split(more.format(base=self._base, home=Path.cwd()))]
@@ -119,6 +124,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 MASKED = next(n for n, words in enumerate(STORY) if "glands" in words)
 """README's first command about images with masks."""
+PATIENTS = ("1", "3", "4", "7", "10", "11")
+"""Of the glands, those with seven images or more."""
 
 
 def test_cells_in_class_folders_one_class_of_two(home: Path, base: Path, local_ray: None) -> None:
@@ -134,3 +141,47 @@ def test_glands_whose_masks_number_them_of_six_patients(home: Path, base: Path) 
 def test_fourteen_embryos(home: Path, base: Path) -> None:
     strangers.write_embryos(home / "my-images")
     Stranger(base).follows([words for words in STORY[:MASKED] if words[0] != "sweep"])
+
+
+@pytest.mark.slow
+def test_the_whole_length_on_cells_of_another_microscope(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours: what README says of one's own images, unshortened but for the number of trials."""
+    monkeypatch.chdir(tmp_path)
+    most = {"basophil": 1, "eosinophil": 2, "lymphocyte": 39, "monocyte": 36, "neutrophil": 97}
+    for name, count in most.items():
+        for file in sorted((shared / "data/wbc_seg1/images" / name).iterdir())[:count]:
+            (tmp_path / "my-images" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tmp_path / "my-images" / name)
+    thin = {
+        "finetune": ["--without", "basophil", "--without", "eosinophil"],
+        "evaluate": ["--set", "without=[basophil, eosinophil]"],
+        "sweep": ["--set", "without=[basophil, eosinophil]", "--set", "trials=3"],
+    }
+    Stranger(None).follows([[*w, *thin.get(w[0], [])] for w in STORY[:MASKED]])
+
+
+@pytest.mark.slow
+def test_the_whole_length_on_glands_of_six_patients(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours, likewise."""
+    monkeypatch.chdir(tmp_path)
+    root, chosen = shared / "data/glas", Counter[str]()
+    with (root / "metadata.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["patient"] in PATIENTS]
+    kept = []
+    for row in rows:
+        chosen[row["patient"]] += 1
+        if chosen[row["patient"]] <= 42 // len(PATIENTS):
+            kept.append({key: row[key] for key in ("file", "class", "mask", "patient")})
+    for row in kept:
+        for name in (row["file"], row["mask"]):
+            (tmp_path / "glands" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, tmp_path / "glands" / name)
+    with (tmp_path / "glands/metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    Stranger(None).follows(STORY[MASKED:])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from catalog.commands import parse_storage, storage_option
+from factory.command_line import goes_on
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
 
@@ -113,19 +114,20 @@ def evaluate(
     from factory.evaluate.tasks import check_learner
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
-    if without_ray:
-        report = studies.run_study(planned, output, studies.execute_here, tell=say)
-    else:
-        import ray
+    with goes_on("finished trainings stay"):
+        if without_ray:
+            report = studies.run_study(planned, output, studies.execute_here, tell=say)
+        else:
+            import ray
 
-        with ray_session(address, tell=say):
-            report = studies.run_study(
-                planned,
-                output,
-                studies.execute_on_ray,
-                workers=int(ray.cluster_resources().get("CPU", 1)),
-                tell=say,
-            )
+            with ray_session(address, tell=say):
+                report = studies.run_study(
+                    planned,
+                    output,
+                    studies.execute_on_ray,
+                    workers=int(ray.cluster_resources().get("CPU", 1)),
+                    tell=say,
+                )
     if uri is not None:
         studies.record_study(
             planned, report, output, uri, now=datetime.now(UTC), storage_options=storage

@@ -1,14 +1,13 @@
 """`factory finetune`."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from factory.command_line import tell_next, typed
+from factory.command_line import goes_on, tell_next
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
 
@@ -86,7 +85,7 @@ def finetune(
         with ray_session(address) if address and not without_ray else nullcontext():
             check_gpus(config.cluster)
     training = method.training()
-    with claimed(place, config.method), _saying_how_to_go_on():
+    with claimed(place, config.method), goes_on("the checkpoints stay"):
         plan = training.prepare(config, dataset, parts, place, tell=say)
         if line := training.needs(plan):
             say(line)
@@ -98,15 +97,6 @@ def finetune(
                     check_room(config.cluster)
                 generator = training.on_ray(plan)
     _tell_end(generator, place, output)
-
-
-@contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(f"stopped; the checkpoints stay. Go on with: {typed(*sys.argv[1:])}")
-        raise
 
 
 def _tell_end(generator: "Generator", place: Path, output: Path) -> None:

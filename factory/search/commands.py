@@ -1,13 +1,19 @@
 """`factory sweep`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalog.commands import parse_storage, storage_option
+from factory.command_line import goes_on, tell_next
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
+
+if TYPE_CHECKING:
+    from factory.search.finish import Outcome
+    from factory.search.objective import Ground
+    from factory.search.trials import Trial
 
 
 @click.command()
@@ -88,18 +94,14 @@ def sweep(
     click.echo("\n".join(told_plans(ground, check_plans(ground))))
     import ray  # and torch: the search can begin
 
-    from factory.evaluate.study_report import as_text
     from factory.evaluate.study_run import execute_on_ray
     from factory.evaluate.tasks import check_learner
     from factory.search.drawer import Drawer
-    from factory.search.finish import finish, plot_path, summary
-    from factory.search.page import write_page
-    from factory.search.plots import plot
+    from factory.search.finish import finish
     from factory.search.sweep import run_trials
-    from factory.search.trials import store_study
 
     check_learner(config.learner, ground.dataset.class_names)
-    with ray_session(address, tell=say):
+    with goes_on("finished trials stay"), ray_session(address, tell=say):
         trials = run_trials(ground, tell=say)
         drawer = Drawer(uri, storage, on_ray=False)
         workers = int(ray.cluster_resources().get("CPU", 1))
@@ -111,9 +113,21 @@ def sweep(
             workers=workers,
             tell=say,
         )
-    study = store_study(trials, config, output)
-    plot(plot_path(output), config, trials, study)
+    _tell_end(ground, trials, outcome)
+
+
+def _tell_end(ground: "Ground", trials: "list[Trial]", outcome: "Outcome") -> None:
+    """Write plots and page of a finished search, and say what it found and where that lies."""
+    from factory.evaluate.study_report import as_text
+    from factory.search.finish import plot_path, summary
+    from factory.search.page import write_page
+    from factory.search.plots import plot
+    from factory.search.trials import store_study
+
+    config, output = ground.config, ground.output
+    plot(plot_path(output), config, trials, store_study(trials, config, output))
     write_page(output / "sweep.html", config, outcome, plot_path(output))
     click.echo(as_text(summary(ground, outcome)))
-    say(f"the winner's images: factory generate --config {output / 'best.yaml'}")
+    say("the winner's images, and more of them with another num_images:")
+    tell_next("generate", "--config", output / "best.yaml", "--catalog", ground.catalog_uri)
     say(f"page: {output / 'sweep.html'}")
