@@ -68,3 +68,13 @@ def options_from(method: str, text: str | None) -> MethodOptions | None:
         ConfigError: options of another version or method.
     """
     return parse_options(method, json.loads(text)) if text is not None else None
+
+
+def draws_masks(method: str, stored: Mapping[str, Any]) -> bool:
+    """Return whether a method with these options gives every image a mask.
+
+    Raises:
+        ConfigError: see `parse_options`.
+    """
+    options = parse_options(method, stored)
+    return method == "pairs" or (options is not None and options.reads_masks)

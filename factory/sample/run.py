@@ -20,6 +20,7 @@ from factory.gate.registry import sections
 from factory.models.generator import Generator, find_generator
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
 from factory.sample.config import GenerateConfig, StreamConfig
+from factory.sample.options import draws_masks
 from factory.sample.plan import Plan, plan_further
 from factory.sample.prepare import (
     check_prompts,
@@ -124,8 +125,10 @@ def prepare(
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
+    masked = draws_masks(config.method or generator.method, config.options)
     for gate in sections(config):
-        gate.check(generator.manifest.get("split_digest"))
+        if masked or not gate.of_masks:  # `check_used` refuses the others
+            gate.check(generator.manifest.get("split_digest"))
     plan = make_plan(config, generator, references)
     return Prepared(
         run_id=run_id_of(plan, config),

@@ -274,7 +274,7 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
         ConfigError: gates of masks where none are drawn, or real images for a method that shows
             none.
     """
-    from factory.sample.options import parse_options
+    from factory.sample.options import draws_masks, parse_options
 
     method = config.method or generator.method
     options = parse_options(method, config.options)
@@ -283,7 +283,7 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
             f"data is {config.data!r}, and method {method!r} shows no real image as it is set",
             remedy="Leave data and split out, or set the options that show real images",
         )
-    masked = method == "pairs" or (options is not None and options.reads_masks)
+    masked = draws_masks(method, config.options)
     for gate in sections(config):
         if gate.of_masks and not masked and gate != gate.default():
             raise ConfigError(
