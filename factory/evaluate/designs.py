@@ -150,9 +150,9 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
                     f"arm {name!r}: a quota of class {unknown[0]!r}, which no real image has",
                     remedy=f"Choose of {', '.join(real)}",
                 )
-            if isinstance(arm, Ratio) and arm.ratio is None:
-                arm = arm.model_copy(update={"ratio": min(1.0, _reach(stock) or 1.0)})
             asked = {n: _added(name, arm, n)(len(rows)) for n, rows in real.items()}
+            if isinstance(arm, Ratio) and arm.ratio is None:
+                asked = _as_far_as_drawn(stock)
             kept = arm.to if isinstance(arm, TopUp) and arm.cut else len(every)
             first = [row for rows in real.values() for row in rows[:kept]]
             return first + stock.synthetic_rows(
@@ -170,6 +170,19 @@ def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str | None:
     if isinstance(arm, TopUp):
         return f"to={min(have[n] + len(rows) for n, rows in stock.real_rows.items())}"
     return f"per_class={min(have.values())}"
+
+
+def _as_far_as_drawn(stock: Stock) -> dict[str, int]:
+    """Return as many images of each class as real ones, or the share of it that all classes allow.
+
+    Where a class has none: one of each such class, which is then said to lack.
+    """
+    drawn = {n: len(images) for n, images in stock.drawn_by_class.items()}
+    held = {n: len(rows) for n, rows in stock.real_rows.items()}
+    if missing := [n for n in held if not drawn[n]]:
+        return dict.fromkeys(missing, 1)
+    share = min(1.0, *(drawn[n] / held[n] for n in held))
+    return {n: min(drawn[n], math.ceil(round(share * held[n], 9))) for n in held}
 
 
 def _reach(stock: Stock) -> float:

@@ -46,9 +46,9 @@ def follow(run: Prepared) -> RunProgress:
     try:
         with show:
             for progress in execute(run, recorder=recorder_for(os.environ)):
-                show.update(progress)
                 for line in losses.lines(progress):
                     _say(console, line)
+                show.update(progress)
     except KeyboardInterrupt:
         resume = typed("generate", "--resume", run.run_id, *_place(run))
         _say(console, f"stopped; what was published stays. Go on with: {resume}")
@@ -143,7 +143,7 @@ class _Lines:
     """A line every few seconds in a log."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._last = console, 0.0
+        self._console, self._last, self._said = console, 0.0, ""
 
     def __enter__(self) -> "_Lines":
         _say(self._console, "loading the generator ...")
@@ -156,8 +156,10 @@ class _Lines:
         now = time.monotonic()
         if now - self._last >= LINE_SECONDS or progress.complete:
             done = progress.published + progress.drawn
-            _say(self._console, f"{done}/{progress.requested} images, {describe(progress)}")
-            self._last = now
+            line = f"{done}/{progress.requested} images, {describe(progress)}"
+            if line != self._said:
+                _say(self._console, line)
+            self._last, self._said = now, line
 
 
 def _summary(console: Console, run: Prepared) -> None:

@@ -111,9 +111,9 @@ def test_a_ratio_goes_as_far_as_the_rarest_drawn_class_and_says_where_there_is_n
     few = [d for d in DRAWN if d.class_name != "lymphocyte" or d.id < "drawn-lymphocyte-12"]
     assert len(few) == 44  # 4 lymphocytes, for 7 real ones
     made = arms(images=few, it={"design": "ratio", "ratio": None})["it"]
-    assert tuple(made.counts.values()) == (4, 11, 7)  # 0.57 of 2, 7, 4, rounded up
+    assert tuple(made.counts.values()) == (4, 11, 7)  # 4 of 7: so many of 2 and of 4, rounded up
     none = [d for d in DRAWN if d.class_name != "monocyte"]
-    with pytest.raises(DataError, match=r"'monocyte' \(0 of 4\)") as caught:
+    with pytest.raises(DataError, match=r"images of 'monocyte' \(0 of 1\)\.") as caught:
         arms(images=none, it={"design": "ratio", "ratio": None})
     assert "ask for less" not in caught.value.remedy
     assert "'without=[monocyte]'" in caught.value.remedy
