@@ -90,8 +90,10 @@ def goes_on(what: str) -> Iterator[None]:
 def stoppable() -> Iterator[None]:
     """Turn SIGTERM, and the end of the terminal, into `Stopped`; a second one ends at once.
 
-    Signals that are ignored, as under nohup, stay so.
+    Signals that are ignored, as under nohup, stay so. Ray reads when it is imported, which is
+    later, that it is to write no trace of C++ at a signal.
     """
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     if threading.current_thread() is not threading.main_thread():
         yield
         return

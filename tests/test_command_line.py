@@ -107,6 +107,12 @@ def test_sigterm_ends_as_ctrl_c_does_with_a_status_of_its_own() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_ray_knows_of_signals_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", raising=False)
+    with stoppable():
+        assert os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] == "1"
+
+
 def test_what_goes_on_says_what_stays_and_how(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,9 +118,9 @@ def evaluate(
         if without_ray:
             report = studies.run_study(planned, output, studies.execute_here, tell=say)
         else:
-            import ray
-
             with ray_session(address, tell=say):
+                import ray
+
                 report = studies.run_study(
                     planned,
                     output,
