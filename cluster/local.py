@@ -134,6 +134,11 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
         head.wait(timeout=STOP_SECONDS)
     with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:  # a large process takes a moment to be gone
+            os.killpg(head.pid, 0)
+            time.sleep(0.05)
 
 
 def runtime_env(folder: Path) -> dict[str, Any]:
