@@ -68,3 +68,9 @@ def main(
     generator = export_base(config, output, folder or output / "generator")
     click.echo(f"{config.name} {generator.model_id} in {generator.folder}")
     click.echo(f"next: python jobs/judge_base.py --generator {generator.folder} --help")
+
+
+if __name__ == "__main__":
+    from factory.cli import run
+
+    run(main)

@@ -69,6 +69,13 @@ def test_a_failing_job_fails_the_command(tmp_path: Path) -> None:
     assert "error: no generator at 'nowhere'" in done.stdout + done.stderr
 
 
+def test_every_job_runs_when_it_is_called() -> None:
+    for job in (ROOT / "jobs").glob("*.py"):
+        lines = job.read_text().splitlines()
+        start = lines.index('if __name__ == "__main__":')
+        assert any("run" in line for line in lines[start + 1 :]), job.name
+
+
 def test_the_job_is_short_enough_to_read() -> None:
     for job in (ROOT / "jobs").glob("*.py"):
         assert len(job.read_text().splitlines()) <= 80, job.name
