@@ -1,6 +1,7 @@
 """Fixtures that several test packages share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from factory.models.generator import Generator
+
+# Shells start what runs in their background with SIGINT ignored, nohup with SIGHUP, and both are
+# inherited: tests that send one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("any-machine", deadline=None)  # a law says nothing of time
 settings.load_profile("any-machine")

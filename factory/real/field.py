@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from factory.errors import DataError
 from factory.real.scale import (
@@ -99,7 +99,13 @@ def _text_of_crop(text: str) -> str | None:
     return None if part is None else part.text
 
 
-CropText = Annotated[str, AfterValidator(_text_of_crop)]
+def _typed(value: object) -> object:
+    """Return 0.711 and 256 as the text that the command line has them in."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number else value
+
+
+CropText = Annotated[str, BeforeValidator(_typed), AfterValidator(_text_of_crop)]
 """What `--crop` takes, as a configuration or a manifest holds it; the whole frame becomes None."""
 
 

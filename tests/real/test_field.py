@@ -145,3 +145,9 @@ def test_what_a_generator_learnt_is_kept_and_read_again(folder):
 def test_a_field_that_is_none_is_refused(stored):
     with pytest.raises(ValueError, match=r"no part of a frame|pixel_size_um"):
         Shown.model_validate(stored)
+
+
+@pytest.mark.parametrize("typed", ["0.711", 0.711])
+def test_a_share_is_taken_as_a_number_too(typed: str | float) -> None:
+    """As YAML reads it: `--set frames=0.711`, `crop: 0.711`."""
+    assert Shown.model_validate({"crop": typed}).crop == "0.711"
