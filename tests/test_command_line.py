@@ -135,7 +135,10 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 @pytest.mark.ray
 @pytest.mark.fault
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_is_recorded_and_says_how_to_go_on(
     tiny: Generator, tmp_path: Path, signum: signal.Signals, status: int
 ) -> None:

@@ -1,5 +1,6 @@
 """Lineage both ways, and what a forgotten real image had a part in."""
 
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -68,9 +69,10 @@ def study(evaluation_id, model_ids, split):
     return row, [score]
 
 
-@pytest.fixture
-def uri(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A base, a generator made from it, one of another split, one that was shown a real image."""
+    tmp_path = tmp_path_factory.mktemp("lineage")
     publish(tmp_path, [0], **TUNED)
     publish(
         tmp_path,
@@ -89,6 +91,12 @@ def uri(tmp_path):
     create_release(tmp_path, "theirs", where="model_id = 'elsewhere'", **MADE)
     record_evaluation(tmp_path, *study("study-1", ["tuned"], MINE))
     return tmp_path
+
+
+@pytest.fixture
+def uri(made, tmp_path):
+    """A copy of `made`, which a test may change."""
+    return shutil.copytree(made, tmp_path / "catalog")
 
 
 def lineage(uri, *splits, **more):

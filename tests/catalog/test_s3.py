@@ -100,6 +100,7 @@ def test_lost_object_is_noticed_before_anything_points_to_it(store):
         SampleSink(URI, "run-1", options).commit([file])
 
 
+@pytest.mark.slow
 def test_a_release_lives_through_compaction_and_vacuum_and_a_lost_object_is_named(store):
     options = store
     SampleSink(URI, "run-1", options).commit(written(options, range(3)))

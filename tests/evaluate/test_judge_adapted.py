@@ -99,6 +99,7 @@ def test_two_untrained_generators_are_measured_and_shown(
     assert names == {"real-base-adapted.png", "closest-tiny.png", "closest-pixels.png"}
 
 
+@pytest.mark.slow
 def test_one_that_learnt_to_repeat_its_shots_falls_to_the_floor_as_a_copier(
     judge: Callable[..., AdaptedReport],
     adapted: Generator,

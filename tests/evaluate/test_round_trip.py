@@ -13,6 +13,7 @@ from tests.fakes.pairs import disc_pair
 ORDER = Order(class_name="monocyte", prompt="a monocyte", count=0)
 
 
+@pytest.mark.slow
 def test_images_come_back_better_with_steps_and_corrections(tiny: Generator):
     images = np.stack([disc_pair(number)[0] for number in range(2)])
     engine = Engine(tiny)

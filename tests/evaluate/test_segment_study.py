@@ -64,6 +64,7 @@ def config() -> StudyConfig:
     return parse_config(StudyConfig, stored, where="test")
 
 
+@pytest.mark.slow
 def test_segmenters_are_compared_by_dice(real: RealDataset, split: Split, tmp_path: Path) -> None:
     catalog = publish(tmp_path / "catalog", split, masks=True)
     planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))

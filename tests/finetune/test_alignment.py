@@ -168,6 +168,7 @@ def test_training_leaves_the_expert_to_the_byte_and_moves_w(expert: Expert) -> N
     assert not torch.equal(alignment.projection.weight, fresh.projection.weight)
 
 
+@pytest.mark.slow
 def test_training_aligns_the_layer(expert: Expert) -> None:
     settings = AlignmentSettings(weight=1)
     first, last = (

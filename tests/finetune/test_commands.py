@@ -121,6 +121,7 @@ def test_the_default_configuration_follows_from_the_base(tmp_path: Path) -> None
     assert preset_for(["base=owner/stable-diffusion"]) == "cytodiff"
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_leaves_out_where_its_samples_are_and_what_comes_next(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

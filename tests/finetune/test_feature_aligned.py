@@ -119,6 +119,7 @@ def load_pipeline_of(folder: str) -> object:
     return load_pipeline(open_generator(Path(folder)))
 
 
+@pytest.mark.slow
 def test_the_exported_generator_carries_the_adapted_autoencoder(
     base: Generator, expert_folder: Path, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_the_term_is_the_same_whether_features_are_kept_or_asked_for(
     assert not torch.equal(kept["alignment"], shown["alignment"])
 
 
+@pytest.mark.slow
 def test_weight_0_is_the_plain_fine_tuning_bit_for_bit_and_the_expert_stays(
     base: Generator, expert_folder: Path, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:

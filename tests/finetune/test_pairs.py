@@ -186,6 +186,7 @@ def trained(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathFa
     return finetune_here(plan, tell=lambda _: None)
 
 
+@pytest.mark.slow
 def test_every_cluster_gets_a_lora_of_one_base(
     real: tuple[RealDataset, Split], trained: Generator, clusters: Path, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def test_the_plan_can_be_read_by_a_worker(
     assert Plan.load(tmp_path) == plan
 
 
+@pytest.mark.slow
 def test_each_class_is_drawn_with_its_own_lora_and_redrawn_in_any_order(
     base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_submitted_job_draws_prints_and_leaves_nothing_running(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_failing_job_fails_the_command(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "cluster/local.py"),

@@ -96,6 +96,7 @@ def test_scores_alone_refuse_nothing(cells: RealDataset, split: Split, bank: Cop
     assert [verdict.passed for verdict in verdicts] == [True] * 3
 
 
+@pytest.mark.slow
 def test_features_see_what_pixels_do_not(
     cells: RealDataset, split: Split, feature_weights: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
@@ -87,6 +88,7 @@ def test_unknown_words_fall_into_letters_and_long_prompts_are_cut() -> None:
     assert len(ids) == MAX_TOKENS
 
 
+@pytest.mark.slow
 def test_equal_words_get_equal_ids_in_every_process() -> None:
     """Ids are part of the weights' meaning: a resumed training must not shuffle them."""
     texts = ["a big round eosinophil", "a small basophil, red granules"]

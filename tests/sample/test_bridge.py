@@ -210,6 +210,7 @@ def test_guidance_asks_the_target_twice_and_the_source_once(
     assert facts(found)["evaluations"] == STEPS + 2 * (2 + 4 + 6)
 
 
+@pytest.mark.slow
 def test_a_bridge_back_into_its_own_class_brings_the_source_back(
     tiny: Generator, references: References, tmp_path: Path
 ):

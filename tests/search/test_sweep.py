@@ -88,17 +88,18 @@ def test_few_points_are_tried_once_each_and_drawing_is_told(
     ground: Ground, stored: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "TELL_SECONDS", 0.0)
-    space = {"arm.per_class": {"choices": [1, 2]}, "generate.guidance_scale": {"choices": [1, 2]}}
+    space = {"generate.guidance_scale": {"choices": [1, 2]}}
     generate = {**stored["generate"], "batch_size": 1}
     changed = stored | {"space": space, "start": (), "trials": 30, "generate": generate}
     small = replace(ground, config=parse_config(SweepConfig, changed, where="test"))
     lines: list[str] = []
     trials = run_trials(small, tell=lines.append)
     points = [tuple(trial.point.values()) for trial in trials]
-    assert sorted(points) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert sorted(points) == [(1,), (2,)]
     assert any(line.startswith("drawing run-") and "/25 images" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_the_first_error_is_shown_where_every_trial_fails(
     ground: Ground, stored: dict[str, object]
 ) -> None:

@@ -98,7 +98,12 @@ def test_a_crowd_of_half_requests_makes_room_for_a_whole_one(uri):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_always_ends_it(uri, number, code):
     """Also while a page hangs, one is typed SQL, and visitors have sent half a request."""
