@@ -8,7 +8,7 @@ IMAGES ?= 320
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: wbc test test-ray test-rest test-all fuzz lint bench clean
+.PHONY: wbc check test test-ray test-rest test-all fuzz lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
@@ -23,6 +23,9 @@ test-ray test-rest: $(VENV)/installed
 
 test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
 	$(BIN)/python -m pytest -q -m "not gpu and not fuzz"
+
+check: lint ## what to run while working: lint, types, and the tests of what was changed
+	$(BIN)/python -m pytest -q -x -m "$(DEFAULT) and not ray" $$($(BIN)/python -m tests.changed)
 
 fuzz: $(VENV)/installed ## hostile configurations, pictures, rows and SQL, a minute each
 	$(BIN)/python -m pytest -q -m fuzz
