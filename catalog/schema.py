@@ -93,11 +93,12 @@ SAMPLES = pa.schema(
         pa.field("crop", pa.string()),  # part of real frames that was learnt: '0.711', '80um'
     ]
 )
-for _score in all_scores():  # of gates that came later
-    if _score.column not in SAMPLES.names:
-        SAMPLES = SAMPLES.append(pa.field(_score.column, pa.float64()))
+FROM_GATES = tuple(score.column for score in all_scores() if score.column not in SAMPLES.names)
+"""Columns of gates that came later: each says what it holds in its own file."""
+for _column in FROM_GATES:
+    SAMPLES = SAMPLES.append(pa.field(_column, pa.float64()))
 
-SELDOM = ("pixel_size_um", "crop")
+SELDOM = ("pixel_size_um", "crop", *FROM_GATES)
 """Not in a file of which no row has one: a batch keeps the bytes, and so the name, that it had
 before these columns were known, whatever code writes it again."""
 

@@ -3,7 +3,7 @@
 The segmenter must not be the generator's own, nor the one that a study judges with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -36,7 +36,9 @@ class AgreementGate(Gate):
 
         segment = load_segmenter(self.segmenter)
 
-        def judge(images: Images, masks: Masks | None) -> list[list[Verdict]]:
+        def judge(
+            images: Images, masks: Masks | None, _classes: Sequence[str]
+        ) -> list[list[Verdict]]:
             if masks is None:
                 return [[] for _ in images]
             return [[verdict] for verdict in self.judge(images, masks, segment)]

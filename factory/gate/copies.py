@@ -32,7 +32,9 @@ class CopyGate(Gate):
 
         compare = load_bank(self.bank)
 
-        def judge(images: Images, _masks: Masks | None) -> list[list[Verdict]]:
+        def judge(
+            images: Images, _masks: Masks | None, _classes: Sequence[str]
+        ) -> list[list[Verdict]]:
             return [[verdict] for verdict in self.judge(images, compare)]
 
         return judge

@@ -5,7 +5,7 @@ configuration, the columns of its scores in `samples`, its part of a run's name,
 run, and its rows, charts and filters in the gallery.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -19,8 +19,9 @@ Images = NDArray[np.uint8]
 """(B, H, W, 3) RGB."""
 Masks = NDArray[np.uint8]
 """(B, H, W) class indices."""
-Judge = Callable[[Images, Masks | None], list[list[Verdict]]]
-"""Images and their masks, None where none are drawn, to a list of verdicts for every image."""
+Judge = Callable[[Images, Masks | None, Sequence[str]], list[list[Verdict]]]
+"""Images, their masks, None where none are drawn, and the class asked for in each, to a list of
+verdicts for every image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

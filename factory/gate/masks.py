@@ -1,5 +1,6 @@
 """Gates on masks alone: how much is foreground, and in how many objects. For rows with a mask."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
@@ -46,7 +47,9 @@ class MaskGates(Gate):
     def open(self) -> Judge:
         """See `Gate`."""
 
-        def judge(images: Images, masks: Masks | None) -> list[list[Verdict]]:
+        def judge(
+            images: Images, masks: Masks | None, _classes: Sequence[str]
+        ) -> list[list[Verdict]]:
             if masks is None:
                 return [[] for _ in images]
             return [self.judge(mask) for mask in masks]

@@ -4,6 +4,7 @@ All take an RGB image (H, W, 3) uint8. Thresholds are a generator's business, wh
 real images (`factory.gate.calibration`): the defaults only catch what is broken in any stain.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -17,9 +18,9 @@ from pydantic import (
 
 from factory.gate.gate import Gate, Images, Judge, Masks, Score
 from factory.gate.verdict import Verdict
+from factory.measure.bank_file import LUMA
 
 Share = Annotated[float, Field(ge=0, le=1)]
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class PixelGates(Gate):
@@ -66,14 +67,16 @@ class PixelGates(Gate):
     def open(self) -> Judge:
         """See `Gate`."""
 
-        def judge(images: Images, _masks: Masks | None) -> list[list[Verdict]]:
+        def judge(
+            images: Images, _masks: Masks | None, _classes: Sequence[str]
+        ) -> list[list[Verdict]]:
             return [self.judge(image) for image in images]
 
         return judge
 
     def judge(self, image: NDArray[np.uint8]) -> list[Verdict]:
         """Return the verdicts of the gates 'blank', 'range', 'blur' and 'noise', in this order."""
-        grey = (image.astype(np.float32) @ _LUMA / 255).astype(np.float32)
+        grey = (image.astype(np.float32) @ LUMA / 255).astype(np.float32)
         contrast, clipped, sharpness = _contrast(grey), _clipped_share(image), _sharpness(grey)
         return [
             _at_least("blank", "contrast", contrast, self.min_contrast),

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 
 from factory.config import Frozen
 from factory.gate.agreement import AgreementGate
+from factory.gate.brightness import BrightnessGate
+from factory.gate.confidence import ConfidenceGate
 from factory.gate.copies import CopyGate
 from factory.gate.gate import Gate, Score
 from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 
-GATES: tuple[type[Gate], ...] = (PixelGates, MaskGates, AgreementGate, CopyGate)
+GATES: tuple[type[Gate], ...] = (
+    *(PixelGates, MaskGates, AgreementGate, CopyGate),
+    *(BrightnessGate, ConfidenceGate),
+)
 
 
 def sections(config: Frozen) -> Iterator[Gate]:

@@ -1,7 +1,7 @@
 """The bank of the copy gate: what training images look like in each space, and how near is near.
 
 folder/bank.safetensors                vectors of the train part; thresholds and ids in its header
-folder/efficientnet_lite0.safetensors  the feature network, where features are compared too
+folder/NETWORK.safetensors             the feature network, where features are compared too
 """
 
 import json
@@ -16,10 +16,15 @@ from safetensors.torch import save_file
 
 from factory.atomic import new_folder
 from factory.errors import DataError
-from factory.measure.bank_file import BANK_FILE, Resemblance, opened_bank
+from factory.measure.bank_file import (
+    BANK_FILE,
+    BRIGHTNESS,
+    Resemblance,
+    brightness_by_class,
+    opened_bank,
+)
 from factory.measure.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
 from factory.measure.features import (
-    BACKBONE,
     TURNS,
     Features,
     FeatureSpace,
@@ -40,7 +45,7 @@ class CopyBank:
     """Training images in one or two spaces; call it with drawn images (B, H, W, 3)."""
 
     stored: Mapping[str, Features]
-    """Space -> vectors: pixels (M, 3072); features of all eight turns (8 * M, 1280)."""
+    """Space -> vectors: pixels (M, 3072); features of all eight turns (8 * M, D)."""
     thresholds: Mapping[str, float]
     ids: tuple[str, ...]
     split_digest: str
@@ -67,7 +72,7 @@ class CopyBank:
         found = {PIXELS: nearest(turned_thumbnails(images), self.stored[PIXELS])}
         if self.network is not None:
             features = self.network.extract(images)[None]
-            found[BACKBONE] = nearest(features, self.stored[BACKBONE])
+            found[self.network.name] = nearest(features, self.stored[self.network.name])
         return found
 
 
@@ -102,7 +107,7 @@ def make_bank(
     stored = {PIXELS: thumbnails(train)}
     if network is not None:
         views = [network.extract(turned(train, number)) for number in range(TURNS)]
-        stored[BACKBONE] = np.concatenate(views)
+        stored[network.name] = np.concatenate(views)
     bare = CopyBank(
         stored=stored,
         thresholds=dict.fromkeys(stored, 1.0),
@@ -111,12 +116,18 @@ def make_bank(
         network=network,
     )
     thresholds = _calibrated(bare.distances(dataset.array(size_px, list(split.val))))
-    facts = {"thresholds": thresholds, "ids": list(split.train), "split_digest": split.digest}
+    labels = [dataset.labels[dataset.index_of(image_id)] for image_id in split.train]
+    facts = {
+        "thresholds": thresholds,
+        "ids": list(split.train),
+        "split_digest": split.digest,
+        BRIGHTNESS: brightness_by_class(train, labels),
+    }
     with new_folder(folder) as work:
         tensors = {name: torch.from_numpy(vectors) for name, vectors in stored.items()}
         save_file(tensors, work / BANK_FILE, metadata={"facts": json.dumps(facts)})
-        if weights is not None:
-            shutil.copyfile(weights, work / f"{BACKBONE}.safetensors")
+        if weights is not None and network is not None:
+            shutil.copyfile(weights, work / f"{network.name}.safetensors")
     return load_bank(folder)
 
 
@@ -150,11 +161,11 @@ def load_bank(folder: str | Path) -> CopyBank:
     with opened_bank(path) as file:
         facts = json.loads(file.metadata()["facts"])
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = path / f"{BACKBONE}.safetensors"
+    networks = [name for name in stored if name != PIXELS]
     return CopyBank(
         stored=stored,
         thresholds=facts["thresholds"],
         ids=tuple(facts["ids"]),
         split_digest=facts["split_digest"],
-        network=load_feature_space(weights) if BACKBONE in stored else None,
+        network=load_feature_space(path / f"{networks[0]}.safetensors") if networks else None,
     )

@@ -1,14 +1,21 @@
-"""The file of a bank of training images, read without torch: is it there, and of which split."""
+"""What a bank of training images says without torch: whose it is, and how bright its images are."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from factory.errors import ConfigError, ModelError
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in luminance (ITU-R BT.601)."""
+BRIGHTNESS = "brightness"
+"""Of a bank's facts: class -> mean and standard deviation over its real images."""
 BANK_FILE = "bank.safetensors"
 """Of a bank's folder: vectors of training images, with thresholds and ids in its header."""
 
@@ -58,5 +65,37 @@ def opened_bank(path: Path) -> Iterator[Any]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"no bank of training images at {str(path)!r} ({error})",
-            remedy="Make one with `factory prepare bank`, or leave the copy gate out",
+            remedy="Make one with `factory bank`, or leave the copy gate out",
         ) from error
+
+
+def brightness(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the mean luminance (B,), 0..1, of images (B, H, W, 3)."""
+    found: NDArray[np.float32] = (images.mean(axis=(1, 2)) @ LUMA / 255).astype(np.float32)
+    return found
+
+
+def brightness_by_class(
+    images: NDArray[np.uint8], labels: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of the brightness of the images of each class."""
+    scores, own = brightness(images), np.array(labels)
+    return {
+        name: (float(scores[own == name].mean()), float(scores[own == name].std()))
+        for name in sorted(set(labels))
+    }
+
+
+def read_brightness(folder: str | Path) -> dict[str, tuple[float, float]]:
+    """Return what a bank knows of the brightness of real images, by class.
+
+    Raises:
+        ModelError: no bank, or one of before brightness was measured.
+    """
+    with opened_bank(Path(folder).expanduser()) as file:
+        facts = json.loads(file.metadata()["facts"])
+    if BRIGHTNESS not in facts:
+        raise ModelError(
+            f"the bank at {str(folder)!r} knows nothing of brightness", remedy="Make it again"
+        )
+    return {name: (float(mean), float(sd)) for name, (mean, sd) in facts[BRIGHTNESS].items()}

@@ -19,6 +19,8 @@ from factory.sample.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from factory.gate.agreement import AgreementGate
+    from factory.gate.brightness import BrightnessGate
+    from factory.gate.confidence import ConfidenceGate
     from factory.gate.copies import CopyGate
     from factory.gate.masks import MaskGates
 
@@ -112,6 +114,8 @@ if TYPE_CHECKING:
         mask_gates: MaskGates = MaskGates()
         agreement: AgreementGate | None = None
         copies: CopyGate | None = None
+        brightness: BrightnessGate | None = None
+        confidence: ConfidenceGate | None = None
 
 else:
     GenerateConfig = create_model(

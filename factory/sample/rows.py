@@ -49,7 +49,8 @@ def batch_rows(batch: Batch, drawn: Drawn, facts: RunFacts) -> pa.Table:
     The rows depend on the batch, its pixels and the run alone, never on the clock: a batch that is
     written twice is written with equal bytes.
     """
-    pixels, *others = [gate.open()(drawn.images, drawn.masks) for gate in facts.gates]
+    classes = [request.recipe.class_name for request in batch.requests]
+    pixels, *others = [gate.open()(drawn.images, drawn.masks, classes) for gate in facts.gates]
     rows = []
     for slot, (request, _) in enumerate(zip(batch.requests, drawn.images, strict=True)):
         told = (pixels[slot], drawn.verdicts_of(slot), *(each[slot] for each in others))

@@ -24,7 +24,7 @@ from factory.gate.verdict import Verdict
 from factory.monitor.on_ray import busy
 from factory.sample.config import StreamConfig
 from factory.sample.drawn import Drawn
-from factory.sample.plan import Plan
+from factory.sample.plan import Batch, Plan
 from factory.sample.ranges import Ranges
 from factory.sample.references import References
 from factory.sample.rows import RunFacts, batch_rows
@@ -116,11 +116,12 @@ class SampleActor:
         """The gates that need a network or training images, loaded once for each actor."""
         return [gate.open() for gate in self._work.gates]
 
-    def _judged(self, drawn: Drawn) -> Drawn:
+    def _judged(self, drawn: Drawn, batch: Batch) -> Drawn:
         """Return `drawn` with what these gates say beside the method's own verdicts."""
+        classes = [request.recipe.class_name for request in batch.requests]
         every = [list(drawn.verdicts_of(number)) for number in range(len(drawn))]
         for judge in self._judges:
-            for own, more in zip(every, judge(drawn.images, drawn.masks), strict=True):
+            for own, more in zip(every, judge(drawn.images, drawn.masks, classes), strict=True):
                 own += more
         return replace(drawn, verdicts=every)
 
@@ -129,7 +130,7 @@ class SampleActor:
         batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
         engine = self._engine  # loading is no drawing
         with busy(self._work.facts.run_id, engine.device):
-            drawn = self._judged(engine.draw(batch))
+            drawn = self._judged(engine.draw(batch), batch)
         columns: dict[str, Any] = {
             "batch_index": np.full(len(drawn), batch.index),
             "engine": np.full(len(drawn), json.dumps(self._engine.fingerprint)),

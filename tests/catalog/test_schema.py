@@ -18,7 +18,8 @@ def test_columns_with_statistics_lead_and_are_never_null():
 def test_every_column_has_a_comment():
     lines = Path(schema.__file__).read_text().splitlines()
     fields = [line for line in lines if line.startswith("        pa.field(")]
-    assert len(fields) == sum(len(table) for table in TABLES.values())
+    own = sum(len(table) for table in TABLES.values()) - len(schema.FROM_GATES)
+    assert len(fields) == own
     assert [line for line in fields if not re.search(r"  # .{4}", line)] == []
 
 

@@ -1,5 +1,6 @@
 """A gate that is one file: how red an image is."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from factory.gate.gate import Gate, Images, Judge, Masks, Score
@@ -15,7 +16,9 @@ class RednessGate(Gate):
     max_red: float | None = 0.5
 
     def open(self) -> Judge:
-        def judge(images: Images, _masks: Masks | None) -> list[list[Verdict]]:
+        def judge(
+            images: Images, _masks: Masks | None, _classes: Sequence[str]
+        ) -> list[list[Verdict]]:
             reds = images[..., 0].mean(axis=(1, 2)) / 255
             return [[Verdict(gate="red", score=float(r), reason=self._reason(r))] for r in reds]
 

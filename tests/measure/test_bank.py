@@ -157,7 +157,11 @@ def test_a_bank_of_another_split_is_refused(cells: RealDataset, split: Split, fo
 def test_both_spaces_together_refuse_one_unseen_image_in_a_hundred() -> None:
     rng = np.random.default_rng(0)
     unseen = {
-        name: Nearest(distance=scale * rng.random(5000), position=np.zeros(5000, np.int64))
+        name: Nearest(
+            distance=scale * rng.random(5000),
+            position=np.zeros(5000, np.int64),
+            view=np.zeros(5000, np.int64),
+        )
         for name, scale in (("pixels", 0.1), (BACKBONE, 7.0))
     }
     thresholds = _calibrated(unseen)
@@ -168,6 +172,8 @@ def test_both_spaces_together_refuse_one_unseen_image_in_a_hundred() -> None:
 
 
 def test_held_out_images_that_equal_training_ones_make_no_bank() -> None:
-    same = Nearest(distance=np.zeros(50), position=np.zeros(50, np.int64))
+    same = Nearest(
+        distance=np.zeros(50), position=np.zeros(50, np.int64), view=np.zeros(50, np.int64)
+    )
     with pytest.raises(DataError, match="equal training images"):
         _calibrated({"pixels": same})
