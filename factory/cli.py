@@ -16,10 +16,13 @@ from factory import __version__
 from factory.command_line import as_typed, signal_of, status_of, stoppable
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
-from factory.evaluate.prepare_command import prepare
+from factory.evaluate.mix import mix
+from factory.evaluate.prepare_commands import bank, clusters, prepare, segmenter
 from factory.finetune.commands import finetune
 from factory.finetune.expert_command import expert
 from factory.finetune.memory_command import memory
+from factory.judge.ablate import ablate
+from factory.judge.commands import judge
 from factory.monitor.commands import runs
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate, verify
@@ -53,8 +56,8 @@ def cli(log_format: str) -> None:
 
 
 COMMANDS = (
-    *(real, prepare, expert, finetune, memory, bridge),
-    *(generate, catalog, gallery, export, marks, regenerate, evaluate, sweep),
+    *(real, bank, clusters, segmenter, prepare, expert, finetune, memory, bridge, judge, ablate),
+    *(generate, catalog, gallery, export, marks, regenerate, mix, evaluate, sweep),
     *(release, lineage_command, forget_command),
     *(submit, runs),
 )

@@ -67,7 +67,7 @@ def main(
                     )
     generator = export_base(config, output, folder or output / "generator")
     click.echo(f"{config.name} {generator.model_id} in {generator.folder}")
-    click.echo(f"next: python jobs/judge_base.py --generator {generator.folder} --help")
+    click.echo(f"next: factory judge {generator.folder} --help")
 
 
 if __name__ == "__main__":

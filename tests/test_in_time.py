@@ -49,6 +49,7 @@ SMALL = f"{FINETUNE} --set n_shot=2"
 CONTROLS = "--set 'arms={real: {design: real}, more: {design: oversample}}'"
 EVALUATE = "evaluate --data cells --split split.json --output new --without-ray"
 SWEEP = "sweep --data cells --split split.json --output new --catalog new"
+JUDGE = "judge wbc-base --data cells --split split.json --output new"
 EXPERT = "expert --data cells --split split.json --output new"
 
 WRONG: list[tuple[str, str, str]] = [
@@ -114,18 +115,26 @@ WRONG: list[tuple[str, str, str]] = [
     (f"{EXPERT} --set x=1", "unknown key 'x'", "Known keys: backbone"),
     (f"{EXPERT} --weights no", "no weights at 'no'", "Correct --weights"),
     (f"{EXPERT.replace('cells', 'nowhere')}", "no dataset at 'nowhere'", "Give a local path"),
-    ("prepare bank --data cells --split no.json --out new", "not a readable split", "Write one"),
-    ("prepare bank --data no --split split.json --out new", "no dataset at 'no'", "Give a local"),
+    ("bank --data cells --split no.json --out new", "not a readable split", "Write one"),
+    ("bank --data no --split split.json --out new", "no dataset at 'no'", "Give a local"),
     (
-        "prepare clusters --data cells --split split.json --features no --out new",
+        "cluster-images --data cells --split split.json --features no --out new",
         "no weights at 'no'",
         "Correct the path",
     ),
     (
-        "prepare segmenter --data cells --split split.json --out /proc/x",
+        "segmenter --data cells --split split.json --out /proc/x",
         "'/proc/x' cannot be written",
         "Choose another place",
     ),
+    (f"{JUDGE} --set x=1", "unknown key 'x'", "Known keys: generate"),
+    (f"{JUDGE} --set features=/no", "features is '/no'", "Correct the path"),
+    (f"{JUDGE.replace('wbc-base', 'no')}", "no generator at 'no'", "Give a diffusers"),
+    (f"{JUDGE.replace('split.json', 'no.json')}", "not a readable split", "Write one"),
+    (f"{JUDGE.replace('cells', 'no')}", "no dataset at 'no'", "Give a local"),
+    ("ablate --vary a=1 --data cells --split split.json --output new", "compare nothing", "Give"),
+    ("mix --data cells --split no.json --catalog catalog --out new", "not a readable", "Write"),
+    ("mix --data cells --split split.json --catalog catalog --out cells", "is there", "Name a new"),
     ("memory --set x=1", "unknown key 'x'", "Known keys: method"),
     ("memory --set base=nowhere", "no generator at 'nowhere'", "Give a diffusers folder"),
     ("memory --config blastdiffusion", "cannot be told", "Give a configuration of method text"),
@@ -195,7 +204,7 @@ def test_every_command_that_could_be_heavy_is_tried() -> None:
     from factory.cli import cli
 
     tried = {command.split()[0] for command, _, _ in WRONG}
-    assert set(cli.commands) - tried == {"real", "runs", "lineage", "forget"}
+    assert set(cli.commands) - tried == {"real", "runs", "lineage", "forget", "prepare"}
 
 
 def test_the_tests_own_guard_holds() -> None:

@@ -18,33 +18,37 @@ _BLOCK = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nearest:
-    """The nearest stored image of every query: Euclidean distance (N,) and its position (N,)."""
+    """The nearest stored image of every query: Euclidean distance (N,), its position (N,)."""
 
     distance: NDArray[np.float64]
     position: NDArray[np.int64]
+    view: NDArray[np.int64]
+    """(N,) which of the query's views it is nearest to."""
 
 
 def nearest(turns: Features, stored: Features) -> Nearest:
     """Return the nearest of `stored` (M, D) to any of the T views of each query (T, N, D)."""
     views, queries, width = turns.shape
     found = [_nearest_block(block, stored) for block in _blocks(turns.reshape(-1, width))]
-    distance = np.concatenate([part.distance for part in found]).reshape(views, queries)
-    position = np.concatenate([part.position for part in found]).reshape(views, queries)
+    distance = np.concatenate([part[0] for part in found]).reshape(views, queries)
+    position = np.concatenate([part[1] for part in found]).reshape(views, queries)
     view = distance.argmin(axis=0)
     every = np.arange(queries)
-    return Nearest(distance=distance[view, every], position=position[view, every])
+    return Nearest(distance=distance[view, every], position=position[view, every], view=view)
 
 
 def _blocks(rows: Features) -> list[Features]:
     return [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
 
 
-def _nearest_block(queries: Features, stored: Features) -> Nearest:
+def _nearest_block(
+    queries: Features, stored: Features
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Propose by |s|^2 - 2 q.s in float32; measure the winner anew: the sum loses small digits."""
     squares = np.einsum("md,md->m", stored, stored)
     position = (squares - 2 * (queries @ stored.T)).argmin(axis=1)
     gap = queries.astype(np.float64) - stored[position]
-    return Nearest(distance=np.sqrt((gap**2).sum(axis=1)), position=position)
+    return np.sqrt((gap**2).sum(axis=1)), position
 
 
 def thumbnails(images: Images) -> Features:

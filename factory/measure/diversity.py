@@ -1,26 +1,34 @@
-"""Diversity: how unlike each other the images of one class are, by structural similarity.
+"""Diversity: how unlike each other the images of one class are, and how like real ones.
 
 1 - the mean SSIM of all pairs (Z. Wang et al., Image Quality Assessment: From Error Visibility to
 Structural Similarity, 2004), as Feature-Aligned Diffusion reports it: 0 where all images are the
-same. It rewards noise as well: read it beside the figure of real images.
+same. It rewards noise as well: read it beside the figure of real images. The same with MS-SSIM (Z.
+Wang et al., Multi-scale Structural Similarity, 2003), and the mean LPIPS of pairs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from factory.errors import DataError
 from factory.measure.features import Images
 from factory.measure.intervals import Z95, Estimate
 
 PAIRS_AT_ONCE = 256
+WINDOW_PX = 11
+"""Of an SSIM: the least side of an image."""
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Weights of the five scales of an MS-SSIM, the finest first."""
+Pairwise = Callable[[Images], NDArray[np.float64]]
+"""Images (N, S, S, 3) to how unlike each two are, (N, N); 0 on the diagonal."""
 
 
-def ssim_diversity(images: Images) -> Estimate:
-    """Return 1 - mean pairwise SSIM of images (N, S, S, 3) of one class, S >= 11.
+def diversity(images: Images, unlike: Pairwise) -> Estimate:
+    """Return the mean of `unlike` over all pairs of images (N, S, S, 3) of one class.
 
     The interval is normal, from the jackknife that leaves out one image at a time: pairs that
     share an image are not independent.
@@ -32,22 +40,21 @@ def ssim_diversity(images: Images) -> Estimate:
         raise DataError(
             f"{len(images)} images have no pairs to compare", remedy="Draw 3 or more of a class"
         )
-    similarity, count = pairwise_ssim(images), len(images)
-    total, own = similarity.sum() / 2, similarity.sum(axis=1)
-    value = 1 - total / (count * (count - 1) / 2)
-    without = 1 - (total - own) / ((count - 1) * (count - 2) / 2)
+    found, count = unlike(images), len(images)
+    total, own = found.sum() / 2, found.sum(axis=1)
+    value = total / (count * (count - 1) / 2)
+    without = (total - own) / ((count - 1) * (count - 2) / 2)
     spread = math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
     return Estimate(value=value, low=value - Z95 * spread, high=value + Z95 * spread, n=count)
 
 
-def diversity_by_class(images: Images, labels: Sequence[str]) -> dict[str, Estimate]:
-    """Return the diversity of every class among images (N, S, S, 3).
+def ssim_diversity(images: Images) -> Estimate:
+    """Return 1 - mean pairwise SSIM of images (N, S, S, 3) of one class, S >= 11.
 
     Raises:
-        DataError: a class with fewer than 3 images.
+        DataError: fewer than 3 images.
     """
-    own = np.array(labels)
-    return {name: ssim_diversity(images[own == name]) for name in sorted(set(labels))}
+    return diversity(images, unlike_by_ssim)
 
 
 def mean_diversity(by_class: Mapping[str, Estimate]) -> Estimate:
@@ -59,17 +66,79 @@ def mean_diversity(by_class: Mapping[str, Estimate]) -> Estimate:
     return Estimate(value=value, low=value - half, high=value + half, n=count)
 
 
-def pairwise_ssim(images: Images) -> NDArray[np.float64]:
-    """Return the SSIM of all pairs of images (N, S, S, 3), (N, N); 0 on the diagonal."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    shown = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+def unlike_by_ssim(images: Images) -> NDArray[np.float64]:
+    """Return 1 - SSIM of all pairs."""
     first, second = np.triu_indices(len(images), k=1)
-    found = np.zeros((len(images), len(images)))
-    for start in range(0, len(first), PAIRS_AT_ONCE):
-        a, b = first[start : start + PAIRS_AT_ONCE], second[start : start + PAIRS_AT_ONCE]
-        scores = structural_similarity_index_measure(
-            shown[a], shown[b], data_range=1.0, reduction="none"
-        )
-        found[a, b] = found[b, a] = torch.as_tensor(scores).double().numpy()
+    return _square(1 - ssim(images[first], images[second]), len(images))
+
+
+def unlike_by_ms_ssim(images: Images) -> NDArray[np.float64]:
+    """Return 1 - MS-SSIM of all pairs, over as many of the five scales as the side allows.
+
+    Each scale halves the side, and the coarsest must still hold an SSIM's window: five scales from
+    176 px on, three at 64 px. Their weights are those of the paper, brought to a sum of 1.
+    """
+    first, second = np.triu_indices(len(images), k=1)
+    side = min(images.shape[1:3])
+    scales = max(1, min(len(SCALES), int(math.log2(side / WINDOW_PX)) + 1))
+    betas = tuple(weight / sum(SCALES[:scales]) for weight in SCALES[:scales])
+    return _square(1 - ssim(images[first], images[second], betas=betas), len(images))
+
+
+def ssim(
+    images: Images, others: Images, *, betas: tuple[float, ...] | None = None
+) -> NDArray[np.float64]:
+    """Return (N,) the structural similarity of images (N, S, S, 3) and their partners.
+
+    Args:
+        images: uint8, S >= 11.
+        others: likewise.
+        betas: weights of the scales of an MS-SSIM; None: one scale.
+    """
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        structural_similarity_index_measure,
+    )
+
+    found = []
+    for start in range(0, len(images), PAIRS_AT_ONCE):
+        a, b = (_unit(part[start : start + PAIRS_AT_ONCE]) for part in (images, others))
+        if betas is None:
+            scores = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+        else:
+            scores = multiscale_structural_similarity_index_measure(
+                a, b, data_range=1.0, reduction="none", betas=betas, normalize="relu"
+            )
+        found.append(torch.as_tensor(scores).double().reshape(-1).numpy())
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def _unit(images: Images) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def _square(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    found = np.zeros((count, count))
+    first, second = np.triu_indices(count, k=1)
+    found[first, second] = found[second, first] = values
+    return found
+
+
+def diversity_by_class(
+    images: Images, labels: Sequence[str], unlike: Pairwise = unlike_by_ssim, *, most: int = 64
+) -> dict[str, Estimate]:
+    """Return the diversity of every class of three images or more among (N, S, S, 3).
+
+    Args:
+        images: of all classes.
+        labels: N class names.
+        unlike: how two images are compared.
+        most: images of a class whose pairs are compared, the first ones; 64 have 2,016 pairs.
+    """
+    own = np.array(labels)
+    found = {}
+    for name in sorted(set(labels)):
+        members = images[own == name][:most]
+        if len(members) >= 3:
+            found[name] = diversity(members, unlike)
     return found

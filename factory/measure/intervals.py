@@ -4,6 +4,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from factory.errors import DataError
+
+if TYPE_CHECKING:  # a plan of a study waits for neither
+    import numpy as np
+    from numpy.typing import NDArray
 
 Z95 = 1.959964
 """97.5 % quantile of the standard normal distribution."""
@@ -89,22 +96,22 @@ def p_of_difference(mean: float, error: float, freedom: float) -> float:
     return float(2 * special.stdtr(freedom, -abs(mean) * math.sqrt(max(0.0, 1 - mean**2)) / error))
 
 
-def mean_over_seeds(values: Sequence[float]) -> Estimate:
-    """Return the mean of a training under several seeds with Student's 95 % interval.
+def mean_of(values: "Sequence[float] | NDArray[np.float64]") -> Estimate:
+    """Return the mean of images, sources or trainings with Student's 95 % interval.
 
-    Between trainings, not between images: it says what another seed would have given. `n` counts
-    trainings.
+    It says what others of the same kind would have given: another seed where values are trainings.
 
     Raises:
-        ValueError: fewer than 2 values.
+        DataError: fewer than 2 values, which have no spread.
     """
-    n = len(values)
+    found = [float(value) for value in values]
+    n = len(found)
     if n < 2:
-        raise ValueError(f"{n} values have no spread")
-    mean = math.fsum(values) / n
-    from scipy import special
+        raise DataError(f"{n} values have no interval", remedy="Measure two or more")
+    mean = math.fsum(found) / n
+    from scipy import special  # half a second, which a plan need not wait for
 
-    half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.975)) * statistics.stdev(found) / math.sqrt(n)
     return Estimate(value=mean, low=mean - half, high=mean + half, n=n)
 
 
@@ -112,9 +119,10 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> Estim
     """Return the mean of value - other, seed by seed, with Student's 95 % interval.
 
     Raises:
-        ValueError: not as many of both, or see `mean_over_seeds`.
+        ValueError: not as many of both.
+        DataError: see `mean_of`.
     """
-    return mean_over_seeds([a - b for a, b in zip(values, others, strict=True)])
+    return mean_of([a - b for a, b in zip(values, others, strict=True)])
 
 
 def spread(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
 
     Args:
         manifest: the content of its `factory.json`.
-        figures: Markdown of measured figures, e.g. the report of `jobs/judge_base.py`.
+        figures: Markdown of measured figures, e.g. those of `factory judge`.
     """
     name = manifest["name"]
     front = yaml.safe_dump(

@@ -71,7 +71,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     if not (path / FACTS).is_file():
         raise ModelError(
             f"no segmenter at {str(folder)!r} ({FACTS} is missing)",
-            remedy="Train one with `factory prepare segmenter`, or leave the agreement gate out",
+            remedy="Train one with `factory segmenter`, or leave the agreement gate out",
         )
     check_folder(path)
     return read_json(path / FACTS)

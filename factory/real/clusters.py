@@ -195,7 +195,7 @@ def load_clusters(path: Path, split: Split | None = None) -> Clusters:
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DataError(
             f"{path} is no readable file of clusters ({error})",
-            remedy="Make one with `factory prepare clusters`",
+            remedy="Make one with `factory cluster-images`",
         ) from error
     if found.digest != recorded:
         raise DataError(

@@ -2,7 +2,7 @@
 
     python -m tests.bench.bench_seed_loop [--per-class 20] [--rounds 5]
 
-The KID of both is measured by `jobs/judge_base.py --scheduler pndm --num-inference-steps 50`.
+The KID of both is measured by `factory judge --set generate.scheduler=pndm`.
 """
 
 import time

@@ -20,9 +20,6 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from factory.config import load_config
-from factory.evaluate.drawing import Settings
-from factory.evaluate.judge_base import Counts, judge_base
-from factory.evaluate.reference import open_reference
 from factory.finetune.base_config import BaseConfig
 from factory.finetune.base_run import SPLIT
 from factory.finetune.latents import TURNS, cached_latents, to_signed, turn
@@ -35,9 +32,18 @@ from factory.finetune.pretrain import (
     load_data,
     training_scheduler,
 )
+from factory.judge.config import JudgeConfig
+from factory.judge.figures import measure, measure_floor
+from factory.judge.judge import open_judgement, settings_for
+from factory.judge.report import overall
+from factory.judge.sets import draw_plan
+from factory.measure.cache import ArrayCache
 from factory.models.generator import find_generator
+from factory.real.sources import open_dataset
+from factory.real.splits import load_split
 from factory.sample.engine import Engine
 from factory.sample.methods.text import TextMethod
+from factory.sample.prepare import make_plan
 
 CHANNELS = (64, 128, 128)
 
@@ -90,7 +96,7 @@ def main(
     per_class: int,
     overrides: tuple[str, ...],
 ) -> None:
-    """Train, then judge as `jobs/judge_base.py` does."""
+    """Train, then judge as `factory judge` does."""
     lengths = [
         f"denoiser.channels={list(CHANNELS)}",
         f"denoiser.steps={steps}",
@@ -115,11 +121,18 @@ def main(
     engine = Engine(base)
     engine.generator = replace(base, model_id=f"pixel-{steps}")
     engine._methods = {"text": TextMethod(pipeline, "cpu")}
-    reference = open_reference(
-        base, data, split=prepared / SPLIT, weights=features, cache=cache or out / "cache"
+    keys = ("part=val", "reference=train", f"features={features}")
+    judging = load_config(JudgeConfig, "judge", keys)
+    kept, split = ArrayCache(folder=cache or out / "cache"), load_split(prepared / SPLIT)
+    dataset = open_dataset(data, label=config.label, attributes=config.attributes)
+    by, classes, _ = open_judgement(judging, base, dataset, split, cache=kept)
+    asked = settings_for(judging.generate, base, tuple(classes))
+    plan = make_plan(
+        asked.model_copy(update={"num_images": per_class * len(classes)}), engine.generator
     )
-    judge_base(engine, reference, Settings(), Counts(per_class=per_class, per_value=0), out=out)
-    print((out / "report.md").read_text())
+    drawn = draw_plan("pixels", engine.generator, plan, "float32", cache=kept, engine=engine)
+    for row in overall([measure_floor(by, len(drawn)), measure(drawn, by)[0]]):
+        print(" | ".join(row))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_its_folder_gives_it_back(trained, tmp_path: Path) -> None:
 
 
 def test_a_missing_one_is_named() -> None:
-    with pytest.raises(ModelError, match=r"no segmenter at 'nowhere'.*factory prepare segmenter"):
+    with pytest.raises(ModelError, match=r"no segmenter at 'nowhere'.*factory segmenter"):
         load_segmenter("nowhere")
 
 

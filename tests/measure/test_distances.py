@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from factory.errors import DataError
-from factory.measure.distances import SUBSETS, frechet_distance, kid
+from factory.measure.distances import SUBSETS, frechet_distance, kid, overlap
 
 
 def cloud(count: int, *, shift: float = 0.0, width: int = 16, seed: int = 0) -> np.ndarray:
@@ -90,3 +91,22 @@ def test_too_few_images_are_refused() -> None:
     for distance in (kid, frechet_distance):
         with pytest.raises(DataError, match="3 images are too few"):
             distance(cloud(3), cloud(50))
+
+
+def test_overlap_is_torch_fidelitys_where_it_has_it_and_by_hand_where_not() -> None:
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal((40, 4)).astype(np.float32)
+    drawn = (rng.standard_normal((30, 4)) * 0.7 + 0.5).astype(np.float32)
+    found = overlap(drawn, real, neighbours=3)
+    known = calculate_precision_recall_full(torch.from_numpy(drawn), torch.from_numpy(real), 3)
+    assert (found.precision, found.recall) == pytest.approx(known)
+    gaps = np.linalg.norm(drawn[:, None] - real, axis=2)
+    reach = np.sort(np.linalg.norm(real[:, None] - real, axis=2), axis=1)[:, 3]
+    assert found.density == pytest.approx((gaps <= reach).sum(axis=1).mean() / 3)
+    assert found.coverage == pytest.approx((gaps.min(axis=0) <= reach).mean())
+    same = overlap(real, real, neighbours=3)
+    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+    with pytest.raises(DataError, match="3 images have no 3 neighbours"):
+        overlap(drawn[:3], real, neighbours=3)

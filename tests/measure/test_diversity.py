@@ -11,8 +11,9 @@ from factory.errors import DataError
 from factory.measure.diversity import (
     diversity_by_class,
     mean_diversity,
-    pairwise_ssim,
     ssim_diversity,
+    unlike_by_ms_ssim,
+    unlike_by_ssim,
 )
 from factory.measure.features import Images
 from factory.measure.intervals import Z95
@@ -39,8 +40,8 @@ def test_the_value_is_the_mean_of_torchmetrics_over_all_pairs() -> None:
     ]
     assert len(scores) == 10
     assert ssim_diversity(images).value == pytest.approx(1 - np.mean(scores), abs=1e-5)
-    found = pairwise_ssim(images)
-    assert found[0, 3] == pytest.approx(1, abs=1e-5)
+    found = unlike_by_ssim(images)
+    assert found[0, 3] == pytest.approx(0, abs=1e-5)
     assert np.array_equal(found, found.T)
     assert not found.diagonal().any()
 
@@ -69,3 +70,16 @@ def test_classes_are_compared_within_themselves() -> None:
 def test_two_images_are_too_few() -> None:
     with pytest.raises(DataError, match="2 images have no pairs"):
         ssim_diversity(noise(2))
+
+
+def test_ms_ssim_takes_the_scales_that_the_side_allows() -> None:
+    """All five from 176 px on, as torchmetrics has them; at 16 px one, which is the SSIM."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    small = (noise(3) // 2 + noise(1) // 2).astype(np.uint8)  # alike: MS-SSIM knows no negative
+    assert np.allclose(unlike_by_ms_ssim(small), unlike_by_ssim(small), atol=1e-5)
+    wide = np.random.default_rng(0).integers(0, 256, (2, 176, 176, 3)).astype(np.uint8)
+    wide[1] = wide[0] // 2 + wide[1] // 2
+    a, b = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in wide)
+    known = multiscale_structural_similarity_index_measure(a, b, data_range=1.0)
+    assert unlike_by_ms_ssim(wide)[0, 1] == pytest.approx(1 - float(known), abs=1e-4)

@@ -119,3 +119,46 @@ def test_one_ahead_keeps_the_order_makes_one_at_most_and_passes_errors_on() -> N
     with pytest.raises(ZeroDivisionError):
         next(found)
     assert list(one_ahead([], make)) == []
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from torchvision.models import squeezenet1_0
+
+    generator = torch.Generator().manual_seed(0)
+    state = squeezenet1_0().state_dict()
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
+    save_file({n: torch.randn(v.shape, generator=generator) * 0.05 for n, v in state.items()}, path)
+    return path
+
+
+def test_the_names_of_the_weights_tell_the_network(squeezenet: Path) -> None:
+    space = load_feature_space(squeezenet, device="cpu")
+    found = space.extract(images(3, 16))
+    assert found.shape == (3, 512)
+    assert np.allclose(found[1:2], space.extract(images(3, 16)[1:2]), atol=1e-4)
+    assert found.std() > 0
+    assert space.name == "squeezenet1_0"
+    assert len(space.digest) == 32
+
+
+@pytest.mark.slow
+def test_inception_features_are_torch_fidelitys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images of 299 px, which nobody resizes."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.save({}, tmp_path / "none.pth")
+    with monkeypatch.context() as patched:  # it cannot be built without weights
+        patched.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        known = FeatureExtractorInceptionV3(
+            "known", ["2048"], feature_extractor_weights_path=str(tmp_path / "none.pth")
+        )
+    save_file(known.state_dict(), tmp_path / "weights.safetensors")
+    space = load_feature_space(tmp_path / "weights.safetensors", device="cpu")
+    assert (space.name, space.input_px) == ("inception_v3", 299)
+    shown = images(2, 299)
+    (asked,) = known(torch.from_numpy(shown).permute(0, 3, 1, 2))
+    assert asked.shape == (2, 2048)
+    assert np.allclose(space.extract(shown), asked.numpy(), rtol=1e-3, atol=1e-5)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from factory.errors import DataError
 from factory.measure.intervals import (
+    mean_of,
     mean_of_proportions,
-    mean_over_seeds,
     paired_difference,
     proportion,
 )
@@ -38,7 +39,7 @@ def test_the_mean_of_shares_weighs_them_equally() -> None:
 
 
 def test_the_interval_of_three_values_is_students() -> None:
-    found = mean_over_seeds([1.0, 2.0, 3.0])
+    found = mean_of([1.0, 2.0, 3.0])
     assert found.value == 2
     assert found.high - 2 == pytest.approx(4.302653 / 3**0.5)
     assert 2 - found.low == pytest.approx(4.302653 / 3**0.5)
@@ -46,16 +47,16 @@ def test_the_interval_of_three_values_is_students() -> None:
 
 
 def test_twenty_seeds_have_an_interval_and_one_has_none() -> None:
-    found = mean_over_seeds([float(value) for value in range(20)])
+    found = mean_of([float(value) for value in range(20)])
     assert found.high - found.value == pytest.approx(2.093024 * 35**0.5 / 20**0.5)
-    with pytest.raises(ValueError, match="1 values have no spread"):
-        mean_over_seeds([1.0])
+    with pytest.raises(DataError, match="1 values have no interval"):
+        mean_of([1.0])
 
 
 def test_what_seeds_share_leaves_the_difference() -> None:
     apart = paired_difference([1.1, 5.1, 9.1], [1.0, 5.0, 9.0])
     assert apart.value == pytest.approx(0.1)
     assert apart.high - apart.low < 1e-9
-    assert mean_over_seeds([1.0, 5.0, 9.0]).high > 10
+    assert mean_of([1.0, 5.0, 9.0]).high > 10
     with pytest.raises(ValueError, match="zip"):
         paired_difference([1.0, 2.0], [1.0])

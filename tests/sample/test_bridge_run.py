@@ -1,7 +1,7 @@
 """A bridge through the whole line: planned, streamed, published, redrawn, shown."""
 
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,21 +10,16 @@ from PIL import Image
 from catalog.query import sql
 from catalog.strip import progressions_of, source_image, write_strip
 from catalog.table import Catalog
-from factory.errors import CatalogError
-from factory.evaluate.bridge_report import to_markdown
-from factory.evaluate.judge_bridge import judge_bridge, scale_at_the_end
-from factory.evaluate.progressions import read_progressions
+from factory.judge.bridges import Grader, direction_figures, progressions
+from factory.judge.figures import probabilities
+from factory.judge.sets import read_sets
 from factory.models.config import ExpertSpec
-from factory.models.expert_file import load_expert, save_expert
 from factory.models.experts import build_expert
 from factory.models.generator import Generator
-from factory.real.sources import open_dataset
-from factory.real.splits import load_split
 from factory.sample.config import GenerateConfig
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute, prepare
 from tests.fakes.bridge import tiny_bridge
-from tests.fakes.fields import drawing_pixels, with_pixels
 from tests.fakes.pairs import write_pairs
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -80,41 +75,23 @@ def test_bridged_rows_are_whole_and_redrawn_bit_for_bit(tmp_path: Path):
     )
     with Image.open(tmp_path / "s.png") as strip:
         assert strip.width > 4 * 128
-    _judge(catalog, rows[0]["run_id"], generator, data, split, tmp_path)
+    _judge(catalog, rows[0]["run_id"], generator)
 
 
-def _judge(
-    catalog: Catalog, run_id: str, generator: Generator, data: str, split: str, folder: Path
-) -> None:
-    """Read the run back, ask an expert, and make the round trips of held-back images."""
+def _judge(catalog: Catalog, run_id: str, generator: Generator) -> None:
+    """Read the run back, and ask an expert."""
     spec = ExpertSpec(backbone="test_resnet", class_names=NAMES, size_px=16)
-    notes = save_expert(
-        folder / "expert", build_expert(spec, seed=0).freeze(), val_accuracy=0.5, split_digest="0"
-    )
-    found = read_progressions(catalog, run_id)
+    expert = build_expert(spec, seed=0).freeze()
+    grader = Grader(name="expert", class_names=NAMES, probabilities=partial(probabilities, expert))
+    (drawn,) = read_sets(catalog, f"run_id = '{run_id}'", generator)  # all were refused
+    assert drawn.images.shape == (12, 16, 16, 3)
+    assert not any(fact["accepted"] for fact in drawn.facts)
+    found = progressions(drawn, grader)
     assert {(each.source, each.target) for each in found} == {NAMES, NAMES[::-1]}
-    assert all(each.images.shape == (3, 16, 16, 3) for each in found)
-    assert not any(each.accepted.any() for each in found)
-    whole, known = open_dataset(data), load_split(Path(split))
-    wide = replace(known, train=(), test=(*known.test, *known.train))
-    report = judge_bridge(
-        catalog,
-        run_id,
-        generator,
-        (load_expert(folder / "expert")[0], notes),
-        whole,
-        wide,
-        steps=(2, 6),
-    )
-    assert [each.num_sources for each in report.directions] == [2, 2]
-    assert report.between == []
-    few, many = (each for each in report.trips if each.domain == "monocyte")
-    assert (few.evaluations, many.evaluations, many.to_kept.n) == (4, 12, 4)
-    assert report.evaluations.value == found[0].evaluations
-    narrow, known_um = drawing_pixels(generator, 0.5), with_pixels(whole, 1.0)
-    line = scale_at_the_end(narrow, found, known_um, wide.test, {})
-    assert "drawn images show 8 µm" in line
-    assert report.scale is None
-    assert "| lymphocyte to monocyte | 2 |" in to_markdown(report)
-    with pytest.raises(CatalogError, match="has no bridged images"):
-        read_progressions(catalog, "run-of-others")
+    assert [len(each.rows) for each in found] == [3] * 4
+    assert found[0].evaluations > 0
+    assert [each.num_sources for each in direction_figures(found)] == [2, 2]
+    for each in found:
+        assert each.depth.tolist() == sorted(each.depth)
+        assert each.label[-1] == pytest.approx(1)
+        assert {drawn.labels[row] for row in each.rows} == {each.target}

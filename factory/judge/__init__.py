@@ -1,0 +1,1 @@
+"""The judge: what a generator draws, measured beside real images that it never saw."""
