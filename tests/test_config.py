@@ -121,6 +121,8 @@ def test_shipped_presets_are_valid() -> None:
     assert load_config(FinetuneConfig, "feature_aligned").alignment.weight == 1
     assert load_config(ExpertConfig, "expert").backbone == "tf_efficientnet_lite0"
     assert load_config(StudyConfig, "evaluate").controls[0] == "real"
+    assert load_config(StudyConfig, "evaluate").learner.task == "probe"
+    assert load_config(StudyConfig, "evaluate_finetuned").learner.task == "classify"
     assert load_config(StudyConfig, "evaluate_resnet50").learner.task == "classify"
     assert load_config(StudyConfig, "evaluate_segment").learner.task == "segment"
     assert load_config(StudyConfig, "evaluate_clip").mixed == ("plus_3000", "top_up")

@@ -40,7 +40,7 @@ SHORTER = {
     "generate": "--num-images 40 --set num_inference_steps=2 --set batch_size=20 --set gates=null",
     "evaluate --config evaluate_segment": f"--without-ray --set seeds=[0,1] {LEARNER}"
     " --set learner.channels=[8,16,16]",
-    "evaluate": f"--without-ray --set seeds=[0,1] {LEARNER} --set learner.backbone=test_resnet",
+    "evaluate": "--without-ray --set seeds=[0,1] --set learner.size_px=32",
     "sweep": f"--set trials=1 --set start=[] --set seeds=[0] --set final_seeds=[0,1] {LEARNER}"
     " --set generate.num_images=40 --set generate.num_inference_steps=2 --set generate.gates=null"
     " --set 'space={{arm.per_class: {{choices: [2]}}}}' --set learner.backbone=test_resnet"

@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 from factory.digest import digest
-from factory.errors import DataError
+from factory.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,9 @@ class Row:
     """A weight per class, summing to 1."""
     weight: float = 1.0
     """Of its loss."""
+    made: Literal["", "source", "unlabelled", "sampled"] = ""
+    """'source': an image of another lab, 'unlabelled': one whose label nobody tells, 'sampled':
+    features around a class's mean, no image; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +44,23 @@ class Manifest:
     class_names: tuple[str, ...]
     rows: tuple[Row, ...]
     augment: bool
+    keep: float = 1.0
+    """Share of unlabelled rows that self-training keeps."""
 
     @cached_property
     def digest(self) -> str:
         """Names the training set, whatever the arm is called."""
-        return digest([self.class_names, [asdict(row) for row in self.rows], self.augment])
+        rows = [
+            {n: getattr(row, n) for n in Row.__slots__ if n != "made" or row.made}
+            for row in self.rows
+        ]
+        kept = [self.keep] if self.keep < 1 else []
+        return digest([self.class_names, rows, self.augment, *kept])
 
     @property
     def num_real(self) -> int:
-        """Rows of real images, repeats included."""
-        return len(self.rows) - self.num_synthetic
+        """Rows of real images of this dataset, repeats included."""
+        return sum(not (row.synthetic or row.made) for row in self.rows)
 
     @property
     def num_synthetic(self) -> int:
@@ -86,6 +97,10 @@ class Stock:
     """Class by id: the real training images."""
     drawn: Sequence[Drawn] = ()
     seed: int = 0
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Class by id, of each source: real images of another lab."""
+    picked: Mapping[str, Set[str]] = field(default_factory=dict)
+    """Ids of drawn images by the SQL condition of an arm that takes just these."""
 
     @cached_property
     def real_rows(self) -> dict[str, list[Row]]:
@@ -111,6 +126,13 @@ class Stock:
             if image.reference_ids:
                 found[image.reference_ids[0]].append(image)
         return found
+
+    def where(self, condition: str | None) -> "Stock":
+        """Return the stock of an arm that takes the drawn images of a condition; None: all."""
+        if condition is None:
+            return self
+        kept = self.picked[condition]
+        return replace(self, drawn=[image for image in self.drawn if image.id in kept])
 
     def order(self, image_id: str) -> str:
         """Return the sort key of the seeded shuffle."""
@@ -146,8 +168,44 @@ class Stock:
             for image in self.drawn_by_class[name][:count]
         ]
 
+    def source_rows(
+        self, name: str, per_class: int | None, *, labelled: bool, arm: str
+    ) -> list[Row]:
+        """Return rows of the first so many images of each class of a source; None: of all.
+
+        Raises:
+            ConfigError: there is no such source, or it has none of these classes.
+        """
+        if name not in self.sources:
+            raise ConfigError(
+                f"arm {arm!r} takes images of source {name!r}, which is not given",
+                remedy=f"Give --source {name}=URI"
+                + (f", or choose of {', '.join(self.sources)}" if self.sources else ""),
+            )
+        by_class: dict[str, list[Row]] = {own: [] for own in self.class_names}
+        even = (1 / len(self.class_names),) * len(self.class_names)
+        found = self.sources[name]
+        for image_id in sorted((i for i in found if found[i] in by_class), key=self.order):
+            own = found[image_id]
+            made: Literal["source", "unlabelled"] = "source" if labelled else "unlabelled"
+            label = self._hard(own) if labelled else even
+            row_id = source_id(name, image_id)
+            by_class[own].append(Row(id=row_id, synthetic=False, soft_label=label, made=made))
+        rows = [row for own in by_class.values() for row in own[:per_class]]
+        if not rows:
+            raise ConfigError(
+                f"arm {arm!r}: source {name!r} has none of the classes of the real images",
+                remedy=f"Give a source with some of {', '.join(self.class_names)}",
+            )
+        return rows
+
     def _hard(self, name: str) -> tuple[float, ...]:
         return tuple(float(name == own) for own in self.class_names)
+
+
+def source_id(name: str, image_id: str) -> str:
+    """Return the id of a source's image in a study: no image of the study's own has it."""
+    return f"source:{name}:{image_id}"
 
 
 def synthetic_row(image: Drawn, *, weight: float) -> Row:

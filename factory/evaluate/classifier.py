@@ -70,7 +70,7 @@ def train_classifier(
         return float(macro_f1(sums)), -float(loss)
 
     with seeded(seed):  # dropout has no generator argument
-        fitted = fit(network, loss_of, validate, settings)
+        fitted = fit(network, loss_of, validate, settings, frozen_norm=settings.frozen_norm)
     return network, fitted
 
 

@@ -13,6 +13,7 @@ from factory.terminal import say
 if TYPE_CHECKING:
     from catalog import Catalog
     from factory.evaluate.config import StudyConfig
+    from factory.real.dataset import RealDataset
 
 
 @click.command()
@@ -36,9 +37,14 @@ if TYPE_CHECKING:
     "--seen", multiple=True, metavar="URI",
     help="Other real images that generators, references or gates saw: compared with the held-out.",
 )  # fmt: skip
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME=URI",
+    help="Real images of another lab, for arms that say `source: NAME`: an upper bound.",
+)  # fmt: skip
 @click.option("--output", required=True, type=FOLDER, help="Finished trainings and the report.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
 @click.option("--without-ray", is_flag=True, help="Train in this process.")
+@click.option("--power", is_flag=True, help="Say what the study could see, and train nothing.")
 def evaluate(
     source: str,
     overrides: tuple[str, ...],
@@ -49,13 +55,17 @@ def evaluate(
     output: Path,
     address: str | None,
     without_ray: bool,
+    power: bool,
     **options: Any,
 ) -> None:
     """Do synthetic images help? Train on real and mixed sets, test on real images alone.
 
-    A held-out image that a generator, its references or the train part saw is refused. All arms
-    take equally many steps; the best validation weights are tested. The same command goes on where
-    a killed one stopped.
+    A held-out image that a generator, its references or the train part saw is refused. The learner
+    is a linear head on a frozen network's features (a probe: see docs/backbones.md), which can be
+    fitted for many draws of the shots (--set shots=4 --set draws=50); networks that are trained are
+    the presets evaluate_finetuned, evaluate_resnet50 and evaluate_clip: all arms take equally many
+    steps, the best validation weights are tested. The same command goes on where a killed one
+    stopped.
 
     What it will take and can show is said first. Images of a generator that learnt from --data
     need the --split that it learnt under.
@@ -65,6 +75,7 @@ def evaluate(
     factory evaluate --data cells --split split.json --catalog mine --output runs/mine
     """  # noqa: D301 -- \b is click's mark
     from datetime import UTC, datetime
+    from functools import partial
 
     from factory.atomic import check_writable
     from factory.config import check_places, load_config
@@ -84,7 +95,7 @@ def evaluate(
 
     from catalog import Catalog
     from catalog.store import check_place
-    from factory.evaluate.outset import own_splits, said_first
+    from factory.evaluate.outset import own_splits, power_lines, said_first
     from factory.evaluate.study import Inputs, plan_study
     from factory.real.leaks import Use
     from factory.real.sources import open_dataset
@@ -105,29 +116,28 @@ def evaluate(
             catalog=catalog,
             generator_splits=others,
             seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
+            sources=named_sources(options.pop("sources")),
         ),
     )
-    for line in said_first(planned):
-        click.echo(line)
+    click.echo("\n".join([*said_first(planned), *(power_lines(planned) if power else [])]))
+    if power:
+        say("nothing was trained: leave --power out to run the study")
+        return
     from factory.evaluate import study_run as studies  # torch: the plan holds
     from factory.evaluate.study_report import to_text
     from factory.evaluate.tasks import check_learner
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
+    run = partial(studies.run_study, planned, output, tell=say)
     with goes_on("finished trainings stay"):
         if without_ray:
-            report = studies.run_study(planned, output, studies.execute_here, tell=say)
+            report = run(studies.execute_here)
         else:
             with ray_session(address, tell=say):
                 import ray
 
-                report = studies.run_study(
-                    planned,
-                    output,
-                    studies.execute_on_ray,
-                    workers=int(ray.cluster_resources().get("CPU", 1)),
-                    tell=say,
-                )
+                workers = int(ray.cluster_resources().get("CPU", 1))
+                report = run(studies.execute_on_ray, workers=workers)
     if uri is not None:
         studies.record_study(
             planned, report, output, uri, now=datetime.now(UTC), storage_options=storage
@@ -136,6 +146,27 @@ def evaluate(
     if uri is not None:
         say(f"evaluation {planned.id} in {uri}")
     say(f"page: {output / 'report.html'}")
+
+
+def named_sources(asked: tuple[str, ...]) -> "dict[str, RealDataset]":
+    """Return the datasets of NAME=URI.
+
+    Raises:
+        ConfigError: no name, or one that stands there twice.
+        DataError: see `open_dataset`.
+    """
+    from factory.errors import ConfigError
+    from factory.real.sources import open_dataset
+
+    pairs = [text.partition("=") for text in asked]
+    names = [name for name, _, _ in pairs]
+    for name, sign, uri in pairs:
+        if not (name and sign and uri) or names.count(name) > 1:
+            raise ConfigError(
+                f"--source {name}{sign}{uri}: not NAME=URI, or a name that stands there twice",
+                remedy="Write e.g. --source lab=cells-of-the-other-lab",
+            )
+    return {name: open_dataset(uri) for name, _, uri in pairs}
 
 
 def _released(

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from factory.errors import DataError
+from factory.evaluate.factors import Crossed, spread_over
+from factory.evaluate.spread import Spread, spread_of, together
 from factory.measure.intervals import Estimate, bounded_difference, p_of_difference
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
 """Sums (..., F) over images to scores (...,) in [0, 1]."""
-Place = tuple[int, int]
-"""Fold and seed of a training."""
+Place = tuple[int, ...]
+"""Fold and seed of a training; in a study of several draws also these and the generator's."""
 
 MIN_FOLDS = 3
 """From here on folds are the independent units; below, seeds and test images are."""
-SHOWN = 0.9
-"""Quantile of F that what units share must pass."""
+FACTORS = "draws of the shots, test images, seeds and generators"
 SAME = 1e-12
 """Differences of scores below this are rounding."""
 
@@ -56,16 +56,11 @@ class Comparison:
     p: float | None
     """Two-sided, below 0.05 exactly where the interval leaves 0 out; None where nothing differs."""
     over: str
-    """What the interval is about: 'folds', or 'seeds and test images'."""
+    """What the interval is about: 'folds', 'seeds and test images', or draws and all else."""
     pairs: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Variance of a mean and its degrees of freedom."""
-
-    variance: float
-    freedom: float
+    false_claim: float | None = None
+    """Chance that the arm which looks better is not: the posterior of the mean difference is
+    Student's t around it (E. Christodoulou et al., arXiv 2505.04720, for paired scores)."""
 
 
 def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Score) -> Comparison:
@@ -74,7 +69,8 @@ def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Sco
     The largest independent units decide: from three folds on the folds (also where each has a
     single seed), else seeds and groups of test images together, see `spread_of`. Of studies of two
     equal arms under 5 folds and 3 seeds, 4 to 6 in 100 call them different, whatever folds and
-    seeds vary by. That folds share training images is not accounted for.
+    seeds vary by. That folds share training images is not accounted for. Where shots were drawn
+    several times, these draws, test images, seeds and generators count at once: `spread_over`.
 
     Raises:
         DataError: other folds, seeds or test images; or a single training of each.
@@ -82,6 +78,9 @@ def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Sco
     places = sorted(arm)
     _check(arm, other, places)
     pairs = {place: arm[place].score(score) - other[place].score(score) for place in places}
+    if len(places[0]) > 2:
+        told = spread_over(crossed(arm, score) - crossed(other, score))
+        return _comparison(arm, pairs, float(np.mean([*pairs.values()])), told, FACTORS)
     folds = sorted({fold for fold, _ in places})
     own = {fold: [place for place in places if place[0] == fold] for fold in folds}
     means = [float(np.mean([pairs[place] for place in own[fold]])) for fold in folds]
@@ -90,49 +89,36 @@ def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Sco
         spread = _over_folds(own, pairs, means)
     else:  # also where folds agree to the last digit: their images do not
         by_folds = False
-        spread = _together([_over_seeds_and_images(arm, other, own[f], score) for f in folds])
-    mean, error = float(np.mean(means)), float(np.sqrt(spread.variance))
+        spread = together([_over_seeds_and_images(arm, other, own[f], score) for f in folds])
+    over = "folds" if by_folds else "seeds and test images"
+    return _comparison(arm, pairs, float(np.mean(means)), spread, over)
+
+
+def crossed(tallies: Mapping[Place, Tally], score: Score) -> Crossed:
+    """Return what test images add to the score of an arm, by draw, generator and seed."""
+    return Crossed.of({place: tally.pseudo_scores(score) for place, tally in tallies.items()})
+
+
+def _comparison(
+    arm: Mapping[Place, Tally], pairs: Mapping[Place, float], mean: float, spread: Spread, over: str
+) -> Comparison:
+    error = float(np.sqrt(spread.variance))
+    chance = None
     if error > 0:
         low, high = bounded_difference(mean, error, spread.freedom)
         p = p_of_difference(mean, error, spread.freedom)
+        chance = p / 2
     else:  # every image says the same: the sign test
-        p = min(1.0, 2.0 ** (1 - sum(len(arm[places[0]].groups) for places in own.values())))
+        images = {place[0]: len(tally.groups) for place, tally in arm.items()}
+        p = min(1.0, 2.0 ** (1 - sum(images.values())))
         low, high = (mean, mean) if p < 0.05 or mean == 0 else (-1.0, 1.0)
+    differs = max(map(abs, pairs.values())) > SAME
     return Comparison(
         difference=Estimate(value=mean, low=low, high=high, n=len(pairs)),
-        p=p if max(map(abs, pairs.values())) > SAME else None,
-        over="folds" if by_folds else "seeds and test images",
+        p=p if differs else None,
+        over=over,
         pairs=tuple(pairs.values()),
-    )
-
-
-def spread_of(table: Floats) -> Spread:
-    """Return the variance of the mean of (R, C) values: R independent units, C crossed with them.
-
-    The analysis of variance by which radiology compares readers over common cases (D. Dorfman, K.
-    Berbaum and C. Metz, Investigative Radiology 1992): what all units share of a column counts too,
-    where an F test at 10 % shows it (T. Bancroft, Biometrics 1964); degrees of freedom after F.
-    Satterthwaite, Biometrics 1946. With one column it is Student's.
-
-    Args:
-        table: folds by seeds, or seeds by images; of a single row nothing is known: 0.
-    """
-    rows, columns = table.shape
-    if rows < 2:
-        return Spread(variance=0.0, freedom=1.0)
-    of_rows = columns * float(table.mean(axis=1).var(ddof=1))
-    shared = 0.0
-    if columns > 1:
-        rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-        freedom = (rows - 1) * (columns - 1)
-        of_rest = float((rest**2).sum()) / freedom
-        of_columns = rows * float(table.mean(axis=0).var(ddof=1))
-        if of_columns > of_rest * special.fdtri(columns - 1, freedom, SHOWN):
-            shared = of_columns - of_rest
-    parts = ((of_rows, rows - 1), (shared, columns - 1))
-    return Spread(
-        variance=(of_rows + shared) / table.size,
-        freedom=_satterthwaite([(value, free) for value, free in parts if value > 0]),
+        false_claim=chance if differs else None,
     )
 
 
@@ -183,18 +169,3 @@ def _over_seeds_and_images(
             [arm[p].pseudo_scores(score) - other[p].pseudo_scores(score) for p in places]
         )
     return spread_of(table if len(places) > 1 else table.T)
-
-
-def _together(parts: Sequence[Spread]) -> Spread:
-    """Return the spread of the mean of independent means."""
-    told = [(part.variance, part.freedom) for part in parts if part.variance > 0]
-    return Spread(
-        variance=sum(part.variance for part in parts) / len(parts) ** 2,
-        freedom=_satterthwaite(told),
-    )
-
-
-def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """Return the degrees of freedom of a sum of variances (value, freedom); 1 of none."""
-    total = sum(value for value, _ in parts)
-    return total**2 / sum(value**2 / free for value, free in parts) if parts else 1.0

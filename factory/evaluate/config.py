@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from factory.config import Frozen, Place
 from factory.digest import digest
 from factory.errors import ModelError
-from factory.evaluate.designs import CONTROLS, Design
+from factory.evaluate.designs import BOUNDS, CONTROLS, LATER_OF_ARMS, OF_PROBES, Design
 from factory.models.config import SegmenterSpec
 
 
@@ -115,8 +123,17 @@ class Classifier(Learning):
     """Of the backbone, as safetensors; null: random ones."""
     head_only: bool = False
     """Train the classifying layer alone."""
+    frozen_norm: bool = False
+    """Leave the statistics of batch norm as the weights brought them: a few images, and those of
+    one hospital, tell others."""
     mixing: Mixing = Mixing()
     """Of arms with `augment`."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave them out while they say nothing: finished trainings are found by what is told."""
+        dumped: dict[str, Any] = handler(self)
+        return {k: v for k, v in dumped.items() if k != "frozen_norm" or v}
 
     def check(self) -> None:
         """Raise where its CLIP model, if any, is not there."""
@@ -133,6 +150,42 @@ class SegmenterLearner(Learning, SegmenterSpec):
     """Stored value of every class in real masks, background first; empty: those that are found."""
 
 
+class Probe(Frozen):
+    """A frozen network and a linear head on what it says of turned views: seconds, not minutes.
+
+    Of few images it names more right than a network that is fine-tuned on them, and it is fitted
+    again for every draw of the shots at no cost: features are kept by pixels and backbone.
+    """
+
+    task: Literal["probe"] = "probe"
+    backbone: str | None = None
+    """A name of timm, or 'colours': means and spreads of colours and edges, without any weights.
+    null: tf_efficientnet_lite0 where its weights are found, else 'colours', and that is said."""
+    weights: Place | None = None
+    """Of the backbone, as safetensors; null: <backbone>.safetensors where extractors are kept."""
+    input_px: int = Field(224, ge=32, le=1024)
+    """Side of what the backbone is shown."""
+    size_px: int = Field(64, ge=8, le=1024)
+    """Side to which real and drawn images are brought first: equally sharp, all of them."""
+    head: Literal["logistic", "ridge"] = "logistic"
+    strength: float | None = Field(None, gt=0)
+    """C of the head; null: the one by which real rows are named best that were left out, one of
+    each class at a time."""
+    turns: int = Field(8, ge=1, le=8)
+    """Views of a real training image: flips and quarter turns ..."""
+    varied: int = Field(0, ge=0, le=64)
+    """... and so many with other colours, stain and crop."""
+    drawn_turns: int = Field(1, ge=1, le=8)
+    """Views of a drawn training image: there are many of these."""
+    tta: int = Field(4, ge=1, le=8)
+    """Turns under which a test image is looked at; the mean chance counts."""
+    augmentation: Augmentation = Augmentation()
+    """Of varied views."""
+
+    def check(self) -> None:
+        """Nothing to look for: see `factory.evaluate.backbones`."""
+
+
 def _task_of(learner: Any) -> str:
     """Return 'classify' where a configuration names no task."""
     if isinstance(learner, dict):
@@ -141,9 +194,13 @@ def _task_of(learner: Any) -> str:
 
 
 Learner = Annotated[
-    Annotated[Classifier, Tag("classify")] | Annotated[SegmenterLearner, Tag("segment")],
+    Annotated[Classifier, Tag("classify")]
+    | Annotated[SegmenterLearner, Tag("segment")]
+    | Annotated[Probe, Tag("probe")],
     Discriminator(
-        _task_of, custom_error_type="task", custom_error_message="task is classify or segment"
+        _task_of,
+        custom_error_type="task",
+        custom_error_message="task is probe, classify or segment",
     ),
 ]
 
@@ -186,6 +243,16 @@ class StudyConfig(Frozen):
     """Real training images per class, drawn from each train part; null: all of it."""
     shots_seed: int | None = Field(None, ge=0)
     """Draws them; null: as the generators drew theirs (`n_shot`), 42 where none did."""
+    draws: int | None = Field(None, ge=2, le=1000)
+    """So many draws of the shots in each fold, from `shots_seed` on: what another choice of real
+    images would give is then part of every interval. null: one."""
+    generators: tuple[str, ...] = ()
+    """Trainings of the generator, by name or id: each is an arm's drawn images in turn, and what
+    another training would give is part of every interval. Empty: all images are one pool."""
+    primary: str | None = None
+    """The one comparison that the study is made for, 'ARM minus CONTROL', named beforehand."""
+    margin: float = Field(0.02, gt=0, le=1)
+    """A difference whose interval stays below it is said to be no gain (and above -it no loss)."""
     equal_information: bool = True
     """Refuse synthetic images of generators that learnt from real images, or were shown some, which
     the real arms do not hold: their controls would know less. false: compared, and said."""
@@ -206,7 +273,38 @@ class StudyConfig(Frozen):
             raise ValueError("arms: a control is needed, e.g. real: {design: real}")
         if self.baseline is not None and self.baseline not in self.controls:
             raise ValueError(f"baseline: choose a control of {', '.join(self.controls)}")
+        if self.primary is not None:
+            arm, _, control = self.primary.partition(" minus ")
+            if arm not in self.arms or control not in (*self.controls, *self.bounds):
+                raise ValueError(
+                    "primary: write 'ARM minus CONTROL', of arms"
+                    f" {', '.join(self.arms)} and controls {', '.join(self.controls)}"
+                )
+        strange = [n for n, arm in self.arms.items() if isinstance(arm, OF_PROBES)]
+        if strange and not isinstance(self.learner, Probe):
+            raise ValueError(f"arms: {strange[0]} is for a probe (learner: {{task: probe}})")
+        if self.draws and not any(self.shots_of(name) for name in self.arms):
+            raise ValueError("draws: of which shots? Set shots, for all arms or for some")
         return self
+
+    @property
+    def primary_digest(self) -> str:
+        """Names the primary comparison, the margin and the whole study it is part of."""
+        return digest([self.primary, self.margin, self.digest])[:12]
+
+    def shots_of(self, arm: str) -> int | None:
+        """Return the real training images per class of an arm; None: the whole train part."""
+        own = self.arms[arm].shots
+        return None if own == "all" else own or self.shots
+
+    def controls_of(self, arm: str) -> tuple[str, ...]:
+        """Return the controls that hold as many real images as an arm, else all of them."""
+        even = [c for c in self.controls if self.shots_of(c) == self.shots_of(arm)]
+        return tuple(even) or self.controls
+
+    def bounds_of(self, arm: str) -> tuple[str, ...]:
+        """Return the arms with images of another lab that hold as many real images as an arm."""
+        return tuple(b for b in self.bounds if self.shots_of(b) == self.shots_of(arm))
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -216,7 +314,12 @@ class StudyConfig(Frozen):
     @property
     def mixed(self) -> tuple[str, ...]:
         """Arms with synthetic images."""
-        return tuple(name for name in self.arms if name not in self.controls)
+        return tuple(n for n, a in self.arms.items() if not isinstance(a, (*CONTROLS, *BOUNDS)))
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """Arms that know images of another lab, which the others do not."""
+        return tuple(name for name, arm in self.arms.items() if isinstance(arm, BOUNDS))
 
     @property
     def digest(self) -> str:
@@ -229,7 +332,20 @@ def plain(told: dict[str, Any]) -> dict[str, Any]:
     told = dict(told)
     if told["shots_seed"] is None:
         told["shots_seed"] = OLD_SHOTS_SEED
-    for key, unused in (("equal_information", True), ("without", [])):
-        if told[key] == unused:
-            del told[key]
-    return told
+    later = {"equal_information": True, "without": [], **LATER}
+    return {k: v for k, v in _without_unused(told).items() if k not in later or v != later[k]}
+
+
+LATER = {"draws": None, "generators": [], "primary": None, "margin": 0.02}
+"""Keys that studies learnt later, and what they say of a study that does not use them."""
+
+
+def _without_unused(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a study or search whose arms lack the keys that they learnt later and do not use."""
+    arms = {name: _used(arm) for name, arm in told.get("arms", {}).items()}
+    arm = {"arm": _used(told["arm"])} if "arm" in told else {}
+    return {**told, **({"arms": arms} if arms else {}), **arm}
+
+
+def _used(arm: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in arm.items() if k not in LATER_OF_ARMS or v != LATER_OF_ARMS[k]}

@@ -1,10 +1,11 @@
 """How an arm is made: the designs that a study can compare, each a small configuration."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from factory.config import Frozen
 from factory.digest import digest
@@ -17,12 +18,65 @@ class Arm(Frozen):
 
     augment: bool = True
     """Vary the training images by flips, crops, colour and stain."""
+    shots: int | Literal["all"] | None = Field(None)
+    """Real training images per class, 'all', or null: as many as the study says."""
+
+    @field_validator("shots")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("1 or more, all, or null")
+        return value
 
 
 class Real(Arm):
     """The real training images, once each."""
 
     design: Literal["real"] = "real"
+
+
+class SampledFeatures(Arm):
+    """Real images, and features drawn around each class's mean, of a probe: no image at all.
+
+    Gaussian, with the covariance that views of all classes have within them; what cheap sampling
+    in a feature space gives, a generator has to beat (D. Samuel et al., arXiv 2308.00994).
+    """
+
+    design: Literal["sampled_features"] = "sampled_features"
+    per_class: int = Field(ge=1)
+    real_share: float | None = Field(0.5, gt=0, lt=1)
+    """Of the weight of all rows, that real ones have together."""
+
+
+class Source(Arm):
+    """Real images of another lab, as they are: what a study knows whose images may travel."""
+
+    design: Literal["source"] = "source"
+    source: str
+    """Name of a source that the study is given."""
+    per_class: int | None = Field(None, ge=1)
+    """null: all there are."""
+    real: bool = True
+    """Beside the own real images."""
+    real_share: float | None = Field(0.5, gt=0, lt=1)
+    """Of the weight of all rows, that own real ones have together."""
+
+
+class SelfTraining(Arm):
+    """Real images, and those of a source without their labels, which a first head names.
+
+    The head is fitted again on what it was surest of (D.-H. Lee, Pseudo-Label, 2013); of a probe.
+    """
+
+    design: Literal["self_training"] = "self_training"
+    source: str
+    """Name of a source, such as the images that a generator learnt from."""
+    per_class: int | None = Field(None, ge=1)
+    """How many unlabelled images are taken, of each class that they really have; null: all."""
+    keep: float = Field(0.5, gt=0, le=1)
+    """Share of those called a class that are kept for it, the surest first."""
+    real_share: float | None = Field(0.5, gt=0, lt=1)
+    """Of the weight of all rows, that real ones have together."""
 
 
 class Duplicate(Arm):
@@ -45,6 +99,12 @@ class Oversample(Arm):
 class _Drawing(Arm):
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of a synthetic row's loss; a real row's is 1."""
+    real_share: float | None = Field(None, gt=0, lt=1)
+    """Of the weight of all rows, that real ones have together; null: what follows from the rows."""
+    shuffled_labels: bool = False
+    """Give the synthetic images each other's labels: what then still helps was not their label."""
+    where: str | None = None
+    """SQL condition on the columns of `samples`: which of the study's synthetic images."""
 
 
 class SyntheticOnly(_Drawing):
@@ -90,11 +150,33 @@ class PerReference(_Drawing):
 
 
 Design = Annotated[
-    Real | Duplicate | Oversample | SyntheticOnly | Add | TopUp | Ratio | PerReference,
+    Real
+    | Duplicate
+    | Oversample
+    | SampledFeatures
+    | SyntheticOnly
+    | Add
+    | TopUp
+    | Ratio
+    | PerReference
+    | Source
+    | SelfTraining,
     Field(discriminator="design"),
 ]
-CONTROLS = (Real, Duplicate, Oversample)
+_Rowed = Real | Duplicate | Oversample | SyntheticOnly | Add | TopUp | Ratio | PerReference
+LATER_OF_ARMS: Mapping[str, Any] = {
+    "shots": None,
+    "real_share": None,
+    "shuffled_labels": False,
+    "where": None,
+}
+"""Keys that arms learnt later, and what they say of an arm that does not use them."""
+CONTROLS = (Real, Duplicate, Oversample, SampledFeatures)
 """Designs without a synthetic image: what the others must beat."""
+BOUNDS = (Source, SelfTraining)
+"""Designs that know images of another lab: shown beside the others, beaten by none of them."""
+OF_PROBES = (SampledFeatures, SelfTraining)
+"""Designs whose rows are no images with labels: only a probe can be fitted to them."""
 
 
 def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest]:
@@ -113,19 +195,40 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
         )
     made: dict[str, Manifest] = {}
     for name in sorted(designs, key=lambda n: isinstance(designs[n], Duplicate)):
-        rows = _rows(name, designs[name], stock, made)
+        arm = designs[name]
+        if isinstance(arm, (SampledFeatures, Source, SelfTraining)):
+            rows = _with_others(name, arm, stock)
+        else:
+            rows = _rows(name, arm, stock.where(getattr(arm, "where", None)), made)
+        if isinstance(arm, _Drawing) and arm.shuffled_labels:
+            rows = _shuffled(rows, stock)
+        if (share := getattr(arm, "real_share", None)) is not None:
+            rows = _shared(rows, share)
         made[name] = Manifest(
             arm=name,
             class_names=stock.class_names,
             rows=tuple(rows),
-            augment=designs[name].augment,
+            augment=arm.augment,
+            keep=getattr(arm, "keep", 1.0),
         )
         if not rows:
             raise DataError(f"arm {name!r} has no rows", remedy="Ask for images, or leave it out")
     return {name: made[name] for name in designs}
 
 
-def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) -> list[Row]:
+def _with_others(
+    name: str, arm: SampledFeatures | Source | SelfTraining, stock: Stock
+) -> list[Row]:
+    """Return all real rows and those of an arm that are neither real ones of its own nor drawn."""
+    every = [row for rows in stock.real_rows.values() for row in rows]
+    if isinstance(arm, SampledFeatures):
+        return every + _sampled(stock.real_rows, arm.per_class)
+    labelled = isinstance(arm, Source)
+    rows = stock.source_rows(arm.source, arm.per_class, labelled=labelled, arm=name)
+    return rows if isinstance(arm, Source) and not arm.real else every + rows
+
+
+def _rows(name: str, arm: _Rowed, stock: Stock, made: Mapping[str, Manifest]) -> list[Row]:
     real = stock.real_rows
     every = [row for rows in real.values() for row in rows]
     match arm:
@@ -158,6 +261,43 @@ def _rows(name: str, arm: Design, stock: Stock, made: Mapping[str, Manifest]) ->
             return first + stock.synthetic_rows(
                 asked, weight=arm.synthetic_weight, arm=name, most=_most(arm, stock)
             )
+
+
+def _sampled(real: Mapping[str, list[Row]], per_class: int) -> list[Row]:
+    return [
+        Row(
+            id=f"sampled:{name}:{number}",
+            synthetic=False,
+            soft_label=rows[0].soft_label,
+            made="sampled",
+        )
+        for name, rows in real.items()
+        for number in range(per_class)
+    ]
+
+
+def _shuffled(rows: Sequence[Row], stock: Stock) -> list[Row]:
+    """Return the rows, the synthetic ones with each other's labels."""
+    drawn = [row for row in rows if row.synthetic]
+    given = sorted(drawn, key=lambda row: digest(["label", stock.seed, row.id]))
+    labels = {own.id: other.soft_label for own, other in zip(drawn, given, strict=True)}
+    return [replace(row, soft_label=labels.get(row.id, row.soft_label)) for row in rows]
+
+
+def _shared(rows: list[Row], share: float) -> list[Row]:
+    """Return the rows with weights by which own real ones have a share of the whole."""
+    real = [row for row in rows if not (row.synthetic or row.made)]
+    others = [row for row in rows if row.synthetic or row.made]
+    if not (real and others):
+        return rows
+    total = len(rows)
+    return [*_weighing(real, share * total), *_weighing(others, (1 - share) * total)]
+
+
+def _weighing(rows: Sequence[Row], total: float) -> list[Row]:
+    """Return rows whose weights add up to `total`, in the proportions that they had."""
+    factor = total / sum(row.weight for row in rows)
+    return [replace(row, weight=factor * row.weight) for row in rows]
 
 
 def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str | None:

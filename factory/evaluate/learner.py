@@ -25,23 +25,34 @@ class Fitted:
     curve: tuple[tuple[int, tuple[float, ...]], ...]
 
 
-def fit(network: nn.Module, loss_of: LossOf, validate: Validate, settings: Fitting) -> Fitted:
+def fit(
+    network: nn.Module,
+    loss_of: LossOf,
+    validate: Validate,
+    settings: Fitting,
+    *,
+    frozen_norm: bool = False,
+) -> Fitted:
     """Train `network` in place; it ends in eval mode with the best validation weights.
 
     AdamW, warm-up and half a cosine to 2 %, gradients clipped to norm 1. Buffers (batch norm's
-    statistics) go with the weights. Of equal scores the earliest stays.
+    statistics) go with the weights; with `frozen_norm` they stay as they came. Of equal scores the
+    earliest stays.
 
     Raises:
         ModelError: the loss is no number any more.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     frozen = len(trained) < len(list(network.parameters()))
-    whole = not (frozen and _has_batch_norm(network))  # its statistics stay as they came
+    whole = not (frozen and _batch_norms(network))  # its statistics stay as they came
     optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
     curve: list[tuple[int, tuple[float, ...]]] = []
     best: tuple[tuple[float, ...], int, dict[str, Tensor]] | None = None
     for step in range(settings.steps):
         network.train(whole)
+        if frozen_norm:
+            for norm in _batch_norms(network):
+                norm.eval()
         _step(network, optimizer, loss_of, settings, step)
         done = step + 1
         if done % settings.validate_every == 0 or done == settings.steps:
@@ -64,8 +75,8 @@ def rate_factor(settings: Fitting, step: int) -> float:
     return warmup_hold_decay(step, steps=settings.steps, warmup_steps=warmup, decay_steps=decay)
 
 
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def _step(

@@ -1,32 +1,49 @@
 """Loads what the trainings of a study work on: every image once, at the learner's size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from catalog import Catalog
-from factory.evaluate.config import SegmenterLearner
+from factory.evaluate.arms import source_id
+from factory.evaluate.config import Probe, SegmenterLearner
 from factory.evaluate.synthetic import mask_pixels, pixels
 from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
 from factory.real.mask_values import found_values
 
+Tell = Callable[[str], object]
+NO_WEIGHTS = (
+    "no weights of a pretrained backbone were found: the probe looks at colours and edges alone,"
+    " which is weak; see docs/backbones.md for what to take and where it belongs"
+)
+
 
 def study_material(
-    units: Sequence[Unit], dataset: RealDataset, catalog: Catalog | None
+    units: Sequence[Unit],
+    dataset: RealDataset,
+    catalog: Catalog | None,
+    *,
+    sources: Mapping[str, RealDataset] | None = None,
+    tell: Tell | None = None,
 ) -> Material:
     """Return every image that trainings of one learner need, and masks if it is a segmenter.
+
+    Images of `sources` join, which some arms take; a probe's features are looked up or computed.
 
     Raises:
         DataError: a real image that cannot be read, or an image without the mask it needs.
         CatalogError: a file of the catalog that cannot be read.
     """
     learner = units[0].learner
-    rows = {row.id: row.synthetic for unit in units for row in unit.manifest.rows}
+    every = {row.id: row for unit in units for row in unit.manifest.rows}
+    rows = {i: row.synthetic or bool(row.made) for i, row in every.items()}
     held = {i for unit in units for i in (*unit.val, *unit.test)}
-    real = sorted(held | {i for i, synthetic in rows.items() if not synthetic})
-    drawn = sorted(i for i, synthetic in rows.items() if synthetic)
+    real = sorted(held | {i for i, other in rows.items() if not other})
+    drawn = sorted(i for i, row in every.items() if row.synthetic)
+    foreign = {i: row for i, row in every.items() if row.made in ("source", "unlabelled")}
     images, masks = [dataset.array(learner.size_px, real)], []
     values: tuple[int, ...] = ()
     if isinstance(learner, SegmenterLearner):
@@ -37,7 +54,14 @@ def study_material(
         images.append(pixels(catalog, drawn, learner.size_px))
         if values:
             masks.append(mask_pixels(catalog, drawn, learner.size_px))
-    return Material(
+    for name, source in (sources or {}).items():
+        own = [i for i in source.ids if source_id(name, i) in foreign]
+        images += [source.array(learner.size_px, own)] if own else []
+        drawn += [source_id(name, i) for i in own]
+        if own and values:
+            stored = source.mask_array(learner.size_px, own)
+            masks.append(class_index_array(stored, values, names=own))
+    material = Material(
         class_names=units[0].manifest.class_names,
         images=np.concatenate(images),
         position={i: n for n, i in enumerate([*real, *drawn])},
@@ -45,4 +69,43 @@ def study_material(
         groups={i: dataset.groups[dataset.index_of(i)] for i in real},
         masks=np.concatenate(masks) if masks else np.empty(0, np.uint8),
         num_mask_classes=len(values),
+    )
+    if isinstance(learner, Probe):
+        return with_features(material, learner, rows, tell=tell)
+    return material
+
+
+def with_features(
+    material: Material, probe: Probe, rows: Mapping[str, bool], *, tell: Tell | None = None
+) -> Material:
+    """Return the material with what a probe's backbone says of its images.
+
+    Args:
+        material: the images.
+        probe: backbone and views.
+        rows: whether a training image is drawn, or another lab's, by id; others are held out.
+        tell: gets lines to show.
+
+    Raises:
+        ConfigError: see `open_backbone`.
+        ModelError: the same.
+    """
+    from factory.evaluate.backbones import COLOURS, features_of, open_backbone, view_names
+
+    backbone = open_backbone(probe)
+    if tell is not None and probe.backbone is None and backbone.name == COLOURS:
+        tell(NO_WEIGHTS)
+    held = view_names(probe, turns=probe.tta)
+    own = {
+        False: view_names(probe, turns=max(probe.turns, probe.tta), varied=probe.varied),
+        True: view_names(probe, turns=probe.drawn_turns),
+    }
+    ids = list(material.position)
+    views = [own[rows[i]] if i in rows else held for i in ids]
+    found = features_of(backbone, material.images, views, probe.augmentation, tell=tell)
+    ends = np.cumsum([len(each) for each in found]).tolist()
+    return replace(
+        material,
+        features=np.concatenate(found),
+        view_rows=dict(zip(ids, zip([0, *ends], ends, strict=False), strict=True)),
     )

@@ -11,7 +11,7 @@ from scipy import special
 
 from catalog import Catalog
 from factory.errors import ConfigError
-from factory.evaluate.config import StudyConfig
+from factory.evaluate.config import Fitting, Probe, StudyConfig
 from factory.evaluate.lineage import Known, ancestors
 from factory.evaluate.study import Planned
 from factory.evaluate.synthetic import drawn_look, known_models, read_pool
@@ -30,6 +30,9 @@ ONE = {"train": 0.6, "val": 0.2, "test": 0.2}
 """Of a larger dataset: one division."""
 DIFFERING = 0.2
 """Share of test images of which two trainings say different things: assumed, and said."""
+DRAW_DIFFERENCE = 0.04
+"""Standard deviation, over draws of the shots, of a paired difference: likewise (2 to 7 points were
+measured at 4 shots a class)."""
 DICE_DIFFERENCE = 0.15
 """Standard deviation, over test images, of the Dice of one training minus another: likewise."""
 PATIENCE_SECONDS = 5.0
@@ -92,10 +95,14 @@ def said_first(planned: Planned) -> list[str]:
         num_folds=len(folds),
         num_groups=groups,
         masks=config.learner.task == "segment",
+        draws=config.draws,
     )
     lines = [
         f"{counted(len(config.arms), 'arm')} x {counted(len(folds), 'fold')} x"
-        f" {counted(len(config.seeds), 'seed')}; tested on {len(tested)} real images{of}",
+        f" {counted(len(config.seeds), 'seed')}"
+        + (f" x {counted(config.draws, 'draw')} of the shots" if config.draws else "")
+        + (f" x {counted(len(config.generators), 'generator')}" if config.generators else "")
+        + f"; tested on {len(tested)} real images{of}",
         f"differences below about {least:.0f} points will hardly be told from chance (80 % power,"
         + (
             f" where the Dice of an image differs by {DICE_DIFFERENCE} between trainings)"
@@ -105,7 +112,7 @@ def said_first(planned: Planned) -> list[str]:
     ]
     if len(folds) == 1 and len(dataset.ids) < FEW_IMAGES:
         lines.append(_way_to_folds(planned))
-    if config.learner.warmup_steps > config.learner.steps:
+    if isinstance(config.learner, Fitting) and config.learner.warmup_steps > config.learner.steps:
         lines.append(
             f"learner.warmup_steps {config.learner.warmup_steps} is longer than the training"
             f" ({config.learner.steps} steps): learning_rate is never reached"
@@ -126,7 +133,9 @@ def about_scale(planned: Planned) -> list[str]:
     if catalog is None or not taught:
         return []
     tested = {i for unit in planned.units for i in unit.test}
-    rows = {row.id for manifest in manifests for row in manifest.rows if not row.synthetic}
+    rows = {
+        row.id for manifest in manifests for row in manifest.rows if not (row.synthetic or row.made)
+    }
     real = dataset.look(LOOKED_AT_PX, sorted(rows | tested))
     by_model: dict[str, dict[str, str]] = defaultdict(dict)
     for image_id, class_name in taught.items():
@@ -147,6 +156,7 @@ def detectable_points(
     num_folds: int,
     num_groups: int | None = None,
     masks: bool = False,
+    draws: int | None = None,
     power: float = 0.8,
 ) -> float:
     """Return the least difference, in points, that a study finds with the chance `power`.
@@ -156,6 +166,7 @@ def detectable_points(
         num_folds: from three on they are the independent units ...
         num_groups: ... else groups of test images; None: every image is one.
         masks: a segmenter is tested by Dice; else a classifier by the mean over classes.
+        draws: of the shots in each fold, which then count with groups of images, not folds.
         power: chance of a 95 % interval that leaves 0 out.
     """
     total = tested.total()
@@ -166,10 +177,52 @@ def detectable_points(
         if masks
         else DIFFERING * sum(1 / count for count in tested.values()) / len(tested) ** 2
     )
-    units = num_folds if num_folds >= 3 else num_groups or total
+    units = num_folds if num_folds >= 3 and not draws else num_groups or total
+    if draws:
+        variance += DRAW_DIFFERENCE**2 / (draws * num_folds)
     freedom = max(1, units - 1)
     quantiles = sum(float(special.stdtrit(freedom, share)) for share in (0.975, power))
     return min(100.0, 100 * quantiles * math.sqrt(variance))
+
+
+def power_lines(planned: Planned) -> list[str]:
+    """Return what the study could see with more or fewer draws of its shots, and what it cannot."""
+    config, dataset = planned.config, planned.inputs.dataset
+    folds = {unit.fold: unit for unit in planned.units}
+    tested = [i for unit in folds.values() for i in unit.test]
+    counts = Counter(dataset.labels[dataset.index_of(i)] for i in tested)
+    groups = len({dataset.groups[dataset.index_of(i)] for i in tested})
+    masks = config.learner.task == "segment"
+    asked = sorted({10, 20, 50, 100, config.draws}) if config.draws else [None]
+    lines = []
+    for draws in asked:
+        found = {
+            power: detectable_points(
+                counts,
+                num_folds=len(folds),
+                num_groups=groups,
+                masks=masks,
+                draws=draws,
+                power=power,
+            )
+            for power in (0.5, 0.8, 0.95)
+        }
+        error = found[0.5] / 100 / 1.96
+        none = float(special.ndtr(config.margin / max(error, 1e-9) - 1.96))
+        lines.append(
+            (f"{draws} draws: " if draws else "")
+            + ", ".join(
+                f"{points:.1f} points with a chance of {p:.0%}" for p, points in found.items()
+            )
+            + f"; no effect is told to be no gain of {100 * config.margin:g} points with {none:.0%}"
+        )
+    return [
+        "differences that are found (the 95 % interval leaves 0 out):",
+        *lines,
+        f"assumed: {DIFFERING:.0%} of test images are named differently by two arms"
+        f" (Dice: {DICE_DIFFERENCE}); paired differences vary by {100 * DRAW_DIFFERENCE:g} points"
+        " between draws; what another generator would give is not in it",
+    ]
 
 
 def _way_to_folds(planned: Planned) -> str:
@@ -208,6 +261,11 @@ def expected_seconds(
 def _expected_seconds(units: Sequence[Unit], material: Material) -> float:
     from factory.evaluate.tasks import run_unit
 
+    if isinstance(units[0].learner, Probe):
+        some = [units[n * (len(units) - 1) // 4] for n in range(5)]
+        run_unit(replace(some[0], test=()), material)  # with what is imported once
+        taken = [run_unit(replace(each, test=()), material).seconds for each in some]
+        return sum(taken) / len(taken) * len(units)
     unit = max(units, key=lambda each: len(each.manifest.rows))
 
     def seconds(steps: int) -> float:
@@ -225,6 +283,7 @@ def _expected_seconds(units: Sequence[Unit], material: Material) -> float:
 def _passes(unit: Unit) -> float:
     """Return the work of a training in forward passes of one image."""
     learner = unit.learner
+    assert isinstance(learner, Fitting)  # noqa: S101 -- probes take no steps
     validations = math.ceil(learner.steps / learner.validate_every)
     held = (validations + 1) * len(unit.val) + len(unit.test)
     return 3.0 * learner.batch_size * learner.steps + held

@@ -1,14 +1,15 @@
 """A study: arms x folds x seeds on one real dataset, planned before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import product
 
-from catalog import Catalog
+from catalog import Catalog, sql
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
-from factory.evaluate.arms import Drawn, Stock
+from factory.evaluate.arms import Drawn, Manifest, Stock
 from factory.evaluate.config import OLD_SHOTS_SEED, StudyConfig
-from factory.evaluate.designs import make_arms
+from factory.evaluate.designs import BOUNDS, SelfTraining, make_arms
 from factory.evaluate.lineage import Barred, Known, Origin, Surplus, family, surpluses
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
@@ -28,6 +29,8 @@ class Inputs:
     generator_splits: tuple[Split, ...] = ()
     seen: tuple[Use, ...] = ()
     """Other real images that generators, references, clusters or gates saw."""
+    sources: Mapping[str, RealDataset] = field(default_factory=dict)
+    """Real images of other labs by name, for arms that say so."""
     expected: Pool | None = None
     """What is still to be drawn, in place of the catalog's rows: a plan before its images."""
     models: Mapping[str, Origin] = field(default_factory=dict)
@@ -45,6 +48,8 @@ class Planned:
     notes: tuple[str, ...]
     subgroup_of: Mapping[str, str]
     """Of real images, where the study asks for subgroups."""
+    knew: Mapping[str, str] = field(default_factory=dict)
+    """What each arm knew, in words."""
 
     @property
     def id(self) -> str:
@@ -82,19 +87,29 @@ def plan_study(config: StudyConfig, inputs: Inputs) -> Planned:
     drawn, refusals, told = [], [], []
     for fold, split in enumerate(inputs.splits):
         held = _checked(inputs, split)
+        _apart_from_sources(inputs, held)
         images, refused = pool.usable(held, split, known)
         drawn.append(images)
         refusals.append(refused)
         if config.mixed and not images:
             raise _nothing_to_use(fold, refused)
         told += _information(config, dataset, split, pool, images, known)
-    units = plan_units(config, dataset, inputs.splits, drawn)
+    units = plan_units(
+        config,
+        dataset,
+        inputs.splits,
+        drawn,
+        picked=_picked(config, catalog),
+        trained=_trainings(config, pool, known),
+        sources=_classes_of(inputs.sources),
+    )
     return Planned(
         config=config,
         inputs=inputs,
         pool=pool,
         units=tuple(units),
         notes=(*_left_out(refusals), *dict.fromkeys(told)),
+        knew=who_knew(config, units, pool, known),
         subgroup_of=subgroup_of,
     )
 
@@ -104,6 +119,10 @@ def plan_units(
     dataset: RealDataset,
     splits: Sequence[Split],
     drawn: Sequence[Sequence[Drawn]],
+    *,
+    picked: Mapping[str, Set[str]] | None = None,
+    trained: Sequence[Set[str]] = (),
+    sources: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Unit]:
     """Return every training, seed by seed: a study that is cut off still has pairs.
 
@@ -112,6 +131,9 @@ def plan_units(
         dataset: the real images.
         splits: one per fold, of `dataset`.
         drawn: what the arms of each fold may take.
+        picked: ids of the drawn images by the condition (`where`) of an arm.
+        trained: ids of the drawn images of each of `config.generators`.
+        sources: class by id of each source.
 
     Raises:
         ConfigError: no fold, or an arm that names what is not there.
@@ -121,42 +143,119 @@ def plan_units(
         raise ConfigError("a study without a split", remedy="Give one or more --split files")
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     names = tuple(name for name in dataset.class_names if name not in config.without)
+    several = bool(config.draws or config.generators)
     units = []
-    for seed in config.seeds:
-        for fold, split in enumerate(splits):
-            stock = Stock(
-                class_names=names,
-                real={i: labels[i] for i in train_ids(config, split, labels)},
-                drawn=drawn[fold],
+    for seed, (fold, split), draw, number in product(
+        config.seeds,
+        enumerate(splits),
+        range(config.draws or 1),
+        range(max(1, len(trained))),
+    ):
+        own = trained[number] if trained else None
+        stock = Stock(
+            class_names=names,
+            real={},
+            drawn=[d for d in drawn[fold] if own is None or d.id in own],
+            seed=seed,
+            picked=picked or {},
+            sources=sources or {},
+        )
+        units += [
+            Unit(
+                learner=config.learner,
+                manifest=manifest,
+                fold=fold,
                 seed=seed,
+                split_digest=split.digest,
+                val=tuple(i for i in split.val if labels[i] in names),
+                test=tuple(i for i in split.test if labels[i] in names),
+                draw=draw if several else None,
+                generator=number,
             )
-            units += [
-                Unit(
-                    learner=config.learner,
-                    manifest=manifest,
-                    fold=fold,
-                    seed=seed,
-                    split_digest=split.digest,
-                    val=tuple(i for i in split.val if labels[i] in names),
-                    test=tuple(i for i in split.test if labels[i] in names),
-                )
-                for manifest in make_arms(config.arms, stock).values()
-            ]
+            for manifest in _arms(config, split, labels, stock, draw).values()
+        ]
     return units
 
 
-def train_ids(config: StudyConfig, split: Split, labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the real training images: the train part, or its shots.
+def _arms(
+    config: StudyConfig, split: Split, labels: Mapping[str, str], stock: Stock, draw: int
+) -> dict[str, Manifest]:
+    """Return the manifests of a draw: arms of equally many shots choose from one stock."""
+    made: dict[str, Manifest] = {}
+    for shots in dict.fromkeys(config.shots_of(name) for name in config.arms):
+        designs = {n: arm for n, arm in config.arms.items() if config.shots_of(n) == shots}
+        real = {i: labels[i] for i in train_ids(config, split, labels, shots=shots, draw=draw)}
+        made |= make_arms(designs, replace(stock, real=real))
+    return {name: made[name] for name in config.arms}
+
+
+def train_ids(
+    config: StudyConfig,
+    split: Split,
+    labels: Mapping[str, str],
+    *,
+    shots: int | None,
+    draw: int = 0,
+) -> tuple[str, ...]:
+    """Return the real training images: the train part, or so many shots of each class.
+
+    Draws are numbered from `shots_seed`; the fewer of a draw are among the more.
 
     Raises:
         DataError: a class with fewer images than shots.
     """
     train = tuple(i for i in split.train if labels[i] not in config.without)
-    if config.shots is None:
+    if shots is None:
         return train
     seed = OLD_SHOTS_SEED if config.shots_seed is None else config.shots_seed
-    shots = n_shot(replace(split, train=train), labels=labels, shots=config.shots, seed=seed)
-    return tuple(i for ids in shots.values() for i in ids)
+    found = n_shot(replace(split, train=train), labels=labels, shots=shots, seed=seed + draw)
+    return tuple(i for ids in found.values() for i in ids)
+
+
+def _classes_of(sources: Mapping[str, RealDataset]) -> dict[str, dict[str, str]]:
+    return {n: dict(zip(d.ids, d.labels, strict=True)) for n, d in sources.items()}
+
+
+def _picked(config: StudyConfig, catalog: Catalog | None) -> dict[str, Set[str]]:
+    """Return the ids of drawn images by the conditions of arms.
+
+    Raises:
+        CatalogError: a condition that does not parse, or names unknown columns.
+        ConfigError: a condition of images that are still to be drawn.
+    """
+    found: dict[str, Set[str]] = {}
+    for name in config.mixed:
+        condition = config.arms[name].where  # type: ignore[union-attr]
+        if condition is None or condition in found:
+            continue
+        if catalog is None:
+            raise ConfigError(
+                f"arm {name!r} takes images where {condition}, and none are drawn yet",
+                remedy="Leave `where` out, or draw first",
+            )
+        rows = sql(catalog, f"SELECT image_id FROM samples WHERE {condition}")
+        found[condition] = frozenset(rows["image_id"].to_pylist())
+    return found
+
+
+def _trainings(config: StudyConfig, pool: Pool, known: Known) -> list[Set[str]]:
+    """Return the ids of the drawn images of each of the generators that a study names.
+
+    Raises:
+        ConfigError: one drew none of them.
+    """
+    told = {model: {model, known.about(o).name, o.name} for model, o in pool.origins.items()}
+    found: list[Set[str]] = []
+    for asked in config.generators:
+        own = {model for model, names in told.items() if asked in names}
+        found.append(frozenset(i for i, model in pool.model_of.items() if model in own))
+        if not found[-1]:
+            have = sorted(str(name) for names in told.values() for name in names if name)
+            raise ConfigError(
+                f"generators: {asked!r} drew none of the synthetic images",
+                remedy=f"Choose of {', '.join(have) or 'none: draw some with it'}",
+            )
+    return found
 
 
 def _check_without(config: StudyConfig, dataset: RealDataset) -> None:
@@ -195,7 +294,11 @@ def _information(
     if not (config.mixed and images):
         return []
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    real = frozenset(train_ids(config, split, labels))
+    real: Set[str] = frozenset(
+        i
+        for draw in range(config.draws or 1)
+        for i in train_ids(config, split, labels, shots=config.shots, draw=draw)
+    )
     origins = pool.origins_of(images)
     told = []
     for surplus in surpluses(origins, split, real, known, labels):
@@ -242,6 +345,33 @@ def _equal(config: StudyConfig, surplus: Surplus) -> str:
     return f"Use its images: --set shots={choice.n_shot} --set shots_seed={choice.seed}"
 
 
+def who_knew(
+    config: StudyConfig, units: Sequence[Unit], pool: Pool, known: Known
+) -> dict[str, str]:
+    """Return what each arm knew, in words: real labels, what its generators learnt, sources."""
+    told = {}
+    for name, arm in config.arms.items():
+        manifest = next(unit.manifest for unit in units if unit.manifest.arm == name)
+        rows, shots = manifest.rows, config.shots_of(name)
+        real = len({row.id for row in rows if not (row.synthetic or row.made)})
+        parts = ["no real image" if not real else f"{real} labelled real images"]
+        if real and shots:
+            parts = [f"{counted(shots, 'labelled real image')} of each class"]
+        drew = dict.fromkeys(pool.model_of[r.id] for r in rows if r.synthetic and pool.model_of)
+        models = family([pool.origins[model] for model in drew], known)
+        parts += [
+            f"what {model.name or model.model_id} learnt of"
+            f" {model.images_trained or 'an unknown number of'} images"
+            for model in models
+        ]
+        if isinstance(arm, BOUNDS):
+            count = sum(bool(row.made) for row in rows)
+            without = ", without their labels" if isinstance(arm, SelfTraining) else ""
+            parts.append(f"{count} real images of source {arm.source!r}{without}")
+        told[name] = "; ".join(parts)
+    return told
+
+
 def _nothing_to_use(fold: int, refused: Mapping[str, Barred]) -> ConfigError:
     remedies = dict.fromkeys(barred.remedy for barred in refused.values())
     return ConfigError(
@@ -281,6 +411,18 @@ def _left_out(refusals: Sequence[Mapping[str, Barred]]) -> tuple[str, ...]:
             " split they were trained"
         )
     return tuple(notes)
+
+
+def _apart_from_sources(inputs: Inputs, held: Held) -> None:
+    """Refuse sources that hold a held-out image.
+
+    Raises:
+        DataError: naming them.
+    """
+    refuse_leaks(
+        held,
+        [Use(what=f"source {n}", dataset=d, ids=d.ids) for n, d in inputs.sources.items()],
+    )
 
 
 def _checked(inputs: Inputs, split: Split) -> Held:

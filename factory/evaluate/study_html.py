@@ -7,10 +7,23 @@ from html import escape
 import numpy as np
 
 from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
-from factory.evaluate.study_report import ArmScores, StudyReport, floor_shown, interval_note
+from factory.evaluate.study_report import (
+    ArmScores,
+    StudyReport,
+    drawn_again,
+    floor_shown,
+    interval_note,
+)
 from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
 from factory.evaluate.verdict import points
+from factory.evaluate.worth import (
+    CURVE_HEADS,
+    CURVE_NOTE,
+    LearningCurve,
+    curve_picture,
+    curve_rows,
+)
 from factory.measure.intervals import Estimate, counted, spread
 
 STYLE = """
@@ -45,12 +58,14 @@ def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[s
     """
     parts = [
         f"<h1>{escape(report.name)}</h1>",
+        *([f"<p><b>{escape(report.primary_verdict)}</b></p>"] if report.primary_verdict else []),
         *(_verdict(report, arm) for arm in report.comparisons),
         *(f"<p class=soft>Note: {escape(note)}</p>" for note in report.notes),
-        f"<p>Tested on {report.num_test} real images, {counted(report.num_folds, 'fold')} and"
-        f" {counted(report.num_seeds, 'seed')}; every arm took equally many steps."
+        f"<p>Tested on {report.num_test} real images, {counted(report.num_folds, 'fold')} x"
+        f" {counted(report.num_seeds, 'seed')}{drawn_again(report)}; every arm was trained alike."
         " Differences are in pairs (same fold, seed and test images) against"
         f" <b>{escape(report.baseline)}</b>, the control with the best validation score.</p>",
+        *(_curve(report.curve, report.task) if report.curve else ()),
         *_differences(report),
         *_arms(report),
         *(_classes(report) if report.floor else ()),
@@ -78,20 +93,27 @@ def _differences(report: StudyReport) -> Iterable[str]:
     if not report.comparisons:
         return
     title = next(iter(TASKS[report.task].shown.values()))
-    base = report.baseline
     yield f"<h2>Differences of {escape(title)} in points</h2>"
-    yield _forest({arm: found[base].difference for arm, found in report.comparisons.items()})
+    yield _forest({arm: report.against(arm).difference for arm in report.comparisons})
     yield f"<p class=soft>{escape(interval_note(report))}</p>"
-    controls = list(next(iter(report.comparisons.values())))
+    controls = report.controls
     rows = [
         [
             arm,
-            *(_points(found[control].difference) for control in controls),
+            *(_points(found[c].difference) if c in found else "" for c in controls),
             f"{report.adjusted_p[arm]:.3g}" if arm in report.adjusted_p else "",
         ]
         for arm, found in report.comparisons.items()
     ]
     yield table(["arm", *(f"minus {control}" for control in controls), "p"], rows)
+
+
+def _curve(curve: LearningCurve, task: str) -> Iterable[str]:
+    title = next(iter(TASKS[task].shown.values()))
+    yield f"<h2>{escape(title)} over real labels</h2>"
+    yield curve_picture(curve, title)
+    yield table(CURVE_HEADS, curve_rows(curve))
+    yield f"<p class=soft>{escape(CURVE_NOTE)}</p>"
 
 
 def _arms(report: StudyReport) -> Iterable[str]:
@@ -117,6 +139,10 @@ def _arms(report: StudyReport) -> Iterable[str]:
         "<p class=soft>Mean and standard deviation over trainings. Cost: all trainings took"
         f" {minutes:.0f} minutes of a core or GPU.</p>"
     )
+    if report.knew:
+        yield "<h2>Who knew what</h2>"
+        items = (f"<li><b>{escape(n)}</b>: {escape(t)}</li>" for n, t in report.knew.items())
+        yield f"<ul>{''.join(items)}</ul>"
 
 
 def _subgroups(report: StudyReport) -> Iterable[str]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from catalog.results import Effect
-from factory.evaluate.compare import Comparison, Place, Tally, compare, holm
+from factory.evaluate.compare import Comparison, Place, Tally, compare, crossed, holm
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study_drawn import (
@@ -18,7 +18,14 @@ from factory.evaluate.study_drawn import (
 from factory.evaluate.subgroups import SubgroupFigures, measure_subgroups, subgroup_tables
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
-from factory.evaluate.verdict import effect_of, sentence
+from factory.evaluate.verdict import Finding, effect_of, finding_of, sentence
+from factory.evaluate.worth import (
+    CURVE_HEADS,
+    CURVE_NOTE,
+    LearningCurve,
+    curve_rows,
+    learning_curve,
+)
 from factory.measure.intervals import counted, spread
 
 
@@ -58,27 +65,72 @@ class StudyReport:
     comparisons: Mapping[str, Mapping[str, Comparison]]
     adjusted_p: Mapping[str, float]
     """Holm-adjusted p of each arm against the baseline, where there is one."""
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """Per arm with synthetic images: the best control of equally many real images, by val."""
+    margin: float = 0.0
+    """A gain whose interval stays below it is said to be none."""
+    primary: str | None = None
+    """The comparison that was named beforehand, and its digest."""
+    curve: LearningCurve | None = None
+    knew: Mapping[str, str] = field(default_factory=dict)
+    """What each arm knew, in words."""
+    num_draws: int = 1
+    num_generators: int = 1
     notes: tuple[str, ...] = ()
     drawn: DrawnFigures | None = None
     """None: no arm has both real and drawn images."""
     subgroups: Mapping[str, SubgroupFigures] = field(default_factory=dict)
 
+    def against(self, arm: str) -> Comparison:
+        """Return the comparison of an arm with its baseline."""
+        return self.comparisons[arm][self.baselines.get(arm, self.baseline)]
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Arms that others are compared with."""
+        return tuple(dict.fromkeys(c for found in self.comparisons.values() for c in found))
+
     @property
     def verdicts(self) -> dict[str, str]:
         """One sentence per arm with synthetic images."""
         return {
-            arm: sentence(arm, self.baseline, found[self.baseline].difference)
-            for arm, found in self.comparisons.items()
+            arm: sentence(
+                arm,
+                self.baselines.get(arm, self.baseline),
+                self.against(arm).difference,
+                margin=self.margin,
+                false_claim=self.against(arm).false_claim,
+            )
+            for arm in self.comparisons
         }
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        """What was found, per arm with synthetic images, against its baseline."""
+        return {a: finding_of(self.against(a).difference, self.margin) for a in self.comparisons}
 
     @property
     def effects(self) -> dict[str, Effect]:
         """'helps', 'hurts' or 'no evidence' per arm with synthetic images."""
-        return {a: effect_of(c[self.baseline].difference) for a, c in self.comparisons.items()}
+        return {a: effect_of(self.against(a).difference) for a in self.comparisons}
+
+    @property
+    def primary_verdict(self) -> str | None:
+        """The sentence of the comparison that was named beforehand."""
+        if self.primary is None:
+            return None
+        arm, _, rest = self.primary.partition(" minus ")
+        control = rest.rpartition(" (")[0] or rest
+        found = self.comparisons[arm][control]
+        told = sentence(
+            arm, control, found.difference, margin=self.margin, false_claim=found.false_claim
+        )
+        return f"named beforehand ({self.primary.rpartition(' (')[2].rstrip(')')}): {told}"
 
     def to_json(self) -> dict[str, object]:
         """Return plain data."""
-        return {**asdict(self), "verdicts": self.verdicts}
+        told = {"verdicts": self.verdicts, "findings": self.findings}
+        return {**asdict(self), **told}
 
 
 def make_report(
@@ -89,8 +141,11 @@ def make_report(
     *,
     notes: Sequence[str] = (),
     values: Mapping[str, str] | None = None,
+    knew: Mapping[str, str] | None = None,
 ) -> StudyReport:
-    """Return the figures of a finished study; `values` names the subgroup of test images.
+    """Return the figures of a finished study.
+
+    `values` names the subgroup of test images, `knew` says what each arm knew.
 
     The baseline is chosen by val scores, never by test ones.
 
@@ -100,13 +155,29 @@ def make_report(
     task = TASKS[config.learner.task]
     tallies = tallies_by_arm(((unit, results[unit.id]) for unit in units), material)
     arms = {name: _scores(name, units, results, tallies[name], material) for name in config.arms}
-    best = max(config.controls, key=lambda name: float(np.mean(arms[name].val)))
-    baseline = config.baseline or best
+
+    def best_of(names: Sequence[str]) -> str:
+        if config.baseline in names:
+            return str(config.baseline)
+        return max(names, key=lambda name: float(np.mean(arms[name].val or (0.0,))))
+
+    baselines = {arm: best_of(config.controls_of(arm)) for arm in config.mixed}
+    baseline = config.baseline or next(iter(baselines.values()), best_of(config.controls))
+    named = config.primary.split(" minus ") if config.primary else ["", ""]
     comparisons = {
-        arm: {c: compare(tallies[arm], tallies[c], task.score) for c in config.controls}
-        for arm in config.mixed
+        arm: {
+            c: compare(tallies[arm], tallies[c], task.score)
+            for c in (*config.controls, *config.bounds)
+            if c in (*config.controls_of(arm), *config.bounds_of(arm), baseline)
+            or [arm, c] == named
+        }
+        for arm in (*config.mixed, *({named[0]} - {"", *config.mixed}))
     }
-    told = {a: p for a in comparisons if (p := comparisons[a][baseline].p) is not None}
+    told = {
+        a: p for a in comparisons if (p := comparisons[a][baselines.get(a, baseline)].p) is not None
+    }
+    several = bool(config.draws or config.generators)
+    adds = {name: crossed(tallies[name], task.score) for name in config.arms} if several else {}
     folds = {unit.fold: unit for unit in reversed(units)}
     return StudyReport(
         name=config.name,
@@ -116,12 +187,19 @@ def make_report(
         num_test=sum(len(unit.test) for unit in folds.values()),
         class_names=material.class_names,
         floor=tuple(_floor(folds[fold], material) for fold in sorted(folds))
-        if config.learner.task == "classify"
+        if task.classes
         else (),
         arms=arms,
         baseline=baseline,
         comparisons=comparisons,
         adjusted_p=dict(zip(told, holm(list(told.values())), strict=True)),
+        baselines=baselines,
+        margin=config.margin,
+        primary=f"{config.primary} ({config.primary_digest})" if config.primary else None,
+        curve=learning_curve(config, units, adds) if several else None,
+        knew=knew or {},
+        num_draws=config.draws or 1,
+        num_generators=max(1, len(config.generators)),
         notes=tuple(notes),
         drawn=measure_drawn(units, material),
         subgroups=measure_subgroups(
@@ -188,11 +266,14 @@ def parts_of(report: StudyReport) -> Iterator[Part]:
     shown = TASKS[report.task].shown
     titles = list(shown.values())
     yield f"# {report.name}"
+    if report.primary_verdict:
+        yield f"**{report.primary_verdict}**"
     if lines := [*report.verdicts.values(), *(f"note: {note}" for note in report.notes)]:
         yield lines
     yield (
         f"Tested on {report.num_test} real images: {counted(report.num_folds, 'fold')} x"
-        f" {counted(report.num_seeds, 'seed')}; mean and standard deviation over trainings."
+        f" {counted(report.num_seeds, 'seed')}{drawn_again(report)}; mean and standard deviation"
+        " over trainings."
         f" Baseline: {report.baseline}."
     )
     rows = [["majority class", "", "", "", *floor_shown(report)]] if report.floor else []
@@ -200,20 +281,26 @@ def parts_of(report: StudyReport) -> Iterator[Part]:
         told = [spread(arm.test.get(metric, ())) for metric in shown]
         rows.append([name, str(arm.num_real), str(arm.num_synthetic), spread(arm.val), *told])
     yield Table(heads=["arm", "real rows", "synthetic", f"val {titles[0]}", *titles], rows=rows)
+    if report.knew:
+        yield "Who knew what:"
+        yield [f"{name}: {told}" for name, told in report.knew.items()]
     if report.comparisons:
-        controls = list(next(iter(report.comparisons.values())))
+        controls = report.controls
         yield f"Differences of {titles[0]} in pairs. {interval_note(report)}"
         yield Table(
             heads=["arm", *(f"minus {name}" for name in controls), "p"],
             rows=[
                 [
                     name,
-                    *(str(found[control].difference) for control in controls),
+                    *(str(found[c].difference) if c in found else "" for c in controls),
                     f"{report.adjusted_p[name]:.3g}" if name in report.adjusted_p else "",
                 ]
                 for name, found in report.comparisons.items()
             ],
         )
+    if report.curve is not None:
+        yield CURVE_NOTE
+        yield Table(heads=CURVE_HEADS, rows=curve_rows(report.curve))
     for caption, heads, rows in subgroup_tables(report.subgroups, titles[0], report.baseline):
         yield f"{caption}:"
         yield Table(heads=heads, rows=rows)
@@ -223,12 +310,19 @@ def parts_of(report: StudyReport) -> Iterator[Part]:
 
 def interval_note(report: StudyReport) -> str:
     """Return what the intervals of the differences are, and p."""
-    over = next(iter(report.comparisons.values()))[report.baseline].over
+    over = report.against(next(iter(report.comparisons))).over
     return (
         f"95 % intervals over {over}: Wilson's with Student's quantiles, which stay within 100"
         f" points; not adjusted for {counted(len(report.comparisons), 'arm')}. p: of the same test"
         " against the baseline, adjusted after Holm."
     )
+
+
+def drawn_again(report: StudyReport) -> str:
+    """Return ' x 50 draws of the shots x 2 generators', or nothing of one each."""
+    draws = f" x {counted(report.num_draws, 'draw')} of the shots" if report.num_draws > 1 else ""
+    several = report.num_generators > 1
+    return draws + (f" x {counted(report.num_generators, 'generator')}" if several else "")
 
 
 def _drawn_parts(drawn: DrawnFigures) -> Iterator[Part]:
@@ -262,13 +356,13 @@ def _scores(
     return ArmScores(
         num_real=own[0].manifest.num_real,
         num_synthetic=own[0].manifest.num_synthetic,
-        val=tuple(result.val[task.metric] for result in found),
+        val=tuple(result.val[task.metric] for result in found if task.metric in result.val),
         test={
             metric: tuple(result.test[metric] for result in found if metric in result.test)
             for metric in task.shown
         },
         recall=_recall(found, material.class_names),
-        confusion=_confusion(tallies, material) if own[0].learner.task == "classify" else (),
+        confusion=_confusion(tallies, material) if task.classes else (),
         seconds=sum(result.seconds for result in found),
     )
 
@@ -291,6 +385,6 @@ def _confusion(tallies: Mapping[Place, Tally], material: Material) -> tuple[tupl
 
 
 def _floor(unit: Unit, material: Material) -> MajorityRate:
-    train = [row.id for row in unit.manifest.rows if not row.synthetic] or list(unit.val)
+    train = [r.id for r in unit.manifest.rows if not (r.synthetic or r.made)] or list(unit.val)
     labels = material.class_indices(sorted(set(train)))
     return majority_rate(material.class_names, labels, material.class_indices(unit.test))

@@ -11,7 +11,8 @@ from catalog.place import StorageOptions
 from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
-from factory.errors import OutputError
+from factory.errors import ConfigError, OutputError
+from factory.evaluate.config import Probe
 from factory.evaluate.material import study_material
 from factory.evaluate.outset import about_scale, expected_seconds
 from factory.evaluate.study import Planned
@@ -24,6 +25,7 @@ from factory.measure.intervals import counted
 from factory.terminal import duration
 
 Tell = Callable[[str], object]
+PROBES_AT_ONCE = 8
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]
 
 
@@ -49,9 +51,12 @@ def run_study(
         ModelError: see `run_unit`.
         OutputError: `output` cannot be written.
     """
+    announce(planned, output, tell=tell)
     metric = TASKS[planned.config.learner.task].metric
     inputs = planned.inputs
-    material = study_material(planned.units, inputs.dataset, inputs.catalog)
+    material = study_material(
+        planned.units, inputs.dataset, inputs.catalog, sources=inputs.sources, tell=tell
+    )
     folder = output / "units"
     results = {unit.id: found for unit in planned.units if (found := read_result(folder, unit))}
     todo = [unit for unit in planned.units if unit.id not in results]
@@ -86,6 +91,7 @@ def run_study(
         material,
         notes=(*planned.notes, *scales),
         values=planned.subgroup_of,
+        knew=planned.knew,
     )
     for unit in planned.units:
         path = output / "manifests" / f"{unit.manifest.digest}.json"
@@ -97,6 +103,28 @@ def run_study(
     sheet = look_at(planned.units, material)
     write_text(output / "report.html", to_html(report, sheet=sheet))
     return report
+
+
+def announce(planned: Planned, output: Path, *, tell: Tell | None = None) -> None:
+    """Write the primary comparison and its digest into `output` before anything is tested.
+
+    Raises:
+        ConfigError: another one was announced there.
+    """
+    config, path = planned.config, output / "primary.json"
+    if config.primary is None:
+        return
+    told = {"primary": config.primary, "margin": config.margin, "study": config.digest}
+    told["digest"] = config.primary_digest
+    if path.exists() and json.loads(path.read_text()) != told:
+        raise ConfigError(
+            f"{path} announces another primary comparison than {config.primary!r}, or one of"
+            " another study",
+            remedy="Give another --output, and tell of both",
+        )
+    write_text(path, json.dumps(told) + "\n")
+    if tell is not None:
+        tell(f"named beforehand: {config.primary} ({config.primary_digest})")
 
 
 def execute_here(units: Sequence[Unit], material: Material) -> Iterator[Result]:
@@ -112,11 +140,18 @@ def execute_on_ray(units: Sequence[Unit], material: Material) -> Iterator[Result
     import ray
 
     shared = ray.put(material)
-    task = ray.remote(num_cpus=1, max_retries=3)(run_unit)
-    waiting = [task.remote(unit, shared) for unit in units]
+    task = ray.remote(num_cpus=1, max_retries=3)(_run_units)
+    probes = bool(units) and isinstance(units[0].learner, Probe)
+    size = PROBES_AT_ONCE if probes else 1  # a probe is shorter than the start of a task
+    waiting = [task.remote(units[n : n + size], shared) for n in range(0, len(units), size)]
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=1)
-        yield from ray.get(done)
+        for found in ray.get(done):
+            yield from found
+
+
+def _run_units(units: Sequence[Unit], material: Material) -> list[Result]:
+    return [run_unit(unit, material) for unit in units]
 
 
 def write_result(folder: Path, result: Result) -> None:

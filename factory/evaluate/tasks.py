@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from factory.evaluate.arms import Manifest
+from factory.evaluate.backbones import open_backbone
 from factory.evaluate.classifier import (
     RealPart,
     TrainingRows,
@@ -18,8 +19,9 @@ from factory.evaluate.classifier import (
     train_classifier,
 )
 from factory.evaluate.compare import Floats, Place, Score, Tally
-from factory.evaluate.config import Classifier, SegmenterLearner
+from factory.evaluate.config import Classifier, Learner, Probe, SegmenterLearner
 from factory.evaluate.learner import Fitted
+from factory.evaluate.probe import chances_of, fit_probe
 from factory.evaluate.scores import (
     accuracy,
     balanced_accuracy,
@@ -56,10 +58,12 @@ class Task:
     train: Callable[[Unit, Material], tuple[Fitted, Tested]]
     rows: Callable[[Unit, Result, Material], Floats]
     """Counts (N, F) of the test images, which the score is made of."""
+    classes: bool = True
+    """Whether it names a class: there is a floor, and a confusion."""
 
 
-def check_learner(learner: Classifier | SegmenterLearner, class_names: tuple[str, ...]) -> None:
-    """Build the network once, so that nothing about it goes wrong on a worker, for every unit.
+def check_learner(learner: Learner, class_names: tuple[str, ...]) -> None:
+    """Build the network once, so that nothing goes wrong on a worker, for every unit.
 
     Raises:
         ConfigError: see `build_classifier` and `build_segmenter`.
@@ -67,6 +71,8 @@ def check_learner(learner: Classifier | SegmenterLearner, class_names: tuple[str
     """
     if isinstance(learner, Classifier):
         build_classifier(learner, class_names, seed=0)
+    elif isinstance(learner, Probe):
+        open_backbone(learner)
     else:
         build_segmenter(learner, 2, seed=0)
 
@@ -80,7 +86,7 @@ def run_unit(unit: Unit, material: Material) -> Result:
     """
     started = time.monotonic()
     fitted, tested = TASKS[unit.learner.task].train(unit, material)
-    val, _ = tested(unit.val)
+    val, _ = tested(unit.val) if unit.val else ({}, ())
     test, said = tested(unit.test) if unit.test else ({}, ())
     seconds = time.monotonic() - started
     return Result(
@@ -150,6 +156,19 @@ def _train_classifier(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     return fitted, tested
 
 
+def _train_probe(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
+    assert isinstance(unit.learner, Probe)  # noqa: S101 -- its task says so
+    settings, names = unit.learner, material.class_names
+    head, _strength = fit_probe(settings, unit.manifest, material)
+
+    def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
+        chances = chances_of(head, settings, material, ids)
+        said = tuple((index,) for index in chances.argmax(1).tolist())
+        return metrics(material.class_indices(ids), chances, names), said
+
+    return Fitted(best_step=0, curve=()), tested
+
+
 def _confusion(unit: Unit, result: Result, material: Material) -> Floats:
     said = np.array([index for (index,) in result.said], np.int64)
     return confusion_rows(material.class_indices(unit.test), said, len(material.class_names))
@@ -191,7 +210,7 @@ MASK_SCORES: Mapping[str, Score] = {
 }
 """Of the foreground: everything that is not background."""
 
-TASKS: Mapping[str, Task] = {
+TASKS: dict[str, Task] = {
     "classify": Task(
         metric="macro_f1",
         score=macro_f1,
@@ -215,5 +234,7 @@ TASKS: Mapping[str, Task] = {
         },
         train=_train_segmenter,
         rows=lambda _unit, result, _material: np.array(result.said),
+        classes=False,
     ),
 }
+TASKS = {"probe": replace(TASKS["classify"], train=_train_probe), **TASKS}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from factory.digest import digest
 from factory.evaluate.arms import Manifest
-from factory.evaluate.config import Learner
+from factory.evaluate.config import Fitting, Learner
 
 VERSION = 2
 """Raised when equal settings give other results: finished trainings are not mixed with new ones."""
@@ -31,10 +31,21 @@ class Material:
     """(N, S, S) class indices, for segmenters; empty for classifiers."""
     num_mask_classes: int = 0
     """Background included."""
+    features: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32), repr=False
+    )
+    """(M, F) of all views of all images, for probes; else empty."""
+    view_rows: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    """First and last + 1 row of an image's views."""
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Return the positions of images."""
         return [self.position[i] for i in ids]
+
+    def views_of(self, image_id: str) -> NDArray[np.float32]:
+        """Return the features (V, F) of an image's views."""
+        first, last = self.view_rows[image_id]
+        return self.features[first:last]
 
     def class_indices(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the classes (N,) of real images."""
@@ -53,17 +64,26 @@ class Unit:
     val: tuple[str, ...]
     test: tuple[str, ...]
     """Empty while something is still being chosen: the test part is touched once."""
+    draw: int | None = None
+    """Number of the draw of its shots, in a study of several; None: there is one."""
+    generator: int = 0
+    """Number of the training of the generator, likewise."""
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Fold and seed: what is paired."""
-        return self.fold, self.seed
+    def place(self) -> tuple[int, ...]:
+        """What is paired: fold and seed, in a study of several draws these and the generator's."""
+        if self.draw is None:
+            return self.fold, self.seed
+        return self.fold, self.seed, self.draw, self.generator
 
     @property
     def id(self) -> str:
         """Names the training and its result."""
         learner = self.learner.model_dump(mode="json")
-        cut = self.learner.warmup_steps > self.learner.steps // 4  # in version 2, to this
+        fitted = isinstance(self.learner, Fitting)
+        cut = (
+            fitted and self.learner.warmup_steps > self.learner.steps // 4
+        )  # in version 2, to this
         return digest(
             [
                 VERSION + cut,

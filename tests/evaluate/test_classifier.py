@@ -88,6 +88,17 @@ def test_the_head_alone_is_trained_where_asked():
     assert all("fc" in name or "head" in name for name in head), head
 
 
+def test_frozen_norms_keep_the_statistics_that_they_came_with():
+    def statistics(**changes):
+        settings = QUICK.model_copy(update={"steps": 3, **changes})
+        network, _ = train_classifier(settings, NAMES, rows(), VAL, seed=0)
+        state = network.state_dict()
+        return [v for k, v in state.items() if k.endswith("running_mean")]
+
+    assert all((mean == 0).all() for mean in statistics(frozen_norm=True))
+    assert not all((mean == 0).all() for mean in statistics())
+
+
 def test_an_arm_without_augmentation_shows_its_images_as_they_are():
     seen = []
 
