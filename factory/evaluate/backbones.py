@@ -31,7 +31,7 @@ COLOURS = "colours"
 KEPT = "FACTORY_FEATURES"
 """Environment variable: the folder of kept features."""
 _BATCH = 8  # the fastest on one core, see `factory.measure.features`
-_AT_ONCE = 2048  # images between two writes: what a killed study does not lose
+_AT_ONCE = 512  # images between two writes: what a killed study does not lose
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]

@@ -13,6 +13,8 @@ from factory.terminal import say
 if TYPE_CHECKING:
     from catalog import Catalog
     from factory.evaluate.config import StudyConfig
+    from factory.evaluate.study import Planned
+    from factory.evaluate.study_report import StudyReport
     from factory.real.dataset import RealDataset
 
 
@@ -75,13 +77,12 @@ def evaluate(
     factory evaluate --data cells --split split.json --catalog mine --output runs/mine
     """  # noqa: D301 -- \b is click's mark
     from datetime import UTC, datetime
-    from functools import partial
 
     from factory.atomic import check_writable
     from factory.config import check_places, load_config
     from factory.evaluate.config import StudyConfig
     from factory.real.splits import load_split
-    from factory.sample.session import check_address, ray_session
+    from factory.sample.session import check_address
 
     storage = parse_storage(options.pop("storage"))
     config = load_config(StudyConfig, source, overrides)
@@ -128,16 +129,7 @@ def evaluate(
     from factory.evaluate.tasks import check_learner
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
-    run = partial(studies.run_study, planned, output, tell=say)
-    with goes_on("finished trainings stay"):
-        if without_ray:
-            report = run(studies.execute_here)
-        else:
-            with ray_session(address, tell=say):
-                import ray
-
-                workers = int(ray.cluster_resources().get("CPU", 1))
-                report = run(studies.execute_on_ray, workers=workers)
+    report = _trained(planned, output, address, without_ray=without_ray)
     if uri is not None:
         studies.record_study(
             planned, report, output, uri, now=datetime.now(UTC), storage_options=storage
@@ -146,6 +138,26 @@ def evaluate(
     if uri is not None:
         say(f"evaluation {planned.id} in {uri}")
     say(f"page: {output / 'report.html'}")
+
+
+def _trained(
+    planned: "Planned", output: Path, address: str | None, *, without_ray: bool
+) -> "StudyReport":
+    """Train what is not trained yet, here or on Ray, and return the report."""
+    from functools import partial
+
+    from factory.evaluate import study_run as studies
+    from factory.sample.session import ray_session
+
+    run = partial(studies.run_study, planned, output, tell=say)
+    with goes_on("finished trainings stay"):
+        if without_ray:
+            return run(studies.execute_here)
+        with ray_session(address, tell=say):
+            import ray
+
+            workers = int(ray.cluster_resources().get("CPU", 1))
+            return run(studies.execute_on_ray, workers=workers)
 
 
 def named_sources(asked: tuple[str, ...]) -> "dict[str, RealDataset]":
