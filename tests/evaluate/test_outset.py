@@ -29,6 +29,12 @@ def test_what_a_study_can_show_follows_from_its_test_images(counts, num_folds, p
     assert detectable_points(tested, num_folds=num_folds) == pytest.approx(points, abs=1)
 
 
+def test_draws_of_the_shots_cost_power_and_more_of_them_give_it_back():
+    tested = Counter({str(number): 60 for number in range(8)})
+    none, few, many = (detectable_points(tested, num_folds=1, draws=d) for d in (None, 5, 100))
+    assert none < many < few
+
+
 def test_few_patients_show_less_than_many_images():
     tested = Counter(a=60, b=60)
     one, four = (detectable_points(tested, num_folds=1, num_groups=n) for n in (None, 4))
