@@ -46,6 +46,8 @@ class Manifest:
     augment: bool
     keep: float = 1.0
     """Share of unlabelled rows that self-training keeps."""
+    strong: bool = False
+    """Whether a probe also sees varied views and mixtures."""
 
     @cached_property
     def digest(self) -> str:
@@ -54,8 +56,8 @@ class Manifest:
             {n: getattr(row, n) for n in Row.__slots__ if n != "made" or row.made}
             for row in self.rows
         ]
-        kept = [self.keep] if self.keep < 1 else []
-        return digest([self.class_names, rows, self.augment, *kept])
+        later = [[self.keep, self.strong]] if self.keep < 1 or self.strong else []
+        return digest([self.class_names, rows, self.augment, *later])
 
     @property
     def num_real(self) -> int:

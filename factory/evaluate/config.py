@@ -173,8 +173,8 @@ class Probe(Frozen):
     each class at a time."""
     turns: int = Field(8, ge=1, le=8)
     """Views of a real training image: flips and quarter turns ..."""
-    varied: int = Field(0, ge=0, le=64)
-    """... and so many with other colours, stain and crop."""
+    varied: int = Field(8, ge=0, le=64)
+    """... and in arms that are `strong` so many with other colours, stain and crop."""
     drawn_turns: int = Field(1, ge=1, le=8)
     """Views of a drawn training image: there are many of these."""
     tta: int = Field(4, ge=1, le=8)
@@ -280,7 +280,7 @@ class StudyConfig(Frozen):
                     "primary: write 'ARM minus CONTROL', of arms"
                     f" {', '.join(self.arms)} and controls {', '.join(self.controls)}"
                 )
-        strange = [n for n, arm in self.arms.items() if isinstance(arm, OF_PROBES)]
+        strange = [n for n, a in self.arms.items() if isinstance(a, OF_PROBES) or a.strong]
         if strange and not isinstance(self.learner, Probe):
             raise ValueError(f"arms: {strange[0]} is for a probe (learner: {{task: probe}})")
         if self.draws and not any(self.shots_of(name) for name in self.arms):

@@ -18,6 +18,9 @@ class Arm(Frozen):
 
     augment: bool = True
     """Vary the training images by flips, crops, colour and stain."""
+    strong: bool = False
+    """Vary them much more, of a probe: views in other colours and crops (`learner.varied`), and
+    mixtures of two images' features (V. Verma et al., Manifold Mixup, ICML 2019)."""
     shots: int | Literal["all"] | None = Field(None)
     """Real training images per class, 'all', or null: as many as the study says."""
 
@@ -165,6 +168,7 @@ Design = Annotated[
 ]
 _Rowed = Real | Duplicate | Oversample | SyntheticOnly | Add | TopUp | Ratio | PerReference
 LATER_OF_ARMS: Mapping[str, Any] = {
+    "strong": False,
     "shots": None,
     "real_share": None,
     "shuffled_labels": False,
@@ -210,6 +214,7 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
             rows=tuple(rows),
             augment=arm.augment,
             keep=getattr(arm, "keep", 1.0),
+            strong=arm.strong,
         )
         if not rows:
             raise DataError(f"arm {name!r} has no rows", remedy="Ask for images, or leave it out")

@@ -1,6 +1,6 @@
 """Loads what the trainings of a study work on: every image once, at the learner's size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
 import numpy as np
@@ -71,12 +71,18 @@ def study_material(
         num_mask_classes=len(values),
     )
     if isinstance(learner, Probe):
-        return with_features(material, learner, rows, tell=tell)
+        strong = {row.id for unit in units if unit.manifest.strong for row in unit.manifest.rows}
+        return with_features(material, learner, rows, strong=strong, tell=tell)
     return material
 
 
 def with_features(
-    material: Material, probe: Probe, rows: Mapping[str, bool], *, tell: Tell | None = None
+    material: Material,
+    probe: Probe,
+    rows: Mapping[str, bool],
+    *,
+    strong: Set[str] = frozenset(),
+    tell: Tell | None = None,
 ) -> Material:
     """Return the material with what a probe's backbone says of its images.
 
@@ -84,6 +90,7 @@ def with_features(
         material: the images.
         probe: backbone and views.
         rows: whether a training image is drawn, or another lab's, by id; others are held out.
+        strong: real images of which varied views are wanted too.
         tell: gets lines to show.
 
     Raises:
@@ -96,12 +103,18 @@ def with_features(
     if tell is not None and probe.backbone is None and backbone.name == COLOURS:
         tell(NO_WEIGHTS)
     held = view_names(probe, turns=probe.tta)
-    own = {
-        False: view_names(probe, turns=max(probe.turns, probe.tta), varied=probe.varied),
-        True: view_names(probe, turns=probe.drawn_turns),
-    }
+    real, varied = (
+        view_names(probe, turns=max(probe.turns, probe.tta), varied=n) for n in (0, probe.varied)
+    )
+    drawn = view_names(probe, turns=probe.drawn_turns)
+
+    def views_of(image_id: str) -> list[str]:
+        if rows.get(image_id, False):
+            return drawn
+        return varied if image_id in strong else real if image_id in rows else held
+
     ids = list(material.position)
-    views = [own[rows[i]] if i in rows else held for i in ids]
+    views = [views_of(i) for i in ids]
     found = features_of(backbone, material.images, views, probe.augmentation, tell=tell)
     ends = np.cumsum([len(each) for each in found]).tolist()
     return replace(

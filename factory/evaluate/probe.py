@@ -1,7 +1,7 @@
 """A probe: a linear head on frozen features of turned views, its strength chosen on the shots."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,14 +67,15 @@ class Head:
 def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[Head, float]:
     """Return the head of an arm, and its strength C."""
     examples = examples_of(settings, manifest, material)
-    strength = settings.strength or chosen_strength(settings, examples)
-    head = fit_head(settings, examples, (strength,))[0]
+    space = Space.of(examples)
+    strength = settings.strength or chosen_strength(settings, examples, space)
+    head = fit_head(settings, examples, strength, space)
     unlabelled = [row for row in manifest.rows if row.made == "unlabelled"]
     if unlabelled:
         views = np.stack([material.views_of(row.id)[0] for row in unlabelled])
         weights = np.array([row.weight for row in unlabelled])
         named = surest(views, head.chances(views), weights, keep=manifest.keep)
-        head = fit_head(settings, joined(examples, named), (strength,))[0]
+        head = fit_head(settings, joined(examples, named), strength)
     return head, strength
 
 
@@ -118,6 +119,33 @@ def sampled(examples: Examples, classes: Sequence[int], weights: Sequence[float]
     )
 
 
+def mixtures(examples: Examples, *, alpha: float = 0.4) -> Examples:
+    """Return as many mixtures of two views as there are views: features and labels, MixUp's way.
+
+    They weigh a tenth of the views: strength is chosen on images that no mixture holds.
+    """
+    count = len(examples.weights)
+    rng = np.random.Generator(np.random.Philox(count))
+    share = rng.beta(alpha, alpha, (count, 1))
+    order = _within_turns(examples.left_out, rng)
+    mixed = share * examples.features + (1 - share) * examples.features[order]
+    return Examples(
+        features=mixed.astype(np.float32),
+        labels=share * examples.labels + (1 - share) * examples.labels[order],
+        weights=0.1 * examples.weights,
+        left_out=examples.left_out,
+    )
+
+
+def _within_turns(left_out: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return a permutation that keeps every view in the turn in which it is left out."""
+    order = np.arange(len(left_out))
+    for turn in np.unique(left_out):
+        own = np.flatnonzero(left_out == turn)
+        order[own] = rng.permutation(own)
+    return order
+
+
 def joined(one: Examples, other: Examples) -> Examples:
     """Return the examples of both."""
     return Examples(
@@ -148,8 +176,8 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
         views = material.views_of(row.id)
         turn = -1
         if not (row.synthetic or row.made):
-            kept = [*range(settings.turns), *range(len(views) - settings.varied, len(views))]
-            views = views[kept if manifest.augment else [0]]
+            most = len(views) if manifest.strong else settings.turns
+            views = views[: most if manifest.augment else 1]
             name = manifest.class_names[int(np.argmax(row.soft_label))]
             turn, nth[name] = nth[name] % MOST_LEFT_OUT, nth[name] + 1
         parts.append((views, np.array(row.soft_label), weights[row.id] / len(views), turn))
@@ -160,6 +188,8 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
         weights=np.repeat([weight for *_, weight, _ in parts], counts),
         left_out=np.repeat([turn for *_, turn in parts], counts),
     )
+    if manifest.strong:
+        examples = joined(examples, mixtures(examples))
     around = [row for row in manifest.rows if row.made == "sampled"]
     if not around:
         return examples
@@ -167,50 +197,78 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
     return joined(examples, sampled(examples, classes, [row.weight for row in around]))
 
 
-def chosen_strength(settings: Probe, examples: Examples) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Where heads are fitted: features centred, brought to a mean length of 10, in few axes.
+
+    Rows span what a head can see, so principal components lose nothing where rows are fewer than
+    features; of more rows the first 256 are kept.
+    """
+
+    middle: Floats
+    factor: float
+    axes: Features
+    """(F, C) orthonormal."""
+
+    @classmethod
+    def of(cls, examples: Examples) -> "Space":
+        """Return the space of training examples; which class they are of plays no part."""
+        weights = examples.weights / examples.weights.sum()
+        middle = weights @ examples.features
+        centred = (examples.features - middle).astype(np.float32)
+        length = float(np.sqrt(weights @ np.square(centred, dtype=np.float64).sum(axis=1))) or 1.0
+        return cls(middle=middle, factor=_SCALE / length, axes=_span(centred))
+
+    def inputs(self, features: Features) -> Features:
+        """Return features (N, F) as what a head is fitted to, (N, C)."""
+        return np.asarray((self.factor * (features - self.middle)).astype(np.float32) @ self.axes)
+
+    def outside(self, head: "Head") -> "Head":
+        """Return a head that was fitted inside as one for features."""
+        slopes = self.factor * (self.axes.astype(np.float64) @ head.slopes)
+        return Head(slopes=slopes, offsets=head.offsets - self.middle @ slopes)
+
+
+def chosen_strength(settings: Probe, examples: Examples, space: Space | None = None) -> float:
     """Return the C by which real images that were left out are named best.
 
     By the mean log chance of their class: of a few images, accuracy has many ties.
     """
-    turns = [t for t in range(MOST_LEFT_OUT) if len(examples.only(t).weights)]
+    turns = [turn for turn in range(MOST_LEFT_OUT) if (examples.left_out == turn).any()]
     if len(turns) < 2:
         return ALONE if turns else 1.0
+    inside = replace(examples, features=(space or Space.of(examples)).inputs(examples.features))
     found = np.zeros(len(STRENGTHS))
     for turn in turns:
-        held = examples.only(turn)
-        for number, head in enumerate(fit_head(settings, examples.without(turn), STRENGTHS)):
+        held = inside.only(turn)
+        for number, head in enumerate(_heads(settings, inside.without(turn), STRENGTHS)):
             chances = (head.chances(held.features) * held.labels).sum(axis=1)
             found[number] += float((held.weights * np.log(np.maximum(chances, 1e-9))).sum())
     return STRENGTHS[int(found.argmax())]
 
 
-def fit_head(settings: Probe, examples: Examples, strengths: Sequence[float]) -> list[Head]:
+def fit_head(
+    settings: Probe, examples: Examples, strength: float, space: Space | None = None
+) -> Head:
+    """Return the head of training examples, for features as they are."""
+    space = space or Space.of(examples)
+    inside = replace(examples, features=space.inputs(examples.features))
+    return space.outside(_heads(settings, inside, (strength,))[0])
+
+
+def _heads(settings: Probe, examples: Examples, strengths: Sequence[float]) -> list[Head]:
     """Return a head for each strength.
 
-    Features are centred and brought to a mean length of 10; the weights of all examples add up to
-    the number of images, so that a strength means the same for many and for few views. Rows span
-    what the head can see: it is fitted in their principal components, all of them where rows are
-    fewer than features (no approximation then), else the first 256.
+    The weights of all examples add up to the number of images, so that a strength means the same
+    for many and for few views.
     """
-    weights = examples.weights / examples.weights.sum()
-    middle = weights @ examples.features
-    centred = (examples.features - middle).astype(np.float32)
-    length = float(np.sqrt(weights @ (centred.astype(np.float64) ** 2).sum(axis=1))) or 1.0
-    centred *= _SCALE / length
-    axes = _span(centred)
-    inputs = centred @ axes
-    total = weights * max(1.0, _images(examples))
-    fitted = [_FITS[settings.head](inputs, examples.labels, total, c) for c in strengths]
-    heads = []
-    for slopes, offsets in fitted:
-        own = (_SCALE / length) * (axes.astype(np.float64) @ slopes)
-        heads.append(Head(slopes=own, offsets=offsets - middle @ own))
-    return heads
+    weights = examples.weights * (_images(examples) / examples.weights.sum())
+    return _FITS[settings.head](examples.features, examples.labels, weights, strengths)
 
 
 def _images(examples: Examples) -> float:
     """Return about how many images the examples are views of."""
-    return float(examples.weights.sum() / np.median(examples.weights))
+    return max(1.0, float(examples.weights.sum() / np.median(examples.weights)))
 
 
 def _span(centred: Features) -> Features:
@@ -226,38 +284,44 @@ def _span(centred: Features) -> Features:
 
 
 def _logistic(
-    inputs: Features, labels: Floats, weights: Floats, strength: float
-) -> tuple[Floats, Floats]:
-    """Return slopes and offsets of multinomial logistic regression; soft labels weigh in shares."""
+    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float]
+) -> list[Head]:
+    """Return heads by multinomial logistic regression; a soft label weighs in shares."""
     from sklearn.linear_model import LogisticRegression
 
     rows, classes = np.nonzero(labels)
     shown = np.unique(classes)
-    slopes = np.zeros((inputs.shape[1], labels.shape[1]))
-    offsets = np.full(labels.shape[1], -30.0)  # of a class that is not there
-    if len(shown) == 1:
-        offsets[shown] = 0.0
-        return slopes, offsets
-    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
-    model.fit(inputs[rows], classes, sample_weight=weights[rows] * labels[rows, classes])
-    own, at = model.coef_, model.intercept_
-    if len(shown) == 2:  # sklearn gives the second class's alone
-        own, at = np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2
-    slopes[:, shown], offsets[shown] = own.T, at
-    return slopes, offsets
+    model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+    heads = []
+    for strength in strengths:  # rising: the next begins where the one before ended
+        slopes = np.zeros((inputs.shape[1], labels.shape[1]))
+        offsets = np.full(labels.shape[1], -30.0)  # of a class that is not there
+        if len(shown) == 1:
+            offsets[shown] = 0.0
+        else:
+            model.set_params(C=strength)
+            model.fit(inputs[rows], classes, sample_weight=weights[rows] * labels[rows, classes])
+            own, at = model.coef_, model.intercept_
+            if len(shown) == 2:  # scikit-learn gives the second class's alone
+                own, at = np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2
+            slopes[:, shown], offsets[shown] = own.T, at
+        heads.append(Head(slopes=slopes, offsets=offsets))
+    return heads
 
 
 def _ridge(
-    inputs: Features, labels: Floats, weights: Floats, strength: float
-) -> tuple[Floats, Floats]:
-    """Return slopes and offsets of ridge regression to soft labels; inputs are centred."""
-    square = (inputs * weights[:, None]).T.astype(np.float64) @ inputs
-    middle = weights @ labels / weights.sum()
-    slopes = np.linalg.solve(
-        square + np.eye(len(square)) / strength,
-        (inputs * weights[:, None]).T.astype(np.float64) @ (labels - middle),
-    )
-    return 4 * slopes, 4 * middle  # chances that are not all alike: they order, no more
+    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float]
+) -> list[Head]:
+    """Return heads by ridge regression to soft labels; their chances order, and say no more."""
+    shares = weights / weights.sum()
+    at, middle = shares @ inputs, shares @ labels
+    centred = (inputs - at).astype(np.float64)
+    square, aim = centred.T @ (weights[:, None] * centred), weights[:, None] * (labels - middle)
+    heads = []
+    for strength in strengths:
+        slopes = 4 * np.linalg.solve(square + np.eye(len(square)) / strength, centred.T @ aim)
+        heads.append(Head(slopes=slopes, offsets=4 * middle - at @ slopes))
+    return heads
 
 
 _FITS = {"logistic": _logistic, "ridge": _ridge}

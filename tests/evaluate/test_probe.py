@@ -34,7 +34,7 @@ from factory.evaluate.units import Material
 from factory.real.dataset import RealDataset
 from factory.real.splits import make_folds
 
-SETTINGS = Probe(backbone=COLOURS, size_px=16, turns=2, tta=2)
+SETTINGS = Probe(backbone=COLOURS, size_px=16, turns=2, tta=2, varied=2)
 ARMS = {
     "real": {"design": "real"},
     "real_all": {"design": "real", "shots": "all"},
@@ -144,14 +144,12 @@ def test_a_head_tells_classes_apart_and_weights_count_as_repeats(head):
     rng = np.random.Generator(np.random.Philox(0))
     examples = blobs(rng, 60, apart=2.0)
     settings = Probe(head=head)
-    (fitted,) = fit_head(settings, examples, (1.0,))
+    fitted = fit_head(settings, examples, 1.0)
     assert (fitted.chances(examples.features).argmax(1) == np.arange(60) % 3).all()
     twice = np.concatenate([np.arange(60), np.arange(20)])
     weights = np.where(np.arange(60) < 20, 2.0, 1.0)
     repeated = replace(examples._at(twice), weights=np.ones(80))
-    (one,), (two,) = (
-        fit_head(settings, e, (1.0,)) for e in (replace(examples, weights=weights), repeated)
-    )
+    one, two = (fit_head(settings, e, 1.0) for e in (replace(examples, weights=weights), repeated))
     assert one.slopes == pytest.approx(two.slopes, abs=0.1 * np.abs(one.slopes).max())
 
 
@@ -233,6 +231,7 @@ def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, study):
     arms = {
         "real": {"design": "real"},
         "sampled": {"design": "sampled_features", "per_class": 5},
+        "strong": {"design": "real", "strong": True},
         "source": {"design": "source", "source": "lab", "per_class": 4},
         "named": {"design": "self_training", "source": "lab", "per_class": 4},
         "mixed": {"design": "add", "per_class": 6},
@@ -253,11 +252,19 @@ def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, study):
         groups=dict(zip(cells.ids, cells.groups, strict=True)),
     )
     rows = {r.id: r.synthetic or bool(r.made) for u in units for r in u.manifest.rows}
-    material = with_features(material, SETTINGS, rows)
+    strong = {r.id for u in units if u.manifest.strong for r in u.manifest.rows}
+    material = with_features(material, SETTINGS, rows, strong=strong)
+    assert {len(material.views_of(i)) for i in strong} == {4}
     results = {r.unit_id: r for r in execute_here(units, material)}
     report = make_report(made, units, results, material, knew=who_knew(made, units, EMPTY, Known()))
-    assert list(report.comparisons["mixed"]) == ["real", "sampled", "source", "named"]
-    assert report.baselines["mixed"] in ("real", "sampled")
+    assert list(report.comparisons["mixed"]) == [
+        "real",
+        "sampled",
+        "strong",
+        "source",
+        "named",
+    ]
+    assert report.baselines["mixed"] in ("real", "sampled", "strong")
     assert report.knew["named"].endswith("20 real images of source 'lab', without their labels")
     assert report.knew["real"] == "3 labelled real images of each class"
     assert {r.soft_label for u in units for r in u.manifest.rows if r.made == "unlabelled"} == {
