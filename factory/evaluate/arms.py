@@ -4,10 +4,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
-from factory.digest import digest
+from factory.digest import canonical_json, digest, digest_bytes
 from factory.errors import ConfigError, DataError
 
 
@@ -52,12 +52,10 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """Names the training set, whatever the arm is called."""
-        rows = [
-            {n: getattr(row, n) for n in Row.__slots__ if n != "made" or row.made}
-            for row in self.rows
-        ]
         later = [[self.keep, self.strong]] if self.keep < 1 or self.strong else []
-        return digest([self.class_names, rows, self.augment, *later])
+        names, rest = (canonical_json(part) for part in (self.class_names, [self.augment, *later]))
+        rows = ",".join(map(_told, self.rows))  # of a draw they are those of all others, but a few
+        return digest_bytes(f"[{names},[{rows}],{rest[1:]}".encode())
 
     @property
     def num_real(self) -> int:
@@ -138,7 +136,7 @@ class Stock:
 
     def order(self, image_id: str) -> str:
         """Return the sort key of the seeded shuffle."""
-        return digest(["arm", self.seed, image_id])
+        return _order(self.seed, image_id)
 
     def synthetic_rows(
         self, wanted: Mapping[str, int], *, weight: float, arm: str, most: str | None
@@ -203,6 +201,17 @@ class Stock:
 
     def _hard(self, name: str) -> tuple[float, ...]:
         return tuple(float(name == own) for own in self.class_names)
+
+
+@cache
+def _told(row: Row) -> str:
+    """Return a row as canonical JSON, without what is not used of it."""
+    return canonical_json({n: getattr(row, n) for n in Row.__slots__ if n != "made" or row.made})
+
+
+@cache
+def _order(seed: int, image_id: str) -> str:
+    return digest(["arm", seed, image_id])
 
 
 def source_id(name: str, image_id: str) -> str:

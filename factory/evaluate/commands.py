@@ -108,6 +108,7 @@ def evaluate(
     else:
         config, catalog = _released(config, uri, release, version, storage)
     seen = {place: open_dataset(place) for place in options.pop("seen")}
+    sources = named_sources(options.pop("sources"))
     dataset = opened(data, options)
     planned = plan_study(
         config,
@@ -117,7 +118,7 @@ def evaluate(
             catalog=catalog,
             generator_splits=others,
             seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in seen.items()),
-            sources=named_sources(options.pop("sources")),
+            sources=sources,
         ),
     )
     click.echo("\n".join([*said_first(planned), *(power_lines(planned) if power else [])]))

@@ -144,6 +144,11 @@ def plan_units(
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     names = tuple(name for name in dataset.class_names if name not in config.without)
     several = bool(config.draws or config.generators)
+    digests = [split.digest for split in splits]
+    held = [
+        [tuple(i for i in part if labels[i] in names) for part in (split.val, split.test)]
+        for split in splits
+    ]
     units = []
     for seed, (fold, split), draw, number in product(
         config.seeds,
@@ -166,9 +171,9 @@ def plan_units(
                 manifest=manifest,
                 fold=fold,
                 seed=seed,
-                split_digest=split.digest,
-                val=tuple(i for i in split.val if labels[i] in names),
-                test=tuple(i for i in split.test if labels[i] in names),
+                split_digest=digests[fold],
+                val=held[fold][0],
+                test=held[fold][1],
                 draw=draw if several else None,
                 generator=number,
             )

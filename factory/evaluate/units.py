@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ class Unit:
             return self.fold, self.seed
         return self.fold, self.seed, self.draw, self.generator
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Names the training and its result."""
         learner = self.learner.model_dump(mode="json")

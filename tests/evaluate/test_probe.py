@@ -32,6 +32,7 @@ from factory.evaluate.study_run import announce, execute_here
 from factory.evaluate.synthetic import EMPTY
 from factory.evaluate.units import Material
 from factory.real.dataset import RealDataset
+from factory.real.sources import open_dataset
 from factory.real.splits import make_folds
 
 SETTINGS = Probe(backbone=COLOURS, size_px=16, turns=2, tta=2, varied=2)
@@ -60,17 +61,31 @@ def folds(cells: RealDataset, k: int = 2):
     return make_folds(dataset=cells.fingerprint, k=max(3, k), seed=0, **parts)[:k]
 
 
-def split_drawn(cells: RealDataset, splits) -> tuple[list[Drawn], set[str]]:
-    """A few test cells of no fold, as if a generator had drawn them."""
-    used = {i for split in splits for i in (*split.val, *split.test)}
+@pytest.fixture(scope="module")
+def others() -> RealDataset:
+    """More cells of the same kind, as if a generator had drawn them, or another lab had them."""
+    return open_dataset("smear:60?seed=9&size=16")
+
+
+def drawn(cells: RealDataset, others: RealDataset) -> list[Drawn]:
     names = cells.class_names
-    label = dict(zip(cells.ids, cells.labels, strict=True))
-    rest = [i for i in cells.ids if i not in used]
-    images = [
-        Drawn(id=i, class_name=label[i], soft_label=tuple(float(label[i] == n) for n in names))
-        for i in rest
+    return [
+        Drawn(id=f"drawn/{i}", class_name=own, soft_label=tuple(float(own == n) for n in names))
+        for i, own in zip(others.ids, others.labels, strict=True)
     ]
-    return images, set(rest)
+
+
+def material_of(cells: RealDataset, others: RealDataset) -> Material:
+    """Both sets, the others as drawn images and as a source's."""
+    ids = [*cells.ids, *(f"drawn/{i}" for i in others.ids)]
+    ids += [source_id("lab", i) for i in others.ids]
+    return Material(
+        class_names=cells.class_names,
+        images=np.concatenate([cells.array(16), *(2 * [others.array(16)])]),
+        position={i: n for n, i in enumerate(ids)},
+        labels=dict(zip(cells.ids, cells.labels, strict=True)),
+        groups=dict(zip(cells.ids, cells.groups, strict=True)),
+    )
 
 
 def test_features_are_computed_once_for_each_pixels_view_and_backbone(kept, cells):
@@ -163,36 +178,17 @@ def test_strength_is_chosen_on_what_was_left_out():
 
 
 @pytest.fixture(scope="module")
-def study(cells):
-    splits = folds(cells)
-    images, _ = split_drawn(cells, splits)
-    # A cell that a generator is said to have drawn is no training cell.
-    splits = [replace(s, train=tuple(i for i in s.train if i not in {d.id for d in images}))
-              for s in splits]  # fmt: skip
-    return splits, images
-
-
-@pytest.fixture(scope="module")
-def trained(cells, study):
-    splits, images = study
-    made = config(primary="mixed minus real")
-    units = plan_units(made, cells, splits, [images] * len(splits))
-    ids = list(cells.ids)
-    material = Material(
-        class_names=cells.class_names,
-        images=cells.array(16),
-        position={i: n for n, i in enumerate(ids)},
-        labels=dict(zip(ids, cells.labels, strict=True)),
-        groups=dict(zip(ids, cells.groups, strict=True)),
-    )
+def trained(cells, others):
+    made, splits = config(primary="mixed minus real"), folds(cells)
+    units = plan_units(made, cells, splits, [drawn(cells, others)] * len(splits))
     rows = {row.id: row.synthetic for unit in units for row in unit.manifest.rows}
-    material = with_features(material, SETTINGS, rows)
+    material = with_features(material_of(cells, others), SETTINGS, rows)
     todo = {unit.id: unit for unit in units}
     results = {r.unit_id: r for r in execute_here(list(todo.values()), material)}
     return made, units, results, material
 
 
-def test_draws_are_paired_nested_and_trained_once_where_they_are_the_same(trained, study):
+def test_draws_are_paired_nested_and_trained_once_where_they_are_the_same(trained):
     _made, units, results, _material = trained
     assert len(units) == 2 * 3 * len(ARMS)
     assert len(results) < len(units)  # real_all is the same in every draw
@@ -225,9 +221,9 @@ def test_a_report_of_draws_has_verdict_curve_and_primary(trained):
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, study):
+def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, others):
     """Also: no label of an unlabelled image, no image of sampled features."""
-    splits, images = study
+    splits, images = folds(cells)[:1], drawn(cells, others)
     arms = {
         "real": {"design": "real"},
         "sampled": {"design": "sampled_features", "per_class": 5},
@@ -238,22 +234,14 @@ def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, study):
     }
     made = config(arms=arms, draws=2)
     with pytest.raises(ConfigError, match="--source lab=URI"):
-        plan_units(made, cells, splits[:1], [images])
-    other = {d.id: d.class_name for d in images}
-    units = plan_units(made, cells, splits[:1], [images], sources={"lab": other})
+        plan_units(made, cells, splits, [images])
+    other = dict(zip(others.ids, others.labels, strict=True))
+    units = plan_units(made, cells, splits, [images], sources={"lab": other})
     assert made.bounds == ("source", "named")
     assert made.mixed == ("mixed",)
-    ids = [*cells.ids, *(source_id("lab", i) for i in other)]
-    material = Material(
-        class_names=cells.class_names,
-        images=np.concatenate([cells.array(16), cells.array(16, list(other))]),
-        position={i: n for n, i in enumerate(ids)},
-        labels=dict(zip(cells.ids, cells.labels, strict=True)),
-        groups=dict(zip(cells.ids, cells.groups, strict=True)),
-    )
     rows = {r.id: r.synthetic or bool(r.made) for u in units for r in u.manifest.rows}
     strong = {r.id for u in units if u.manifest.strong for r in u.manifest.rows}
-    material = with_features(material, SETTINGS, rows, strong=strong)
+    material = with_features(material_of(cells, others), SETTINGS, rows, strong=strong)
     assert {len(material.views_of(i)) for i in strong} == {4}
     results = {r.unit_id: r for r in execute_here(units, material)}
     report = make_report(made, units, results, material, knew=who_knew(made, units, EMPTY, Known()))
@@ -310,9 +298,9 @@ def test_the_primary_comparison_cannot_be_changed_once_it_is_announced(trained, 
         announce(replace(planned, config=config(primary="synthetic minus real")), tmp_path)
 
 
-def test_a_study_of_draws_says_how_many_before_it_begins(cells, study):
+def test_a_study_of_draws_says_how_many_before_it_begins(cells):
     arms = {"real": {"design": "real"}, "all": {"design": "real", "shots": "all"}}
-    planned = plan_study(config(arms=arms), Inputs(dataset=cells, splits=tuple(study[0])))
+    planned = plan_study(config(arms=arms), Inputs(dataset=cells, splits=tuple(folds(cells))))
     assert "3 draws of the shots" in said_first(planned)[0]
 
 
