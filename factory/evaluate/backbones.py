@@ -67,7 +67,7 @@ def open_backbone(settings: Probe) -> Backbone:
             " (safetensors.torch.save_file), or name the file: --set learner.weights=FILE",
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def extract(images: Images) -> Features:

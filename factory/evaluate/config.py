@@ -336,7 +336,7 @@ def plain(told: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in _without_unused(told).items() if k not in later or v != later[k]}
 
 
-LATER = {"draws": None, "generators": [], "primary": None, "margin": 0.02}
+LATER: Mapping[str, Any] = {"draws": None, "generators": [], "primary": None, "margin": 0.02}
 """Keys that studies learnt later, and what they say of a study that does not use them."""
 
 

@@ -264,8 +264,8 @@ def _expected_seconds(units: Sequence[Unit], material: Material) -> float:
     if isinstance(units[0].learner, Probe):
         some = [units[n * (len(units) - 1) // 4] for n in range(5)]
         run_unit(replace(some[0], test=()), material)  # with what is imported once
-        taken = [run_unit(replace(each, test=()), material).seconds for each in some]
-        return sum(taken) / len(taken) * len(units)
+        times = [run_unit(replace(each, test=()), material).seconds for each in some]
+        return sum(times) / len(times) * len(units)
     unit = max(units, key=lambda each: len(each.manifest.rows))
 
     def seconds(steps: int) -> float:
@@ -276,7 +276,9 @@ def _expected_seconds(units: Sequence[Unit], material: Material) -> float:
     steps, taken = (1, first) if first > PATIENCE_SECONDS else (2, seconds(2))
     # A step's batch is run forwards and backwards, about 3 times the work of a forward pass; val
     # images are passed twice: while choosing the weights, and in the end.
-    each = taken / (3 * unit.learner.batch_size * steps + 2 * len(unit.val))
+    learner = unit.learner
+    assert isinstance(learner, Fitting)  # noqa: S101 -- probes went above
+    each = taken / (3 * learner.batch_size * steps + 2 * len(unit.val))
     return sum(each * _passes(own) for own in units)
 
 

@@ -81,9 +81,9 @@ class Unit:
     def id(self) -> str:
         """Names the training and its result."""
         learner = self.learner.model_dump(mode="json")
-        fitted = isinstance(self.learner, Fitting)
+        own = self.learner
         cut = (
-            fitted and self.learner.warmup_steps > self.learner.steps // 4
+            isinstance(own, Fitting) and own.warmup_steps > own.steps // 4
         )  # in version 2, to this
         return digest(
             [
