@@ -72,12 +72,13 @@ def run_study(
         seconds = expected_seconds(todo, material, threads=None if workers is None else 1)
         on = "" if workers is None else f" on {counted(workers, 'core')}"
         tell(f"about {duration(seconds / min(workers or 1, len(todo)))}{on}")
+    every = max(1, len(todo) // 50) if isinstance(planned.config.learner, Probe) else 1
     begun = time.monotonic()
     for number, result in enumerate(execute(todo, material), start=1):
         unit = named[result.unit_id]
         write_result(folder, result)
         results[unit.id] = result
-        if tell is not None:
+        if tell is not None and number % every == 0:
             left = (time.monotonic() - begun) / number * (len(todo) - number)
             tell(
                 f"{unit.manifest.arm}, fold {unit.fold}, seed {unit.seed}:"
