@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog.boundary import check_run_id
-from catalog.place import StorageOptions
+from catalog.place import Where
 from catalog.schema import ACCEPTED, REJECTED, SAMPLES, SELDOM, STATISTICS
 from catalog.store import put
 from factory.digest import canonical_json, digest_bytes
@@ -48,12 +47,11 @@ class BatchFile:
 
 
 def write_batch(
-    uri: str | Path,
+    place: Where,
     *,
     run_id: str,
     batch_index: int,
     rows: pa.Table,
-    storage_options: StorageOptions | None = None,
 ) -> BatchFile:
     """Write `rows`, one batch, to a file of the samples table, without publishing it.
 
@@ -69,7 +67,7 @@ def write_batch(
     unwritten = [name for name in SELDOM if table[name].null_count == len(table)]
     data = parquet_bytes(table.drop_columns(["run_id", *unwritten]))
     path = f"run_id={run_id}/batch-{batch_index:08d}-{digest_bytes(data)[:16]}.parquet"
-    put(uri, "samples", path, data, storage_options=storage_options)
+    put(place, "samples", path, data)
     accepted = pc.sum(pc.equal(table["gate_status"], ACCEPTED)).as_py()
     return BatchFile(
         path=path,

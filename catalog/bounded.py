@@ -14,13 +14,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pyarrow as pa
 
-from catalog.place import StorageOptions
+from catalog.place import Place, Where, place_of
 from factory.errors import CatalogError
 
 MEMORY_BYTES = 2 << 30
@@ -39,19 +38,17 @@ class BoundedSql:
     """Answers one query at a time within limits; safe to use from many threads.
 
     Args:
-        uri: of the catalog.
-        storage_options: of the object store.
+        place: of the catalog.
         memory_bytes: what the process may hold.
     """
 
     def __init__(
         self,
-        uri: str,
-        storage_options: StorageOptions | None = None,
+        place: Where,
         *,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._start = (uri, dict(storage_options or {}), memory_bytes)
+        self._start = (place_of(place), memory_bytes)
         self._process: mp.process.BaseProcess | None = None
         self._pipe: Connection | None = None
         self._turn = threading.Lock()
@@ -141,9 +138,7 @@ def _too_much() -> CatalogError:
     )
 
 
-def _serve(
-    pipe: Connection, parent: int, uri: str, storage_options: Mapping[str, str], memory_bytes: int
-) -> None:
+def _serve(pipe: Connection, parent: int, place: Place, memory_bytes: int) -> None:
     """Answer questions until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the other one decides
     _bound(memory_bytes)
@@ -158,7 +153,7 @@ def _serve(
         while True:
             question = json.loads(pipe.recv_bytes())
             try:
-                kind, answer = b"table", _answer(uri, storage_options, views, question)
+                kind, answer = b"table", _answer(place, views, question)
             except CatalogError as error:
                 kind, answer = b"error", json.dumps([error.what, error.remedy]).encode()
             except Exception as error:  # MemoryError above all; the process goes on
@@ -168,9 +163,7 @@ def _serve(
             pipe.send_bytes(answer)
 
 
-def _answer(
-    uri: str, storage_options: Mapping[str, str], views: dict[str, Any], question: dict[str, Any]
-) -> bytes:
+def _answer(place: Place, views: dict[str, Any], question: dict[str, Any]) -> bytes:
     from catalog.query import sql
     from catalog.table import Catalog
 
@@ -178,7 +171,7 @@ def _answer(
     key = f"{version} {as_of}"
     view = views.pop(key, None)
     if view is None or version is None:  # the newest moves on
-        view = Catalog(uri, storage_options or None, version=version, as_of=as_of)
+        view = Catalog(place, version=version, as_of=as_of)
     views[key] = view
     for old in list(views)[:-_KEPT]:
         del views[old]

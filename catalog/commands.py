@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ import click
 from factory.atomic import write_bytes, writing
 from factory.command_line import tell_next
 from factory.errors import CatalogError, DataError, OutputError
-from factory.terminal import say
+from factory.terminal import one_line, say
 
-if TYPE_CHECKING:  # pyarrow and deltalake cost 0.3 s, which `factory --help` need not pay
+if TYPE_CHECKING:
     import pyarrow as pa
 
+    from catalog.place import Place
     from catalog.table import Catalog
+
 
 Command = Callable[..., Any]
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -38,7 +41,7 @@ def catalog_option(command: Command) -> Command:
 
 
 def storage_option(command: Command) -> Command:
-    """Add --storage-option KEY=VALUE; `parse_storage` reads what it collects."""
+    """Add --storage-option KEY=VALUE; `parse_place` reads what it collects."""
     return click.option(
         "--storage-option",
         "storage",
@@ -124,7 +127,7 @@ def sql_command(
     from catalog.bounded import BoundedSql
 
     asked = {"version": view["version"], "as_of": view["as_of"], "limit": limit}
-    with closing(BoundedSql(view["uri"], parse_storage(view["storage"]))) as bounded:
+    with closing(BoundedSql(parse_place(view["uri"], view["storage"]))) as bounded:
         print_table(bounded.ask(query, seconds=timeout, **asked), form)
 
 
@@ -263,7 +266,7 @@ def _check_new(path: Path) -> None:
 def _open(uri: str, version: int | None, as_of: str | None, storage: tuple[str, ...]) -> "Catalog":
     from catalog.table import Catalog
 
-    return Catalog(uri, parse_storage(storage), version=version, as_of=as_of)
+    return Catalog(parse_place(uri, storage), version=version, as_of=as_of)
 
 
 def print_table(table: "pa.Table", form: str | None) -> None:
@@ -281,8 +284,8 @@ def print_table(table: "pa.Table", form: str | None) -> None:
     click.echo(f"{len(table)} row{'' if len(table) == 1 else 's'}")
 
 
-def parse_storage(pairs: tuple[str, ...]) -> dict[str, str] | None:
-    """Return the collected KEY=VALUE pairs as storage options; None without any.
+def parse_place(uri: str, pairs: tuple[str, ...]) -> "Place":
+    """Return the place of --catalog and the collected KEY=VALUE pairs of --storage-option.
 
     Raises:
         CatalogError: a pair without '='. Its value is not shown: it may be a secret.
@@ -293,4 +296,61 @@ def parse_storage(pairs: tuple[str, ...]) -> dict[str, str] | None:
                 f"storage option {pair.split('=')[0]!r} has no value",
                 remedy="Write --storage-option KEY=VALUE",
             )
-    return dict(pair.split("=", 1) for pair in pairs) or None
+    from catalog.place import Place
+
+    return Place(uri, dict(pair.split("=", 1) for pair in pairs))
+
+
+@click.command("optimize")
+@catalog_option
+@storage_option
+def optimize_command(uri: str, storage: tuple[str, ...]) -> None:
+    """Join small files of each run into files of up to 32 MiB: the same rows in the same order.
+
+    Earlier versions and releases stay as they are, on the old files. May run beside running runs.
+    """
+    from catalog.upkeep import optimize
+
+    done = optimize(parse_place(uri, storage))
+    click.echo(f"version {done.version}: {done.files_after} files, {done.files_before} before")
+
+
+@click.command("vacuum")
+@catalog_option
+@storage_option
+@click.option(
+    "--retain-days",
+    type=click.IntRange(min=0),
+    default=7,
+    show_default=True,
+    help="Keep what was replaced, or written and not published, since so many days.",
+)
+@click.option(
+    "--dry-run/--delete", default=True, show_default=True, help="Only list the files, or delete."
+)
+def vacuum_command(uri: str, storage: tuple[str, ...], retain_days: int, dry_run: bool) -> None:
+    """Delete files that neither the newest version nor a release needs.
+
+    Versions in between can then not be read any more, retracted releases neither. Files of other
+    releases never go.
+
+    \b
+    Example:
+      factory catalog vacuum --retain-days 30
+      factory catalog vacuum --retain-days 30 --delete
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.upkeep import vacuum
+
+    found = vacuum(
+        parse_place(uri, storage),
+        retain=timedelta(days=retain_days),
+        dry_run=dry_run,
+    )
+    for path in found.paths:
+        click.echo(one_line(path))
+    verb = "would be deleted" if dry_run else "deleted"
+    click.echo(f"{len(found.paths)} files {verb}, {found.num_bytes / 1e6:.1f} MB")
+    if found.kept_releases:
+        click.echo(f"kept whole: {', '.join(found.kept_releases)}")
+    if found.given_up:
+        click.echo(f"retracted, may not be readable any more: {', '.join(found.given_up)}")

@@ -86,12 +86,11 @@ def forget(lineage: Lineage, reach: Reach, *, now: datetime, code_version: str) 
         CatalogError: not writable.
     """
     return record_tombstones(
-        lineage.catalog.uri,
+        lineage.catalog.place,
         reach.real_id,
         reach.marks,
         now=now,
         code_version=code_version,
-        storage_options=lineage.catalog.storage_options,
     )
 
 

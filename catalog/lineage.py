@@ -182,11 +182,11 @@ class Lineage:
     @cached_property
     def releases(self) -> list[Release]:
         """Every release."""
-        return list_releases(self.catalog.uri, self.catalog.storage_options)
+        return list_releases(self.catalog.place)
 
     def held_by(self, release: Release, match: str) -> int | None:
         """Return how many images of a release satisfy a condition; None if its files are gone."""
-        selection = audited(self.catalog.uri, release, self.catalog.storage_options)
+        selection = audited(self.catalog.place, release)
         try:
             return len(replace(selection, where=f"({release.where}\n) AND ({match})").keys)
         except CatalogError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import Command, catalog_option, parse_storage, storage_option
+from catalog.commands import Command, catalog_option, parse_place, storage_option
 from factory.terminal import one_line
 
 if TYPE_CHECKING:  # see catalog/commands.py
@@ -118,7 +118,7 @@ def _lineage(uri: str, storage: tuple[str, ...], splits: tuple[Path, ...]) -> "L
     from factory.models.generator import EMBEDDED, open_generator
     from factory.real.splits import load_split
 
-    catalog = Catalog(uri, parse_storage(storage))
+    catalog = Catalog(parse_place(uri, storage))
     bases = []
     for name, folder in EMBEDDED.items():
         generator = open_generator(folder, name=name)

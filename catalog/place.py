@@ -3,20 +3,44 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from factory.errors import CatalogError
 from factory.terminal import holds_password
 
-StorageOptions = Mapping[str, str]
-"""Options of delta-rs' object stores (AWS_ENDPOINT_URL, ...); never written to rows or logs."""
-
 STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """Schemes of object stores that delta-rs commits to safely."""
 
 
-def table_uri(uri: str | Path, name: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a catalog lies, and how its store is reached; as text the URI alone."""
+
+    uri: str
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Of delta-rs' object stores (AWS_ENDPOINT_URL, ...); never written to rows or logs."""
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Where = str | Path | Place
+"""A catalog's place; a folder, or a store whose options stand in the environment, is its URI."""
+
+
+def place_of(where: Where) -> Place:
+    """Return a place from whatever names one."""
+    return where if isinstance(where, Place) else Place(str(where))
+
+
+def options_of(where: Where) -> dict[str, str] | None:
+    """Return the options of a place as delta-rs takes them."""
+    return dict(place_of(where).storage_options) or None
+
+
+def table_uri(uri: Where, name: str) -> str:
     """Return the URI of table `name` (a key of `TABLES`) in the catalog at `uri`.
 
     A local one is absolute: delta-rs and Python read '~' and a relative 'x:y' differently.
@@ -28,7 +52,7 @@ def table_uri(uri: str | Path, name: str) -> str:
     return f"{str(uri).rstrip('/')}/{name}" if local is None else str(local.absolute() / name)
 
 
-def local_path(uri: str | Path) -> Path | None:
+def local_path(uri: Where) -> Path | None:
     """Return the folder of a local URI ('~' is the home folder), or None for an object store.
 
     Raises:
@@ -74,13 +98,13 @@ def _check_letters(place: str, odd: str) -> None:
         )
 
 
-def check_options(uri: str | Path, storage_options: StorageOptions | None) -> None:
+def check_options(uri: Where) -> None:
     """Refuse options under which two writers can both win one version.
 
     Raises:
         CatalogError: an allow-unsafe-rename option, given or in the environment.
     """
-    given = {str(key).lower(): str(value) for key, value in (storage_options or {}).items()}
+    given = {str(key).lower(): str(value) for key, value in (options_of(uri) or {}).items()}
     if local_path(uri) is None:
         given |= {k.lower(): v for k, v in os.environ.items() if k.upper().startswith("AWS_")}
     for key, value in given.items():
@@ -91,7 +115,7 @@ def check_options(uri: str | Path, storage_options: StorageOptions | None) -> No
             )
 
 
-def what_to_check(uri: str | Path) -> str:
+def what_to_check(uri: Where) -> str:
     """Return what a person should check when the place at `uri` does not answer as it should."""
     if local_path(uri) is not None:
         return "Check the path, its permissions and the storage options"

@@ -9,7 +9,7 @@ import click
 from catalog.commands import (
     catalog_option,
     format_options,
-    parse_storage,
+    parse_place,
     print_table,
     storage_option,
 )
@@ -54,13 +54,12 @@ def create(
     from factory.code_version import code_version
 
     made = create_release(
-        uri,
+        parse_place(uri, storage),
         name,
         where=where,
         version=version,
         now=datetime.now(UTC),
         code_version=code_version(),
-        storage_options=parse_storage(storage),
     )
     click.echo(
         f"{made.name}: {made.num_images} images in {made.num_files} files of version "
@@ -78,7 +77,7 @@ def list_command(uri: str, storage: tuple[str, ...], form: str | None) -> None:
 
     from catalog.releases import list_releases
 
-    releases = list_releases(uri, parse_storage(storage))
+    releases = list_releases(parse_place(uri, storage))
     columns = ("name", "status", "num_images", "version", "created_at", "reason")
     print_table(pa.table({name: [getattr(r, name) for r in releases] for name in columns}), form)
 
@@ -93,7 +92,7 @@ def show(name: str, uri: str, storage: tuple[str, ...], as_object: bool) -> None
     from catalog.output import plain, text
     from catalog.releases import find_release
 
-    found = _facts(find_release(uri, name, parse_storage(storage)))
+    found = _facts(find_release(parse_place(uri, storage), name))
     if as_object:
         click.echo(json.dumps({key: plain(found[key]) for key in found}, indent=1))
         return
@@ -114,10 +113,10 @@ def diff(before: str, after: str, uri: str, storage: tuple[str, ...], as_object:
     Example:
       factory release diff wbc@1.0.0 wbc@1.1.0
     """  # noqa: D301 -- \b is click's mark
-    from catalog.difference import KINDS
+    from catalog.manifest import KINDS
     from catalog.releases import diff_releases
 
-    found = diff_releases(uri, before, after, parse_storage(storage))
+    found = diff_releases(parse_place(uri, storage), before, after)
     ids = {kind: getattr(found, kind)["image_id"].to_pylist() for kind in KINDS}
     if as_object:
         counts = {"by_class": found.by_class, "by_recipe": found.by_recipe}
@@ -144,12 +143,11 @@ def retract(name: str, uri: str, storage: tuple[str, ...], reason: str) -> None:
     from factory.code_version import code_version
 
     found = retract_release(
-        uri,
+        parse_place(uri, storage),
         name,
         reason,
         now=datetime.now(UTC),
         code_version=code_version(),
-        storage_options=parse_storage(storage),
     )
     click.echo(one_line(f"{found.name} is retracted: {found.reason}"))
 

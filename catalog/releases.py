@@ -6,18 +6,25 @@ means the highest version that was not retracted. Nothing of a release is ever c
 be retracted, with a reason that every later reader is told. `catalog/releasing.py` makes them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from catalog.boundary import json_counts
-from catalog.difference import Difference, difference, parse_semver
-from catalog.manifest import read_rows
-from catalog.place import StorageOptions
+from catalog.manifest import (
+    Difference,
+    FileDigest,
+    difference,
+    file_digests,
+    manifest_digest,
+    parse_semver,
+    read_rows,
+    rows_digest,
+)
+from catalog.place import Where
 from catalog.query import sql
 from catalog.schema import RETRACTED
 from catalog.selection import Ask, Selection
@@ -61,31 +68,28 @@ class Release:
         return self.status == RETRACTED
 
 
-def list_releases(uri: str | Path, storage_options: StorageOptions | None = None) -> list[Release]:
+def list_releases(place: Where) -> list[Release]:
     """Return every release in order of creation, retracted ones too; none in older catalogs."""
-    rows = Catalog(uri, storage_options).releases_latest().to_pylist()
+    rows = Catalog(place).releases_latest().to_pylist()
     return [_release(row) for row in rows]
 
 
-def find_release(
-    uri: str | Path, name: str, storage_options: StorageOptions | None = None
-) -> Release:
+def find_release(place: Where, name: str) -> Release:
     """Return the release `name`; a base name means the highest version, retracted ones last.
 
     Raises:
         CatalogError: no such release.
     """
-    releases = list_releases(uri, storage_options)
+    releases = list_releases(place)
     found = [release for release in releases if name in (release.name, release.base_name)]
     if not found:
-        raise CatalogError(f"there is no release {name!r} in {str(uri)!r}", remedy=_LIST)
+        raise CatalogError(f"there is no release {name!r} in {str(place)!r}", remedy=_LIST)
     return max(found, key=lambda r: (r.name == name, not r.retracted, parse_semver(r.semver)))
 
 
 def open_release(
-    uri: str | Path,
+    place: Where,
     name: str,
-    storage_options: StorageOptions | None = None,
     *,
     allow_retracted: bool = False,
     ask: Ask = sql,
@@ -97,14 +101,14 @@ def open_release(
             it holds images that were forgotten since, which nothing allows; or its condition does
             not give as many rows as were released.
     """
-    release = find_release(uri, name, storage_options)
+    release = find_release(place, name)
     if release.retracted and not allow_retracted:
         raise CatalogError(
             f"release {release.name} was retracted: {release.reason}",
             remedy="Use another release (`factory release list`)",
         )
-    selection = audited(uri, release, storage_options, ask=ask)
-    held = forgotten(uri, storage_options).holds(selection.keys)
+    selection = audited(place, release, ask=ask)
+    held = forgotten(place).holds(selection.keys)
     if count := pc.sum(held).as_py():
         raise CatalogError(
             f"release {release.name} holds {count} images that a real image had a part in which was"
@@ -120,9 +124,8 @@ def open_release(
 
 
 def audited(
-    uri: str | Path,
+    place: Where,
     release: Release,
-    storage_options: StorageOptions | None = None,
     *,
     ask: Ask = sql,
 ) -> Selection:
@@ -132,26 +135,21 @@ def audited(
         CatalogError: the version that it pins cannot be opened.
     """
     return Selection(
-        catalog=Catalog(uri, storage_options, version=release.version),
+        catalog=Catalog(place, version=release.version),
         where=release.where,
         name=release.name,
-        marked=forgotten_at(uri, release.tombstone_version, storage_options),
+        marked=forgotten_at(place, release.tombstone_version),
         ask=ask,
     )
 
 
-def diff_releases(
-    uri: str | Path, before: str, after: str, storage_options: StorageOptions | None = None
-) -> Difference:
+def diff_releases(place: Where, before: str, after: str) -> Difference:
     """Return what changed from release `before` to release `after`.
 
     Raises:
         CatalogError: no such release, or its files are gone.
     """
-    rows = [
-        read_rows(audited(uri, find_release(uri, name, storage_options), storage_options))[0]
-        for name in (before, after)
-    ]
+    rows = [read_rows(audited(place, find_release(place, name)))[0] for name in (before, after)]
     return difference(*rows)
 
 
@@ -162,3 +160,95 @@ def _release(row: Mapping[str, Any]) -> Release:
     for name in ("model_ids", "split_digests"):
         known[name] = tuple(known[name])
     return Release(**{field.name: known[field.name] for field in fields(Release)})
+
+
+_PIXELS = ("image_id", "image", "mask", "pixel_sha256")
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was checked of a release, and what is wrong with it: a sentence each."""
+
+    release: Release
+    num_files: int
+    num_images: int
+    problems: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def holds(self) -> bool:
+        """Whether files, rows, pixels and the manifest digest are those of the release."""
+        return not self.problems
+
+
+def verify_release(place: Where, name: str) -> Verification:
+    """Hash the files, the rows and the pixels of a release again; memory holds a few images.
+
+    Retracted releases and forgotten images are checked like others.
+
+    Raises:
+        CatalogError: no such release, or the catalog itself cannot be opened.
+    """
+    release = find_release(place, name)
+    recorded = _recorded(place, release)
+    found = list(file_digests(place, [file.path for file in recorded]))
+    problems = list(_wrong_files(release, recorded, found))
+    num_images = 0
+    try:
+        selection = audited(place, release)
+        rows, paths = read_rows(selection)
+        problems += _wrong_rows(release, rows_digest(rows), len(rows))
+        problems += [
+            f"file {path} holds rows of it and is not in its list"
+            for path in sorted(set(paths) - {file.path for file in recorded})
+        ]
+        for batch in selection.batches(_PIXELS, batch_size=_AT_ONCE):
+            num_images += len(batch)
+            problems += [wrong for row in batch.to_pylist() if (wrong := _wrong_pixels(row))]
+    except CatalogError as error:
+        problems.append(f"its rows cannot be read: {error.what}")
+    return Verification(
+        release=release, num_files=len(recorded), num_images=num_images, problems=problems
+    )
+
+
+def _recorded(place: Where, release: Release) -> list[FileDigest]:
+    files = Catalog(place).release_files()
+    rows = files.filter(pc.equal(files["name"], release.name)).to_pylist()
+    return [
+        FileDigest(path=row["path"], size_bytes=row["size_bytes"], sha256=row["sha256"])
+        for row in rows
+    ]
+
+
+def _wrong_files(
+    release: Release, recorded: Sequence[FileDigest], found: Sequence[FileDigest | None]
+) -> Iterator[str]:
+    for before, now in zip(recorded, found, strict=True):
+        if now is None:
+            yield f"file {before.path} is gone"
+        elif now.size_bytes != before.size_bytes:
+            yield f"file {before.path} has {now.size_bytes} bytes, {before.size_bytes} recorded"
+        elif now.sha256 != before.sha256:
+            yield f"file {before.path} has SHA-256 {now.sha256}, {before.sha256} recorded"
+    if manifest_digest(release.rows_digest, recorded) != release.manifest_digest:
+        yield f"its list of {len(recorded)} files is not the one of its manifest digest"
+
+
+def _wrong_rows(release: Release, of_rows: str, count: int) -> Iterator[str]:
+    if count != release.num_images:
+        yield f"{count} images satisfy its condition, {release.num_images} were released"
+    if of_rows != release.rows_digest:
+        yield f"ids, pixels and classes have digest {of_rows}, {release.rows_digest} recorded"
+
+
+def _wrong_pixels(row: Mapping[str, Any]) -> str | None:
+    from factory.real.pixels import pixel_sha256, published_pixels
+
+    try:
+        image, mask = published_pixels(row)
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's errors of a broken PNG
+        return f"image {row['image_id']} cannot be decoded ({error})"
+    if pixel_sha256(image, mask) == row["pixel_sha256"]:
+        return None
+    return f"image {row['image_id']} has other pixels than its pixel_sha256 says"

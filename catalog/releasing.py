@@ -10,12 +10,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from catalog.difference import FIRST, Version, difference, parse_semver, raised, semver_text
-from catalog.manifest import Manifest, manifest_digest, read_manifest, read_rows, rows_digest
-from catalog.place import StorageOptions
+from catalog.manifest import (
+    FIRST,
+    Manifest,
+    Version,
+    difference,
+    manifest_digest,
+    parse_semver,
+    raised,
+    read_manifest,
+    read_rows,
+    rows_digest,
+    semver_text,
+)
+from catalog.place import Where
 from catalog.releases import Release, audited, find_release, list_releases
 from catalog.schema import CREATED, RETRACTED
 from catalog.selection import Selection, accepted
@@ -29,14 +39,13 @@ _ATTEMPTS = 8
 
 
 def create_release(
-    uri: str | Path,
+    place: Where,
     name: str,
     *,
     where: str | None = None,
     version: int | None = None,
     now: datetime,
     code_version: str,
-    storage_options: StorageOptions | None = None,
 ) -> Release:
     """Release the accepted rows that satisfy `where`; return the release.
 
@@ -44,20 +53,19 @@ def create_release(
     that release: asking twice makes one.
 
     Args:
-        uri: the catalog.
+        place: the catalog.
         name: base name ('wbc'), or with a version ('wbc@2.0.0') that must be high enough.
         where: SQL condition beside `gate_status = 'accepted'`, which always holds.
         version: of `samples`; the newest by default.
         now: when it is created.
         code_version: recorded.
-        storage_options: of the object store.
 
     Raises:
         CatalogError: a bad name or condition, no such version, no rows, a version that is too low,
             files that are gone, or not writable.
     """
     base, asked = _asked(name)
-    selection = _selected(uri, where, version, storage_options)
+    selection = _selected(place, where, version)
     manifest = read_manifest(selection)
     of_rows = rows_digest(manifest.rows)
     if rows_digest(read_rows(_again(selection))[0]) != of_rows:
@@ -67,11 +75,11 @@ def create_release(
         )
     of_all = manifest_digest(of_rows, manifest.files)
     for _ in range(_ATTEMPTS):
-        latest = _latest(uri, base, storage_options)
+        latest = _latest(place, base)
         same = latest is not None and latest.manifest_digest == of_all and not latest.retracted
         if latest is not None and same and asked in (None, parse_semver(latest.semver)):
             return latest
-        semver = _semver(uri, manifest, of_rows, latest, asked, storage_options)
+        semver = _semver(place, manifest, of_rows, latest, asked)
         row = {
             "name": f"{base}@{semver}",
             "base_name": base,
@@ -91,9 +99,9 @@ def create_release(
             "code_version": code_version,
             "created_at": now,
         }
-        _record_files(uri, row, manifest, storage_options)
-        _record(uri, row, 0, now, storage_options)
-        made = find_release(uri, str(row["name"]), storage_options)
+        _record_files(place, row, manifest)
+        _record(place, row, 0, now)
+        made = find_release(place, str(row["name"]))
         if made.manifest_digest == of_all:
             return made
     raise CatalogError(
@@ -102,13 +110,12 @@ def create_release(
 
 
 def retract_release(
-    uri: str | Path,
+    place: Where,
     name: str,
     reason: str,
     *,
     now: datetime,
     code_version: str,
-    storage_options: StorageOptions | None = None,
 ) -> Release:
     """Mark a release as not to be used, for a reason; one that is retracted stays as it is.
 
@@ -117,7 +124,7 @@ def retract_release(
     """
     if not reason.strip():
         raise CatalogError("a release is retracted for a reason", remedy="Give --reason TEXT")
-    release = find_release(uri, name, storage_options)
+    release = find_release(place, name)
     if release.name != name:
         raise CatalogError(
             f"{name!r} does not say which version", remedy=f"Give one, such as {release.name}"
@@ -128,8 +135,8 @@ def retract_release(
     row["catalog_version"], row["condition"] = row.pop("version"), row.pop("where")
     row["class_counts"] = json.dumps(row["class_counts"])
     changes = {"reason": reason.strip(), "code_version": code_version}
-    _record(uri, row | changes, 1, now, storage_options)
-    return find_release(uri, name, storage_options)
+    _record(place, row | changes, 1, now)
+    return find_release(place, name)
 
 
 def _asked(name: str) -> tuple[str, Version | None]:
@@ -143,34 +150,32 @@ def _asked(name: str) -> tuple[str, Version | None]:
 
 
 def _selected(
-    uri: str | Path,
+    place: Where,
     where: str | None,
     version: int | None,
-    storage_options: StorageOptions | None,
 ) -> Selection:
-    catalog = Catalog(uri, storage_options, version=version)
-    return accepted(catalog, where, marked=forgotten(uri, storage_options))
+    catalog = Catalog(place, version=version)
+    return accepted(catalog, where, marked=forgotten(place))
 
 
 def _again(selection: Selection) -> Selection:
     """Return the same selection, not read yet, on the version that it pins."""
     view = selection.catalog
-    return replace(selection, catalog=Catalog(view.uri, view.storage_options, version=view.version))
+    return replace(selection, catalog=Catalog(view.place, version=view.version))
 
 
-def _latest(uri: str | Path, base: str, storage_options: StorageOptions | None) -> Release | None:
+def _latest(place: Where, base: str) -> Release | None:
     """Return the highest version under a base name, retracted or not: numbers are used once."""
-    releases = [r for r in list_releases(uri, storage_options) if r.base_name == base]
+    releases = [r for r in list_releases(place) if r.base_name == base]
     return max(releases, key=lambda release: parse_semver(release.semver), default=None)
 
 
 def _semver(
-    uri: str | Path,
+    place: Where,
     manifest: Manifest,
     of_rows: str,
     latest: Release | None,
     asked: Version | None,
-    storage_options: StorageOptions | None,
 ) -> str:
     """Return the version of the new release, at least what its rows demand."""
     if latest is None:
@@ -178,7 +183,7 @@ def _semver(
     least = raised(parse_semver(latest.semver), "patch")
     if of_rows != latest.rows_digest:
         try:
-            before, _ = read_rows(audited(uri, latest, storage_options))
+            before, _ = read_rows(audited(place, latest))
             change = difference(before, manifest.rows).change
         except CatalogError:
             if not latest.retracted:  # its files must be there
@@ -194,38 +199,34 @@ def _semver(
 
 
 def _record_files(
-    uri: str | Path,
+    place: Where,
     row: Mapping[str, Any],
     manifest: Manifest,
-    storage_options: StorageOptions | None,
 ) -> None:
     key = {"name": row["name"], "manifest_digest": row["manifest_digest"]}
     append_once(
-        uri,
+        place,
         "release_files",
         typed_rows([key | asdict(file) for file in manifest.files], "release_files"),
         key=key,
         app_id=f"files-{row['name']}-{row['manifest_digest']}",
         app_version=1,
-        storage_options=storage_options,
     )
 
 
 def _record(
-    uri: str | Path,
+    place: Where,
     row: Mapping[str, Any],
     event: int,
     now: datetime,
-    storage_options: StorageOptions | None,
 ) -> None:
     status = CREATED if event == 0 else RETRACTED
     whole = {**row, "event": event, "status": status, "updated_at": now}
     append_once(
-        uri,
+        place,
         "releases",
         typed_rows([whole], "releases"),
         key={"name": row["name"], "event": event},
         app_id=f"release-{row['name']}",
         app_version=event,
-        storage_options=storage_options,
     )

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from catalog.boundary import check_run_id
-from catalog.place import StorageOptions
+from catalog.place import Where
 from catalog.sink import append_once, typed_rows
 from factory.errors import CatalogError
 
@@ -50,11 +49,9 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def record_evaluation(
-    uri: str | Path,
+    place: Where,
     row: Mapping[str, object],
     scores: Sequence[Mapping[str, object]],
-    *,
-    storage_options: StorageOptions | None = None,
 ) -> int:
     """Append an evaluation and its scores; return the version of `evaluations`.
 
@@ -62,10 +59,9 @@ def record_evaluation(
     is left as it is.
 
     Args:
-        uri: catalog, created when there is none.
+        place: catalog, created when there is none.
         row: the columns of `EVALUATIONS`.
         scores: the columns of `SCORES`, all of this evaluation.
-        storage_options: of the object store.
 
     Raises:
         CatalogError: wrong columns, no scores or those of another evaluation, or not writable.
@@ -81,12 +77,11 @@ def record_evaluation(
     version = 0
     for name, rows in (("scores", scores), ("evaluations", [row])):
         version = append_once(
-            uri,
+            place,
             name,
             typed_rows(rows, name),
             key={"evaluation_id": evaluation_id},
             app_id=evaluation_id,
             app_version=1,
-            storage_options=storage_options,
         )
     return version

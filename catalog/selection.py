@@ -112,7 +112,7 @@ class Selection:
         """
         marked = self.marked
         if marked is None:
-            marked = forgotten(self.catalog.uri, self.catalog.storage_options)
+            marked = forgotten(self.catalog.place)
         return self._every.filter(pc.invert(marked.holds(self._every)))
 
     @cached_property

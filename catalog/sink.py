@@ -17,7 +17,6 @@ and a file's name holds its batch and the digest of its bytes, so the same file 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,7 +32,7 @@ from catalog.batch import (
     write_batch,
 )
 from catalog.boundary import check_run_id
-from catalog.place import StorageOptions
+from catalog.place import Where
 from catalog.schema import STATUSES, TABLES
 from catalog.store import put, sizes
 from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
@@ -49,9 +48,8 @@ class SampleSink:
     """Publishes the batches of one run. Any number of sinks may serve one run at a time.
 
     Args:
-        uri: catalog, created when there is none.
+        place: catalog, created when there is none.
         run_id: letters, digits, '._-'.
-        storage_options: of the object store.
         retry: attempts and back-off when other writers win.
         on_step: hook of the fault tests.
 
@@ -59,16 +57,15 @@ class SampleSink:
         CatalogError: bad run id, the place cannot be written, or the catalog is of a newer factory.
     """
 
-    uri: str | Path
+    place: Where
     run_id: str
-    storage_options: StorageOptions | None = field(default=None, repr=False)  # may hold secrets
     retry: Retry = field(default_factory=Retry, kw_only=True, repr=False)
     on_step: OnStep | None = field(default=None, kw_only=True, repr=False)
     _known: "_Known" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_run_id(self.run_id)
-        snapshots = Snapshots(self.uri, "samples", self.storage_options)
+        snapshots = Snapshots(self.place, "samples")
         object.__setattr__(self, "_known", _Known(self.run_id, snapshots))
 
     def published(self) -> frozenset[int]:
@@ -128,7 +125,7 @@ class SampleSink:
                     remedy="Commit what `write_batch` returned for this run",
                 )
         paths = [file.path for file in files]
-        found = sizes(self.uri, "samples", paths, storage_options=self.storage_options)
+        found = sizes(self.place, "samples", paths)
         for file in files:
             if found[file.path] != file.size_bytes:
                 raise CatalogError(
@@ -164,7 +161,7 @@ def published_batches(snapshot: DeltaTable, run_id: str) -> frozenset[int]:
     """
     pruned = f"run_id = '{run_id}'"
     batches = {
-        uri: batch_index_of(uri) for uri in snapshot.file_uris(file_pruning_predicate=pruned)
+        place: batch_index_of(place) for place in snapshot.file_uris(file_pruning_predicate=pruned)
     }
     known = frozenset(index for index in batches.values() if index is not None)
     if None not in batches.values():
@@ -176,10 +173,9 @@ def published_batches(snapshot: DeltaTable, run_id: str) -> frozenset[int]:
 
 
 def record_run(
-    uri: str | Path,
+    place: Where,
     row: Mapping[str, object],
     *,
-    storage_options: StorageOptions | None = None,
     retry: Retry | None = None,
 ) -> int:
     """Append an event of a run to `runs`, exactly once; return the table's version.
@@ -199,22 +195,20 @@ def record_run(
     message = row.get("message")  # of any library's error
     told = {"message": without_passwords(message)} if isinstance(message, str) else {}
     return append_once(
-        uri,
+        place,
         "runs",
         typed_rows([{**row, **told}], "runs"),
         key={"run_id": run_id, "event": event},
         app_id=run_id,
         app_version=event,
-        storage_options=storage_options,
         retry=retry,
     )
 
 
 def record_model(
-    uri: str | Path,
+    place: Where,
     row: Mapping[str, object],
     *,
-    storage_options: StorageOptions | None = None,
     retry: Retry | None = None,
 ) -> int:
     """Add a model to `models`, exactly once; return the table's version.
@@ -227,26 +221,24 @@ def record_model(
     model_id = str(row.get("model_id") or "")
     check_run_id(model_id)
     return append_once(
-        uri,
+        place,
         "models",
         typed_rows([row], "models"),
         key={"model_id": model_id},
         app_id=model_id,
         app_version=1,
-        storage_options=storage_options,
         retry=retry,
     )
 
 
 def append_once(
-    uri: str | Path,
+    place: Where,
     name: str,
     table: pa.Table,
     *,
     key: Mapping[str, str | int],
     app_id: str,
     app_version: int,
-    storage_options: StorageOptions | None = None,
     retry: Retry | None = None,
 ) -> int:
     """Append rows with the application transaction (app_id, app_version) unless they are there.
@@ -256,7 +248,7 @@ def append_once(
     Raises:
         CatalogError: not writable, or the place of the rows is passed.
     """
-    snapshots = Snapshots(uri, name, storage_options)
+    snapshots = Snapshots(place, name)
     data = parquet_bytes(table)
     stem = "-".join(
         f"{value:06d}" if isinstance(value, int) else str(value) for value in key.values()
@@ -269,7 +261,7 @@ def append_once(
         if last is not None and last >= app_version:
             _check_recorded(snapshot, key, last)
             return None
-        put(uri, name, path, data, storage_options=storage_options)
+        put(place, name, path, data)
         action = AddAction(path, len(data), {}, now_ms(), True, stats)
         return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
 

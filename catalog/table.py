@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,10 +15,18 @@ from deltalake.exceptions import TableNotFoundError
 
 from catalog.boundary import check_rows
 from catalog.files import Files, listed_files, no_files
-from catalog.place import StorageOptions
+from catalog.place import Where, place_of
 from catalog.schema import ACCEPTED, TABLES
-from catalog.store import ensure_table, filesystem, open_table, reading, storage_errors
-from catalog.versions import commit_time, parse_moment, version_at
+from catalog.store import (
+    commit_time,
+    ensure_table,
+    filesystem,
+    open_table,
+    parse_moment,
+    reading,
+    storage_errors,
+    version_at,
+)
 from factory.errors import CatalogError
 
 if TYPE_CHECKING:  # it imports pandas, half a second of CPU, which a wrong URI need not wait for
@@ -32,8 +39,7 @@ class Catalog:
     A view does not move; open another `Catalog` to see what came later.
 
     Args:
-        uri: folder or object store URI (`s3://bucket/wbc`).
-        storage_options: of the object store, as delta-rs takes them.
+        place: folder or object store URI (`s3://bucket/wbc`).
         version: a version of `samples`; the others as they were while it was the newest.
         as_of: a moment (datetime or ISO 8601 text, UTC by default) for all tables.
 
@@ -47,8 +53,7 @@ class Catalog:
 
     def __init__(
         self,
-        uri: str | Path,
-        storage_options: StorageOptions | None = None,
+        place: Where,
         *,
         version: int | None = None,
         as_of: datetime | str | None = None,
@@ -57,27 +62,31 @@ class Catalog:
             raise CatalogError(
                 f"version {version} and as_of {as_of} were both given", remedy="Give one of them"
             )
-        self.uri = str(uri)
-        self.storage_options = storage_options
+        self.place = place_of(place)
         self._version = version
         self._as_of = None if as_of is None else parse_moment(as_of)
         self._newest = {name: self._find(name) for name in TABLES}
         if all(table is None for table in self._newest.values()):
-            open_table(uri, "samples", storage_options=storage_options)  # raises, with the remedy
+            open_table(place, "samples")  # raises, with the remedy
 
     @classmethod
-    def create(cls, uri: str | Path, storage_options: StorageOptions | None = None) -> "Catalog":
+    def create(cls, place: Where) -> "Catalog":
         """Create those of the tables that are missing and return the catalog.
 
         Raises:
             CatalogError: the place cannot be written.
         """
         for name in TABLES:
-            ensure_table(uri, name, storage_options=storage_options)
-        return cls(uri, storage_options)
+            ensure_table(place, name)
+        return cls(place)
 
     def __repr__(self) -> str:
         return f"Catalog({self.uri!r}, version={self.version})"
+
+    @property
+    def uri(self) -> str:
+        """The place as text."""
+        return self.place.uri
 
     @property
     def version(self) -> int | None:
@@ -119,7 +128,7 @@ class Catalog:
         if snapshot is None or newest is None:
             return []
         later = newest.version() - snapshot.version()  # history of an older snapshot misnumbers
-        with storage_errors(self.uri):
+        with storage_errors(self.place):
             commits = newest.history(None if limit is None else limit + later)[later:]
         return [_told(commit) for commit in commits]
 
@@ -293,8 +302,8 @@ class Catalog:
         snapshot = self._snapshots[name]
         listed = no_files() if snapshot is None else listed_files(snapshot)
         known = dict(zip(*(listed[key].to_pylist() for key in ("path", "size_bytes")), strict=True))
-        place = filesystem(self.uri, name, self.storage_options, sizes=known)
-        return Files(listed=listed, schema=TABLES[name], filesystem=place)
+        store_files = filesystem(self.place, name, sizes=known)
+        return Files(listed=listed, schema=TABLES[name], filesystem=store_files)
 
     def _holding(self, image_ids: Sequence[str], match: pc.Expression) -> "ds.Dataset":
         """Return the files that hold one of `image_ids`, by statistics and then by one column."""
@@ -305,7 +314,7 @@ class Catalog:
         return files.dataset(pc.is_in(files.listed["path"], paths).to_numpy())
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
-        return open_table(self.uri, name, storage_options=self.storage_options, version=version)
+        return open_table(self.place, name, version=version)
 
     def _find(self, name: str) -> DeltaTable | None:
         try:
@@ -319,7 +328,7 @@ class Catalog:
         newest = self._newest[name]
         if newest is None or moment is None:
             return newest
-        version = version_at(newest, self.uri, name, moment, storage_options=self.storage_options)
+        version = version_at(newest, self.place, name, moment)
         return None if version is None else self._open(name, version)
 
     def _end_of(self, samples: DeltaTable) -> datetime | None:
@@ -327,9 +336,7 @@ class Catalog:
         newest = self._newest["samples"]
         if newest is None or samples.version() == newest.version():
             return None
-        following = commit_time(
-            self.uri, "samples", samples.version() + 1, storage_options=self.storage_options
-        )
+        following = commit_time(self.place, "samples", samples.version() + 1)
         return following - timedelta(milliseconds=1)
 
 

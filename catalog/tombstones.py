@@ -13,7 +13,6 @@ the images; it does not hide them from who can guess an id, and asks whether it 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from catalog.files import Files, listed_files
-from catalog.place import StorageOptions
+from catalog.place import Where
 from catalog.schema import TOMBSTONES
 from catalog.sink import append_once
 from catalog.store import filesystem, open_table, reading
@@ -61,20 +60,18 @@ def subject_of(real_id: str) -> str:
     return digest(["forgotten", real_id])
 
 
-def forgotten(uri: str | Path, storage_options: StorageOptions | None = None) -> Forgotten:
+def forgotten(place: Where) -> Forgotten:
     """Return everything that is marked now."""
     try:
-        newest = open_table(uri, "tombstones", storage_options=storage_options)
+        newest = open_table(place, "tombstones")
     except CatalogError as error:
         if isinstance(error.__cause__, TableNotFoundError):
             return Forgotten()
         raise
-    return _forgotten(newest, uri, storage_options)
+    return _forgotten(newest, place)
 
 
-def forgotten_at(
-    uri: str | Path, version: int | None, storage_options: StorageOptions | None = None
-) -> Forgotten:
+def forgotten_at(place: Where, version: int | None) -> Forgotten:
     """Return what was marked in a version of `tombstones`; None is before its first.
 
     Raises:
@@ -82,18 +79,17 @@ def forgotten_at(
     """
     if version is None:
         return Forgotten()
-    snapshot = open_table(uri, "tombstones", storage_options=storage_options, version=version)
-    return _forgotten(snapshot, uri, storage_options)
+    snapshot = open_table(place, "tombstones", version=version)
+    return _forgotten(snapshot, place)
 
 
 def record_tombstones(
-    uri: str | Path,
+    place: Where,
     real_id: str,
     marks: Iterable[Mark],
     *,
     now: datetime,
     code_version: str,
-    storage_options: StorageOptions | None = None,
 ) -> int:
     """Mark what is not marked yet because of `real_id`; return how many marks that were.
 
@@ -105,7 +101,7 @@ def record_tombstones(
     subject, wanted = subject_of(real_id), set(marks)
     facts = {"subject": subject, "code_version": code_version, "created_at": now}
     for _ in range(_ATTEMPTS):
-        held, event = _held(Catalog(uri, storage_options), subject)
+        held, event = _held(Catalog(place), subject)
         fresh = sorted(mark for mark in wanted if (mark.kind, mark.target_id) not in held)
         if not fresh:
             return 0
@@ -114,19 +110,18 @@ def record_tombstones(
             for m in fresh
         ]
         append_once(
-            uri,
+            place,
             "tombstones",
             pa.Table.from_pylist(rows, schema=TOMBSTONES),
             key={"subject": subject, "event": event},
             app_id=f"forget-{subject}",
             app_version=event,
-            storage_options=storage_options,
         )
-        after, _ = _held(Catalog(uri, storage_options), subject)
+        after, _ = _held(Catalog(place), subject)
         if {(mark.kind, mark.target_id) for mark in fresh} <= after:
             return len(fresh)
     raise CatalogError(
-        f"tombstones of {str(uri)!r} were not taken: others write them for the same image",
+        f"tombstones of {str(place)!r} were not taken: others write them for the same image",
         remedy="Ask again: nothing is marked twice",
     )
 
@@ -139,12 +134,10 @@ def _held(catalog: Catalog, subject: str) -> tuple[set[tuple[str, str]], int]:
     return held, max((row["event"] for row in rows), default=-1) + 1
 
 
-def _forgotten(
-    snapshot: DeltaTable, uri: str | Path, storage_options: StorageOptions | None
-) -> Forgotten:
-    place = filesystem(uri, "tombstones", storage_options)
-    files = Files(listed=listed_files(snapshot), schema=TOMBSTONES, filesystem=place)
-    with reading(uri, files):
+def _forgotten(snapshot: DeltaTable, place: Where) -> Forgotten:
+    store_files = filesystem(place, "tombstones")
+    files = Files(listed=listed_files(snapshot), schema=TOMBSTONES, filesystem=store_files)
+    with reading(place, files):
         rows = files.dataset().to_table(columns=["kind", "target_id"]).to_pylist()
     return Forgotten(
         images=frozenset(row["target_id"] for row in rows if row["kind"] == "image"),

@@ -10,13 +10,12 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
-from catalog.place import StorageOptions
+from catalog.place import Where
 from catalog.store import check_version, ensure_table, storage_errors
 from factory.errors import CatalogError
 
@@ -58,16 +57,14 @@ class Snapshots:
     In a table of 30,000 files an opening costs 0.16 s and a step 0.01 s (measured).
     """
 
-    def __init__(
-        self, uri: str | Path, name: str, storage_options: StorageOptions | None = None
-    ) -> None:
+    def __init__(self, place: Where, name: str) -> None:
         """Open the table, made where there is none.
 
         Raises:
             CatalogError: see `ensure_table`.
         """
-        self.uri, self.name = uri, name
-        self._table = ensure_table(uri, name, storage_options=storage_options)
+        self.place, self.name = place, name
+        self._table = ensure_table(place, name)
 
     def newest(self) -> DeltaTable:
         """Return the table as it is now: the same object every time, moved on.
@@ -75,9 +72,9 @@ class Snapshots:
         Raises:
             CatalogError: not readable, or of a newer factory by now.
         """
-        with storage_errors(self.uri):
+        with storage_errors(self.place):
             self._table.update_incremental()
-        check_version(self._table, self.uri)
+        check_version(self._table, self.place)
         return self._table
 
 
@@ -104,7 +101,7 @@ def commit_missing(
             return snapshot.version()
         _step(on_step, "before_commit")
         try:
-            with storage_errors(snapshots.uri):
+            with storage_errors(snapshots.place):
                 _commit(snapshot, addition)
         except CatalogError as error:
             if not isinstance(error.__cause__, CommitFailedError):
@@ -114,8 +111,8 @@ def commit_missing(
         _step(on_step, "after_commit")
         return snapshots.newest().version()
     raise CatalogError(
-        f"table {snapshots.name!r} of {str(snapshots.uri)!r} took none of {retry.attempts} commits:"
-        " others write to it",
+        f"table {snapshots.name!r} of {str(snapshots.place)!r} took none of"
+        f" {retry.attempts} commits: others write to it",
         remedy="Resume the run: nothing is lost, and what was published is not published again",
     )
 

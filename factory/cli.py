@@ -6,12 +6,11 @@ import sys
 
 import click
 
-from catalog.commands import catalog
+from catalog.commands import catalog, optimize_command, vacuum_command
 from catalog.export.command import export, marks
 from catalog.gallery.command import gallery
 from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
-from catalog.retention_commands import optimize_command, vacuum_command
 from factory import __version__
 from factory.command_line import as_typed, signal_of, status_of, stoppable
 from factory.errors import FactoryError

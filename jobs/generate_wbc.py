@@ -11,7 +11,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a job runs without installation
 
-from catalog.commands import catalog_option, parse_storage, storage_option
+from catalog.commands import catalog_option, parse_place, storage_option
 from factory.cli import run as run_command
 from factory.sample.session import ray_session, start_run
 
@@ -37,8 +37,7 @@ def main(
         overrides=overrides,
         num_images=num_images,
         run_id=run_id,
-        catalog_uri=uri,
-        storage_options=parse_storage(storage),
+        place=parse_place(uri, storage),
     )
     from factory.sample.console import follow
 

@@ -44,7 +44,7 @@ def home(
             "stream.actors=1",
         ],
         num_images=8,
-        catalog_uri=str(folder / "wbc-catalog"),
+        place=str(folder / "wbc-catalog"),
     )
     list(execute(run))
     create_release(folder / "wbc-catalog", "wbc", now=datetime.now(UTC), code_version="test")
@@ -83,7 +83,7 @@ def test_a_drawing_command_of_the_readme_is_a_valid_run(words: list[str], tmp_pa
     pairs = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     count = int(words[words.index("--num-images") + 1]) if "--num-images" in words else None
     run = start_run(
-        source="wbc", overrides=pairs, num_images=count, catalog_uri=str(tmp_path / "catalog")
+        source="wbc", overrides=pairs, num_images=count, place=str(tmp_path / "catalog")
     )
     assert run.plan.num_images == (count or 320)
     assert run.generator.name == "wbc-base"

@@ -10,11 +10,9 @@ from typing import Any
 import yaml
 
 from catalog.boundary import json_counts, json_object
-from catalog.export.facts import Facts
+from catalog.export.facts import LIMITS, NOT_REAL, TEST_ON_REAL, Facts, licences_of
 from catalog.export.formats import FORMATS, MARKS
-from catalog.export.inert import inert
-from catalog.export.layout import HEAD, MANIFEST
-from catalog.export.wording import LIMITS, NOT_REAL, TEST_ON_REAL, licences_of
+from catalog.export.layout import HEAD, MANIFEST, inert
 
 CARD = "README.md"
 SHEET = "sheet.png"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import parse_storage, view_options
+from catalog.commands import parse_place, view_options
 from catalog.export.formats import FORMATS, MARKS
 from factory.errors import CatalogError
 
@@ -80,8 +80,7 @@ def marks(files: tuple[Path, ...], watermark_key: Path | None) -> None:
     Example:
       factory marks shown/images/monocyte/*.png --watermark-key mark.key
     """  # noqa: D301 -- \b is click's mark
-    from catalog.export.marking import read_key
-    from catalog.export.marks_found import marks_of
+    from catalog.export.marking import marks_of, read_key
 
     key = None if watermark_key is None else read_key(watermark_key)
     for path in files:
@@ -101,9 +100,9 @@ def _selected(
     from catalog.selection import accepted
     from catalog.table import Catalog
 
-    options = parse_storage(storage)
+    place = parse_place(uri, storage)
     if release is None:
-        catalog = Catalog(uri, options, version=version, as_of=as_of)
+        catalog = Catalog(place, version=version, as_of=as_of)
         return accepted(catalog, where), None
     if not (where is None and version is None and as_of is None):
         raise CatalogError(
@@ -112,4 +111,4 @@ def _selected(
         )
     from catalog.releases import find_release, open_release
 
-    return open_release(uri, release, options), find_release(uri, release, options).semver
+    return open_release(place, release), find_release(place, release).semver

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from catalog.export.facts import Facts
+from catalog.export.facts import LIMITS, NOT_REAL, TEST_ON_REAL, Facts, licences_of, method_of
 from catalog.export.layout import HEAD, MANIFEST
-from catalog.export.place import sha256_of
-from catalog.export.wording import LIMITS, NOT_REAL, TEST_ON_REAL, licences_of, method_of
+from catalog.export.statement import sha256_of
 
 CROISSANT = "croissant.json"
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from catalog.export.layout import Task, Written, put
-from catalog.export.pictures import Picture
-from catalog.export.wording import NOT_REAL
+from catalog.export.facts import NOT_REAL
+from catalog.export.layout import Picture, Task, Written, put
 from factory import __version__
 from factory.errors import CatalogError
 

@@ -152,7 +152,7 @@ def _rows(
 
 def _evaluations(catalog: Catalog, models: Mapping[str, int]) -> tuple[Mapping[str, Any], ...]:
     """Return the studies of these generators, also those made after this view's moment."""
-    newest = Catalog(catalog.uri, catalog.storage_options)
+    newest = Catalog(catalog.place)
     rows = sql(newest, "FROM evaluations ORDER BY finished_at, evaluation_id").to_pylist()
     return tuple(row for row in rows if not models.keys().isdisjoint(row["model_ids"]))
 
@@ -171,3 +171,31 @@ def _any(parts: list[Any]) -> bool:
 def _spread(parts: list[Any]) -> tuple[float, float, float]:
     values = np.concatenate(parts)
     return float(values.min()), float(np.median(values)), float(values.max())
+
+
+NOT_REAL = (
+    "Synthetic images, not real patients: every image was drawn by a generative model, none was"
+    " photographed or scanned."
+)
+TEST_ON_REAL = "Test on real images only, of patients whose images no generator learnt from."
+LIMITS = (
+    "Not for diagnosis.",
+    "A generator can repeat images that it learnt from. Synthetic does not mean anonymous: ask for"
+    " the audit of copies before sharing.",
+    "Classes are what the generator was asked for; no expert has confirmed them image by image.",
+    "Rare findings that were not among the training images are not among these.",
+)
+
+
+def licences_of(facts: Facts) -> list[str]:
+    """Return the licences of the generators, each once; 'unknown' where none is registered."""
+    return sorted({str(row["licence"]) for row in facts.models if row["licence"]}) or ["unknown"]
+
+
+def method_of(facts: Facts) -> str:
+    """Return how the images came to be, in one sentence."""
+    methods = ", ".join(facts.values("method"))
+    return (
+        f"Drawn by {len(facts.counts['model_id'])} generative models (methods: {methods}) with"
+        f" {len(facts.recipes)} recipes, and chosen from a catalog by {facts.where!r}."
+    )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 class Format:
     """What the command line and the card say of a format.
 
-    `needs_masks`: it is made of objects, so every image must have a mask. `for_training`: a copy
-    that is meant to be trained on, which therefore takes no watermark.
+    `writer`: 'module:function', which writes a `Task` and yields what it wrote. `needs_masks`: it
+    is made of objects, so every image must have a mask. `for_training`: a copy that is meant to be
+    trained on, which therefore takes no watermark.
     """
 
-    module: str
+    writer: str
     what: str
     example: str
     needs_masks: bool = False
@@ -20,49 +21,49 @@ class Format:
 
 FORMATS = {
     "huggingface": Format(
-        module="catalog.export.huggingface",
+        writer="catalog.export.shards:huggingface",
         what="Parquet with images inside, for Hugging Face datasets",
         example='from datasets import load_dataset\n\ntrain = load_dataset("parquet",'
         ' data_files="data/*.parquet", split="train")',
     ),
     "imagefolder": Format(
-        module="catalog.export.imagefolder",
+        writer="catalog.export.folders:imagefolder",
         what="a folder per class, for torchvision and Hugging Face datasets",
         example='from torchvision.datasets import ImageFolder\n\ntrain = ImageFolder("train")',
     ),
     "webdataset": Format(
-        module="catalog.export.webdataset",
+        writer="catalog.export.shards:webdataset",
         what="tar shards, for WebDataset",
         example='import webdataset\n\ntrain = webdataset.WebDataset("train-000000.tar",'
         ' shardshuffle=False).decode("pil").to_tuple("png", "cls")',
     ),
     "coco": Format(
-        module="catalog.export.coco",
+        writer="catalog.export.folders:coco",
         what="images and COCO instances made of their masks",
         example="from pycocotools.coco import COCO\n\n"
         'train = COCO("annotations/instances_train.json")',
         needs_masks=True,
     ),
     "yolo": Format(
-        module="catalog.export.yolo",
+        writer="catalog.export.folders:yolo",
         what="images and YOLO polygons made of their masks",
         example="# data.yaml names the folders; put your real images as its val",
         needs_masks=True,
     ),
     "yolo-boxes": Format(
-        module="catalog.export.yolo",
+        writer="catalog.export.folders:yolo",
         what="images and YOLO boxes made of their masks",
         example="# data.yaml names the folders; put your real images as its val",
         needs_masks=True,
     ),
     "csv": Format(
-        module="catalog.export.plain",
+        writer="catalog.export.folders:plain",
         what="pictures with the table manifest.csv, to look at or to convert",
         example='import pandas\n\nrows = pandas.read_csv("manifest.csv", keep_default_na=False)',
         for_training=False,
     ),
     "dicom": Format(
-        module="catalog.export.dicom",
+        writer="catalog.export.dicom:write",
         what="DICOM secondary captures (extra dicom)",
         example='import pydicom\n\nimage = pydicom.dcmread("images/CLASS/IMAGE_ID.dcm")',
         for_training=False,

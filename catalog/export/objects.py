@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from catalog.export.pictures import Picture, Pictures
+from catalog.export.layout import Picture, Pictures
 from factory.errors import CatalogError
 from factory.real.images import decode_mask
 

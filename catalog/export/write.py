@@ -1,19 +1,16 @@
 """`export`: one selection into one folder that appears whole, with its card and its proofs."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from catalog.export.card import CARD, SHEET, card
 from catalog.export.croissant import write_croissant
 from catalog.export.facts import Facts, facts_of
 from catalog.export.formats import FORMATS
-from catalog.export.layout import Task, write_manifest
+from catalog.export.layout import Pictures, Task, write_manifest
 from catalog.export.marking import Marking
-from catalog.export.pictures import Pictures
-from catalog.export.place import check_place
-from catalog.export.prov import write_prov
-from catalog.export.statement import write_statement
+from catalog.export.statement import check_place, write_prov, write_statement
 from catalog.query import sql
 from catalog.selection import Selection
 from catalog.sheet import contact_sheet
@@ -73,7 +70,7 @@ def export(
             shard_bytes=shard_bytes,
             boxes_only=form == "yolo-boxes",
         )
-        written = import_module(FORMATS[form].module).write(task)
+        written = resolve_name(FORMATS[form].writer)(task)
         num_images, num_masks = write_manifest(work, written)
         _describe(work, selection, facts, form, marking.names, num_masks, export_id)
     return Exported(folder=folder, num_images=num_images, num_masks=num_masks, export_id=export_id)

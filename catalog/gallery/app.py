@@ -16,20 +16,32 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from catalog.export.png_text import as_synthetic
-from catalog.gallery.compare import comparison
+from catalog.gallery.charts import comparison
 from catalog.gallery.details import config_of, gates_of, groups_of, latest_runs, nearest_real, shown
 from catalog.gallery.details import pretty as pretty_json
-from catalog.gallery.faults import BadAddress, NotHere
-from catalog.gallery.filters import RANGES, SORTS, Filters, filters_of
+from catalog.gallery.filters import RANGES, SORTS, BadAddress, Filters, NotHere, filters_of
 from catalog.gallery.guard import App, Guard
 from catalog.gallery.index import Index
-from catalog.gallery.lineage import BOX_HEIGHT, BOX_WIDTH, lineage_of
-from catalog.gallery.listing import around, in_address, key_of, located, page_of
-from catalog.gallery.pictures import Thumbnails, is_png, rows_of
-from catalog.gallery.real import real_png
-from catalog.gallery.records import evaluations, gate_charts, models, releases, runs
-from catalog.gallery.released import releases_of, view_of
-from catalog.gallery.views import PICTURES
+from catalog.gallery.listing import (
+    around,
+    in_address,
+    key_of,
+    located,
+    page_of,
+    releases_of,
+    view_of,
+)
+from catalog.gallery.pictures import PICTURES, Thumbnails, is_png, real_png, rows_of
+from catalog.gallery.records import (
+    BOX_HEIGHT,
+    BOX_WIDTH,
+    evaluations,
+    gate_charts,
+    lineage_of,
+    models,
+    releases,
+    runs,
+)
 from catalog.schema import SAMPLES
 from factory.errors import DataError, FactoryError
 from factory.terminal import escaped
@@ -196,7 +208,9 @@ class Gallery:
         return self.index.newest().catalog
 
     def _page(self, name: str, *, status: int = 200, **values: Any) -> Response:
-        text = _TEMPLATES.get_template(name).render(uri=self.index.uri, page_name=name, **values)
+        text = _TEMPLATES.get_template(name).render(
+            uri=self.index.place.uri, page_name=name, **values
+        )
         return HTMLResponse(text, status_code=status)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from catalog.commands import catalog_option, parse_storage, storage_option
+from catalog.commands import catalog_option, parse_place, storage_option
 
 
 @click.command()
@@ -43,7 +43,7 @@ def gallery(
     from catalog.gallery.app import application
     from catalog.gallery.index import Index
 
-    index = Index(uri, parse_storage(storage))
+    index = Index(parse_place(uri, storage))
     count = index.ask("SELECT count(*) AS n FROM images")[0]["n"]
     shown = f"[{host}]" if ":" in host else host
     if token:

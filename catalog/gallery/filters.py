@@ -5,9 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
-from catalog.gallery.faults import BadAddress
 from catalog.gallery.index import View
+from factory.errors import CatalogError
 from factory.gate.registry import all_scores
+
+
+class BadAddress(CatalogError):
+    """A parameter of the address cannot have this value: status 400."""
+
+
+class NotHere(CatalogError):
+    """The catalog has no such image, run or page: status 404."""
+
 
 EXACT = {
     "class": "class_name",

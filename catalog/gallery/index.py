@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from catalog.boundary import check_rows
 from catalog.bounded import BoundedSql
-from catalog.counts import FILES_AT_A_TIME
 from catalog.files import Files
-from catalog.place import StorageOptions
+from catalog.place import Where, place_of
+from catalog.progress import FILES_AT_A_TIME
 from catalog.schema import SAMPLES
 from catalog.store import reading
 from catalog.table import Catalog
@@ -79,18 +79,16 @@ class Index:
     """The index of one catalog, which follows it as it grows. Safe to use from many threads.
 
     Args:
-        uri: of the catalog.
-        storage_options: of the object store.
+        place: of the catalog.
 
     Raises:
         CatalogError: no catalog there, or a data file is gone.
     """
 
-    def __init__(self, uri: str, storage_options: StorageOptions | None = None) -> None:
+    def __init__(self, place: Where) -> None:
         import duckdb
 
-        self.uri = uri
-        self.storage_options = storage_options
+        self.place = place_of(place)
         self._db = duckdb.connect(":memory:")
         light = pa.schema([SAMPLES.field(name) for name in LIGHT])
         self._db.register("light", light.empty_table())
@@ -102,9 +100,9 @@ class Index:
         self._again = 0.0
         self._lock = threading.RLock()
         self._older = threading.Lock()
-        self.typed = BoundedSql(uri, storage_options)
+        self.typed = BoundedSql(self.place)
         """Asks what visitors type."""
-        self.stored = BoundedSql(uri, storage_options)
+        self.stored = BoundedSql(self.place)
         """Asks the conditions of releases, which others may have written into the catalog."""
         self.unanswered: set[str] = set()
         """Releases whose condition gave no answer in time."""
@@ -134,7 +132,7 @@ class Index:
             if held is not None and time.monotonic() < self._again:
                 return held
             begun = time.monotonic()
-            catalog = Catalog(self.uri, self.storage_options)
+            catalog = Catalog(self.place)
             if held is None or catalog.version != held.catalog.version:
                 held = self._shown("newest", catalog)
             else:  # runs, models, studies and tombstones may have come
@@ -158,7 +156,7 @@ class Index:
             with self._lock:
                 if name in self._held:
                     return self._held[name]
-            catalog = Catalog(self.uri, self.storage_options, version=version)
+            catalog = Catalog(self.place, version=version)
             catalog.files("samples")
             with self._lock:
                 view = self._held[name] = self._shown(name, catalog)
@@ -252,7 +250,7 @@ class Index:
 
     def _hide(self) -> bool:
         """Learn which images are forgotten; return whether there are any."""
-        marks = forgotten(self.uri, self.storage_options)
+        marks = forgotten(self.place)
         ids = sorted(marks.images | marks.models)
         marked = pa.table({"id": pa.array(ids, pa.string())})
         self._db.register("fresh", marked)

@@ -8,7 +8,7 @@ import base64
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from catalog.gallery.index import View
-from catalog.panel import outlines
-from catalog.sheet import decoded
+from catalog.sheet import coloured, decoded, outlines
 from catalog.store import reading
+from catalog.strip import source_image
 from factory.errors import CatalogError
 
 THUMBNAIL_PX = 128
@@ -169,3 +169,42 @@ def _small(data: bytes) -> bytes:
 
 def _data_uri(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}" if data else ""
+
+
+OUTLINE_PX = 256
+"""Outlines are drawn on a picture enlarged to at least this."""
+
+
+def _image(row: Mapping[str, Any]) -> bytes:
+    return bytes(row["image"]["bytes"] or b"")
+
+
+def _mask(row: Mapping[str, Any]) -> bytes:
+    return b"" if row["mask"] is None else png_bytes(coloured(row["mask"]))
+
+
+def _outlines(row: Mapping[str, Any]) -> bytes:
+    return b"" if row["mask"] is None else png_bytes(outlines(row["mask"], size_px=OUTLINE_PX))
+
+
+def _or_nothing(draw: Callable[[Mapping[str, Any]], bytes]) -> Callable[[Mapping[str, Any]], bytes]:
+    def drawn(row: Mapping[str, Any]) -> bytes:
+        try:
+            return draw(row)
+        except CatalogError:  # no readable PNG: there is nothing to show
+            return b""
+
+    return drawn
+
+
+PICTURES = {"image": _image, "mask": _or_nothing(_mask), "outlines": _or_nothing(_outlines)}
+"""Name in an address -> PNG of a row with image and mask; empty where there is none."""
+
+
+def real_png(data: str | None, image_id: str) -> bytes:
+    """Return a real image as PNG.
+
+    Raises:
+        DataError: no such image, or no data set was named.
+    """
+    return png_bytes(source_image(data, image_id))

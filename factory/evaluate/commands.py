@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import parse_storage, storage_option
+from catalog.commands import parse_place, storage_option
 from factory.command_line import goes_on
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
 
 if TYPE_CHECKING:
     from catalog import Catalog
+    from catalog.place import Place
     from factory.evaluate.config import StudyConfig
     from factory.evaluate.study import Planned
     from factory.evaluate.study_report import StudyReport
@@ -84,7 +85,8 @@ def evaluate(
     from factory.real.splits import load_split
     from factory.sample.session import check_address
 
-    storage = parse_storage(options.pop("storage"))
+    storage = options.pop("storage")
+    place = None if uri is None else parse_place(uri, storage)
     config = load_config(StudyConfig, source, overrides)
     check_places(config, where=source)
     config.learner.check()
@@ -101,13 +103,13 @@ def evaluate(
     from factory.real.leaks import Use
     from factory.real.sources import open_dataset
 
-    if uri is not None:
-        check_place(uri, storage)
+    if place is not None:
+        check_place(place)
     if release is None:
-        catalog = None if uri is None else Catalog(uri, storage, version=version)
+        catalog = None if place is None else Catalog(place, version=version)
     else:
-        config, catalog = _released(config, uri, release, version, storage)
-    seen = {place: open_dataset(place) for place in options.pop("seen")}
+        config, catalog = _released(config, place, release, version)
+    seen = {where: open_dataset(where) for where in options.pop("seen")}
     sources = named_sources(options.pop("sources"))
     dataset = opened(data, options)
     planned = plan_study(
@@ -131,10 +133,8 @@ def evaluate(
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
     report = _trained(planned, output, address, without_ray=without_ray)
-    if uri is not None:
-        studies.record_study(
-            planned, report, output, uri, now=datetime.now(UTC), storage_options=storage
-        )
+    if place is not None:
+        studies.record_study(planned, report, output, place, now=datetime.now(UTC))
     click.echo(to_text(report))
     if uri is not None:
         say(f"evaluation {planned.id} in {uri}")
@@ -184,10 +184,9 @@ def named_sources(asked: tuple[str, ...]) -> "dict[str, RealDataset]":
 
 def _released(
     config: "StudyConfig",
-    uri: str | None,
+    place: "Place | None",
     name: str,
     version: int | None,
-    storage: dict[str, str] | None,
 ) -> "tuple[StudyConfig, Catalog]":
     """Return the study of a release's rows alone, and the catalog at the version that it pins.
 
@@ -198,9 +197,9 @@ def _released(
     from catalog.releases import open_release
     from factory.errors import ConfigError
 
-    if uri is None or version is not None:
-        what = "--release without --catalog" if uri is None else "--release beside --version"
+    if place is None or version is not None:
+        what = "--release without --catalog" if place is None else "--release beside --version"
         raise ConfigError(what, remedy="Give --catalog and --release: it pins its own version")
-    found = open_release(uri, name, storage)
+    found = open_release(place, name)
     synthetic = config.synthetic.within(found.where)
     return config.model_copy(update={"synthetic": synthetic}), found.catalog

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import parse_storage, storage_option
+from catalog.commands import parse_place, storage_option
 from factory.command_line import tell_next
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
@@ -107,7 +107,7 @@ def mix(
         "seeds": [seed],
         "synthetic": {"where": where} if where else {},
     }
-    catalog = Catalog(uri, parse_storage(storage))
+    catalog = Catalog(parse_place(uri, storage))
     planned = plan_study(
         parse_config(StudyConfig, stored, where="the options"),
         Inputs(

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog import record_evaluation
-from catalog.place import StorageOptions
+from catalog.place import Where
 from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
@@ -172,10 +172,9 @@ def record_study(
     planned: Planned,
     report: StudyReport,
     output: Path,
-    catalog_uri: str,
+    place: Where,
     *,
     now: datetime,
-    storage_options: StorageOptions | None = None,
 ) -> None:
     """Record the study that `run_study` finished in `output` in the tables `evaluations`, `scores`.
 
@@ -214,7 +213,7 @@ def record_study(
         "finished_at": now,
     }
     scores = [line for unit in units for line in _score_rows(planned.id, unit, results[unit.id])]
-    record_evaluation(catalog_uri, row, scores, storage_options=storage_options)
+    record_evaluation(place, row, scores)
 
 
 def _score_rows(evaluation_id: str, unit: Unit, result: Result) -> Iterator[dict[str, object]]:

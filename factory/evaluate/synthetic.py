@@ -96,7 +96,7 @@ def read_pool(
     condition = f" AND ({choice.where})" if choice.where else ""
     text = f"SELECT {_COLUMNS} FROM samples WHERE gate_status = 'accepted'{condition}"
     found = sql(catalog, text)
-    found = found.filter(pc.invert(forgotten(catalog.uri, catalog.storage_options).holds(found)))
+    found = found.filter(pc.invert(forgotten(catalog.place).holds(found)))
     return pool_of(found.to_pylist(), choice, class_names, without=without, version=catalog.version)
 
 

@@ -12,7 +12,7 @@ from factory.finetune.class_conditional import ClassTraining
 from factory.finetune.samples import Draw, draw_shared, sample_plan
 from factory.finetune.workers import inner
 from factory.measure.features import Images
-from factory.sample.methods.class_conditional import ClassConditionalMethod
+from factory.sample.method import Loaded, method_of
 
 
 def class_samples(training: ClassTraining, autoencoder: AutoencoderKL, tokenizer: Any) -> Draw:
@@ -24,7 +24,8 @@ def class_samples(training: ClassTraining, autoencoder: AutoencoderKL, tokenizer
         tokenizer: of the classes' texts; None where the network reads none.
     """
     config, workers = training.config, training.workers
-    method = ClassConditionalMethod(_pipeline(training, autoencoder, tokenizer), workers.device)
+    pipeline = _pipeline(training, autoencoder, tokenizer)
+    method = method_of("class_conditional").open(Loaded(pipeline=pipeline, device=workers.device))
     shares = workers.world_size * config.training.accumulate
 
     def draw(counts: Mapping[str, int]) -> dict[str, Images]:

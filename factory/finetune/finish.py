@@ -17,7 +17,7 @@ from factory.models.adapters import write_adapters
 from factory.models.card import adapted_licence, finetuned_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
-from factory.models.lora_file import open_lora
+from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.models.windowed import set_attention_window
 

@@ -13,7 +13,7 @@ from factory.finetune.adversarial import AdversarialTerm
 from factory.finetune.base_config import NoiseLevels
 from factory.finetune.order import Part, step_generator
 from factory.models.autoencoder import Autoencoder, last_weights
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

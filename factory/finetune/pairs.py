@@ -24,8 +24,7 @@ from factory.finetune.pairs_data import PairSet
 from factory.finetune.workers import Workers, place
 from factory.models.lora import add_lora
 from factory.models.pair_codec import PairCodec
-from factory.models.pair_pipeline import pair_scheduler
-from factory.models.pair_unet import PairUNet
+from factory.models.pair_unet import PairUNet, pair_scheduler
 
 VALIDATION_SEED = 1_000_003
 UNSEEN = {"cluster", "name", "only_clusters", "validation"}

@@ -39,11 +39,10 @@ from factory.finetune.train import (
 )
 from factory.finetune.validation import Validation
 from factory.finetune.workers import Workers, inner
-from factory.models.card import validation_figures
+from factory.models.card import pair_card, validation_figures
 from factory.models.export import write_generator
 from factory.models.generator import CLUSTERS, Generator, find_generator, open_generator
 from factory.models.lora import folded_state
-from factory.models.pair_card import pair_card
 from factory.models.pipeline import load_pipeline
 from factory.models.shards import whole
 from factory.real.dataset import RealDataset

@@ -34,7 +34,7 @@ from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers
 from factory.measure.features import load_feature_space
 from factory.models.generator import EVERY_CLASS, Generator, find_generator
-from factory.models.lora_file import LoraNotes, save_lora
+from factory.models.lora import LoraNotes, save_lora
 from factory.models.pipeline import load_pipeline
 
 

@@ -19,9 +19,8 @@ from factory.finetune.config import FinetuneConfig
 from factory.finetune.pairs import PairTask
 from factory.finetune.workers import Workers, inner
 from factory.measure.features import Images
-from factory.sample.drawn import Drawn, Method
-from factory.sample.methods.pairs import PairsMethod
-from factory.sample.methods.text import TextMethod
+from factory.sample.drawn import Drawn
+from factory.sample.method import Drawer, Loaded, method_of
 from factory.sample.plan import Batch, Plan, Quota
 from factory.sample.recipe import Recipe, Request
 from factory.sample.references import Reference
@@ -36,7 +35,8 @@ Draw = Callable[[Mapping[str, int]], dict[str, Images]]
 
 def text_samples(adaptation: Adaptation, size_px: int) -> Draw:
     """Return what draws classes with the present weights; every worker must call it."""
-    method = TextMethod(_in_training(adaptation), adaptation.workers.device)
+    loaded = Loaded(pipeline=_in_training(adaptation), device=adaptation.workers.device)
+    method = method_of("text").open(loaded)
     shares = adaptation.workers.world_size * adaptation.config.training.accumulate
 
     def draw(counts: Mapping[str, int]) -> dict[str, Images]:
@@ -76,7 +76,8 @@ def pair_samples(task: PairTask, name: str) -> Draw:
     Every worker must call it. Rows are the labels of the network, or the one row `name`.
     """
     config, labels = task.config, tuple(task.network.config.labels)
-    method = _BesideMasks(PairsMethod(_pairs_in_training(task), task.workers.device))
+    loaded = Loaded(pipeline=_pairs_in_training(task), device=task.workers.device)
+    method = _BesideMasks(method_of("pairs").open(loaded), len(task.network.config.mask_values))
     size = config.training.batch_size // (task.workers.world_size * config.training.accumulate)
 
     def draw(counts: Mapping[str, int]) -> dict[str, Images]:
@@ -114,14 +115,14 @@ def pair_samples(task: PairTask, name: str) -> Draw:
 class _BesideMasks:
     """A method of pairs whose images (B, S, 2 S, 3) show the mask in grey at their right."""
 
-    def __init__(self, method: PairsMethod) -> None:
-        self._method = method
+    def __init__(self, method: Drawer, num_classes: int) -> None:
+        self._method, self._num_classes = method, num_classes
 
     def drawn(self, requests: Sequence[Request], shown: Sequence[Reference]) -> Drawn:
         """Draw `requests`."""
         drawn = self._method.drawn(requests, shown)
         assert drawn.masks is not None  # noqa: S101 -- for mypy: pairs have masks
-        step = 255 // (len(self._method.mask_values) - 1)
+        step = 255 // (self._num_classes - 1)
         grey = np.repeat((drawn.masks * step)[..., None], 3, axis=3)
         return Drawn(images=np.concatenate([drawn.images, grey], axis=2))
 
@@ -144,7 +145,7 @@ def _pairs_in_training(task: PairTask) -> Any:
     )
 
 
-def draw_shared(method: Method, plan: Plan, workers: Workers) -> dict[str, Images]:
+def draw_shared(method: Drawer, plan: Plan, workers: Workers) -> dict[str, Images]:
     """Return class -> images (n, S, S, 3), on every worker, each having drawn its share.
 
     All draw equally many batches (the last one again where they do not come out even): with

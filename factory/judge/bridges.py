@@ -19,12 +19,13 @@ from factory.finetune.latents import to_signed
 from factory.judge.sets import ImageSet
 from factory.measure.features import Images
 from factory.measure.intervals import Estimate, mean_of, proportion
+from factory.methods.bridge.draw import predictor_of
+from factory.methods.bridge.facts import odds
+from factory.methods.bridge.inversion import denoise_from, evaluations_of, invert
 from factory.models.domains import Domain
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.methods.bridge import predictor_of
-from factory.sample.methods.inversion import denoise_from, evaluations_of, invert, make_ladder
-from factory.sample.methods.soft_labels import odds
+from factory.sample.levels import even_levels
 from factory.sample.prepare import make_plan
 
 Curve = NDArray[np.float64]
@@ -311,11 +312,11 @@ def round_trips(
     kept = [method.decode(method.encode(part)).clamp(-1, 1) for part in parts]
 
     def back(part: Tensor, count: int, number: int) -> Tensor:
-        ladder = make_ladder(method.training_config, count)
+        levels = even_levels(method.training_config, count)
         predict = predictor_of(method, recipe, len(part))
-        *_, top = invert(predict, ladder, method.encode(part), corrections=number)
+        *_, top = invert(predict, levels, method.encode(part), corrections=number)
         slots = len(part)
-        found = denoise_from(predict, ladder, top.state, [ladder.top] * slots, slots=slots)
+        found = denoise_from(predict, levels, top.state, [levels.top] * slots, slots=slots)
         return method.decode(found).clamp(-1, 1)
 
     trips = []

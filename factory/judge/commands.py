@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from catalog.commands import parse_storage, storage_option
+from catalog.commands import parse_place, storage_option
 from factory.command_line import goes_on, tell_next
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
@@ -70,7 +70,7 @@ def judge(
     if uri is not None:
         from catalog import Catalog
 
-        published = (Catalog(uri, parse_storage(storage)), where)
+        published = (Catalog(parse_place(uri, storage)), where)
 
     from factory.judge.judge import Subject, judge  # torch: what was asked for is there
     from factory.judge.report import to_text, write_report

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from factory.digest import digest_bytes
 from factory.errors import ModelError
 from factory.models.extractors import IMAGENET
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 BACKBONE = "efficientnet_lite0"
 """The name that figures carry: 'KID (efficientnet_lite0)', not the KID of Inception."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from factory.errors import ModelError
 from factory.measure.features import Images
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 SQUEEZE = (1, 4, 7, 9, 10, 11, 12)
 """Layers of a SqueezeNet's `features` after which LPIPS reads."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from factory.atomic import new_folder
 from factory.models.generator import BASE_FOLDER, LORA_FOLDER, Generator
-from factory.models.lora_file import Lora, LoraNotes, fuse_lora, open_lora, save_lora
+from factory.models.lora import Lora, LoraNotes, fuse_lora, open_lora, save_lora
 
 
 def write_adapters(

@@ -1,4 +1,4 @@
-"""The card of a base generator: data, licence, configuration, figures, known weaknesses."""
+"""The cards of generators: what each is, its data, licence, figures and configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +20,8 @@ like at 64 px; rare and pathological cells were never seen.
 """
 }
 """By the fingerprint of the real images, whatever a base that learnt from them is called."""
+_LIBRARY = {"library_name": "diffusers"}
+TASK = "text-to-image"
 
 
 def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
@@ -29,25 +31,11 @@ def base_card(manifest: Mapping[str, Any], figures: str = "") -> str:
         manifest: the content of its `factory.json`.
         figures: Markdown of measured figures, e.g. those of `factory judge`.
     """
-    name = manifest["name"]
-    front = yaml.safe_dump(
-        {
-            "license": str(manifest["licence"]).lower(),
-            "library_name": "diffusers",
-            "pipeline_tag": "text-to-image",
-            "tags": ["medical", "synthetic-data"],
-        },
-        sort_keys=False,
-    )
-    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
     own = "components" in manifest["config"].get("autoencoder", {})  # not one of diffusers' classes
     needs = "import factory.models.patch_autoencoder\n" if own else ""
-    return f"""---
-{front}---
-# {name}
-
+    what = f"""\
 Text-conditioned latent diffusion for images of {manifest["size_px"]} px, classes
-{", ".join(manifest["class_names"])}; trained from scratch for {manifest["steps_trained"]} steps on
+{_classes(manifest)}; trained from scratch for {manifest["steps_trained"]} steps on
 {manifest["images_trained"]} images (split {manifest["split_digest"]}). EMA weights, float16.
 
 ```python
@@ -55,39 +43,87 @@ Text-conditioned latent diffusion for images of {manifest["size_px"]} px, classe
 pipeline = StableDiffusionPipeline.from_pretrained("<this folder>")
 ```
 
-{CREDITS.get(manifest["dataset_fingerprint"], "")}
-{figures}
-## Configuration
-
-```yaml
-{config}```
-"""
+{CREDITS.get(manifest["dataset_fingerprint"], "")}"""
+    licence = {"license": str(manifest["licence"]).lower()}
+    return _card(manifest, what, figures, front={**licence, **_LIBRARY, "pipeline_tag": TASK})
 
 
 def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
     """Return the README.md of a fine-tuned generator: base, data, configuration, figures."""
-    front = yaml.safe_dump(
-        {"library_name": "diffusers", "tags": ["medical", "synthetic-data"]}, sort_keys=False
-    )
-    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
-    return f"""---
-{front}---
-# {manifest["name"]}
-
+    what = f"""\
 {manifest["base"]} ({manifest["base_model_id"]}) adapted in {manifest["steps_trained"]} steps to
-{manifest["images_trained"]} images of {", ".join(manifest["class_names"])}
+{manifest["images_trained"]} images of {_classes(manifest)}
 (dataset {manifest["dataset_fingerprint"]}, split {manifest["split_digest"]}).
 
 **Licence.** {manifest["licence"]}.
 
 **Not for diagnosis.**
+"""
+    return _card(manifest, what, figures)
 
+
+def class_card(manifest: Mapping[str, Any], figures: str = "") -> str:
+    """Return the README.md of a class-conditional generator: data, configuration, figures."""
+    what = f"""\
+Class-conditional latent diffusion for images of {manifest["size_px"]} px, classes
+{_classes(manifest)}; trained from scratch for {manifest["steps_trained"]} steps on
+{manifest["images_trained"]} images (dataset {manifest["dataset_fingerprint"]}, split
+{manifest["split_digest"]}). `factory generate --set model=<this folder>` draws with it.
+
+**Licence.** That of the images it was trained on; add it here.
+
+**Not for diagnosis.**
+"""
+    return _card(manifest, what, figures)
+
+
+def pair_card(manifest: Mapping[str, Any], figures: str = "") -> str:
+    """Return the README.md of a generator of pairs: data, form, configuration, what to mind."""
+    condition = {"none": "no condition", "class": "a class", "cluster": "a cluster"}
+    values = ", ".join(map(str, manifest["mask_values"]))
+    base = manifest.get("base_model_id")
+    start = f"trained on from base {base}" if base else "trained from scratch"
+    what = f"""\
+Diffusion of images of {manifest["size_px"]} px together with their masks of
+{len(manifest["mask_values"])} classes (stored values {values}),
+under {condition[manifest["condition"]]}; {start} for {manifest["steps_trained"]} steps on
+{manifest["images_trained"]} pairs (dataset {manifest["dataset_fingerprint"]}, split
+{manifest["split_digest"]}). EMA weights.
+
+**Licence.** {manifest["licence"]}.
+
+**Mind.** A generator of few pairs repeats them: look at the nearest real images before publishing.
+Not for diagnosis.
+"""
+    return _card(manifest, what, figures, tags=("segmentation",))
+
+
+def _card(
+    manifest: Mapping[str, Any],
+    what: str,
+    figures: str,
+    *,
+    front: Mapping[str, str] = _LIBRARY,
+    tags: Sequence[str] = (),
+) -> str:
+    """Return a page: front matter as the Hub reads it, what it is, figures, configuration."""
+    head = {**front, "tags": ["medical", "synthetic-data", *tags]}
+    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False)}---
+# {manifest["name"]}
+
+{what}
 {figures}
 ## Configuration
 
 ```yaml
 {config}```
 """
+
+
+def _classes(manifest: Mapping[str, Any]) -> str:
+    return ", ".join(manifest["class_names"])
 
 
 def adapted_licence(base: Mapping[str, Any]) -> str:
@@ -115,30 +151,3 @@ def validation_figures(
     for name in pictures:
         lines += ["", f"![Samples of every class, not selected]({name})"]
     return "\n".join(lines) + "\n"
-
-
-def class_card(manifest: Mapping[str, Any], figures: str = "") -> str:
-    """Return the README.md of a class-conditional generator: data, configuration, figures."""
-    front = yaml.safe_dump(
-        {"library_name": "diffusers", "tags": ["medical", "synthetic-data"]}, sort_keys=False
-    )
-    config = yaml.safe_dump(dict(manifest["config"]), sort_keys=False, allow_unicode=True)
-    return f"""---
-{front}---
-# {manifest["name"]}
-
-Class-conditional latent diffusion for images of {manifest["size_px"]} px, classes
-{", ".join(manifest["class_names"])}; trained from scratch for {manifest["steps_trained"]} steps on
-{manifest["images_trained"]} images (dataset {manifest["dataset_fingerprint"]}, split
-{manifest["split_digest"]}). `factory generate --set model=<this folder>` draws with it.
-
-**Licence.** That of the images it was trained on; add it here.
-
-**Not for diagnosis.**
-
-{figures}
-## Configuration
-
-```yaml
-{config}```
-"""

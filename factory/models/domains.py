@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 from factory.atomic import new_folder
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
+from factory.method import invertible_methods
 from factory.models.folder import MANIFEST, read_json
 from factory.models.generator import DOMAINS, EMBEDDED, Generator, find_generator, open_generator
 
 if TYPE_CHECKING:  # torch waits until the domains are known to exist
     from torch import Tensor
-
-BRIDGED = ("text", "class_conditional")
-"""Methods of the generators that can be inverted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +161,11 @@ def latent_space(folder: Path) -> str:
 
 
 def _size(domain: Domain) -> dict[str, str]:
-    if domain.generator.method not in BRIDGED:
+    known = invertible_methods()
+    if domain.generator.method not in known:
         raise ModelError(
             f"domain {domain.name!r} is drawn by method {domain.generator.method!r}",
-            remedy=f"Bridge generators of {' or '.join(BRIDGED)}",
+            remedy=f"Bridge generators of {' or '.join(known)}",
         )
     return {"size": f"{domain.generator.size_px} px"}
 

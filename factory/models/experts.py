@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
 from factory.models.config import ExpertSpec
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 _LUMA = (0.299, 0.587, 0.114)
 

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from factory.atomic import new_folder
+from factory.method import find_method
 from factory.models.attention_layout import WINDOW_NOTE, add_notes, unet_file
-from factory.models.class_pipeline import ClassConditionalPipeline
 from factory.models.folder import MANIFEST
 from factory.models.generator import Generator, open_generator
-from factory.models.pair_pipeline import PairPipeline
 from factory.models.windowed import attention_window
 from factory.terminal import quiet_libraries
 
@@ -38,14 +36,8 @@ def write_generator(
         pictures: file name -> PNG that the card shows.
         dtype: of the stored weights.
     """
-    if manifest.get("method") == "class_conditional":
-        pipeline: DiffusionPipeline = ClassConditionalPipeline(**parts)
-    elif manifest.get("method") == "pairs":
-        pipeline = PairPipeline(**parts)
-    else:
-        pipeline = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+    kind, extra = find_method(manifest.get("method", "text")).pipeline()
+    pipeline = kind(**parts, **extra)
     with new_folder(folder) as work, quiet_libraries():
         pipeline.to(dtype=dtype).save_pretrained(work, safe_serialization=True)
         _forget_places(work)

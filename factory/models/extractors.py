@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from factory.digest import digest_bytes
 from factory.errors import ConfigError, ModelError
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 FOLDERS = "FACTORY_EXTRACTORS"
 """Environment variable: folders, separated as in PATH."""

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    ConfigMixin,
+    DDPMScheduler,
+    DiffusionPipeline,
+    ModelMixin,
+    UNet2DModel,
+)
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -147,3 +154,36 @@ class PairUNet(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
         if labels is None:
             return torch.full((len(sample),), self.null_label, device=sample.device)
         return labels
+
+
+class PairPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """U-Net and scheduler, and an autoencoder where the image part is latents.
+
+    It draws nothing: `factory.methods.pairs` does. Import this module before
+    `from_pretrained`: diffusers only uses classes of ours that are already imported.
+    """
+
+    _optional_components = ["vae"]
+
+    def __init__(
+        self, unet: PairUNet, scheduler: DDPMScheduler, vae: AutoencoderKL | None = None
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
+
+
+def pair_scheduler(
+    *, prediction_type: str = "v_prediction", beta_schedule: str = "squaredcos_cap_v2"
+) -> DDPMScheduler:
+    """Return the training schedule of pairs: 1000 steps; 'linear' is diffuse-gen's.
+
+    'linspace' spacing is respacing as A. Nichol and P. Dhariwal do it (Improved Denoising Diffusion
+    Probabilistic Models, 2021): n steps, evenly, first and last included.
+    """
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule=beta_schedule,
+        prediction_type=prediction_type,
+        timestep_spacing="linspace",
+        clip_sample=False,  # the method clips, the same for every solver
+    )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from factory.errors import ModelError
+from factory.method import find_method
 from factory.models.attention_layout import unet_file, window_of
 from factory.models.generator import Generator
 from factory.models.windowed import set_attention_window
@@ -21,7 +22,7 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
     """
     import factory.models.patch_autoencoder  # noqa: F401 -- diffusers looks only among what is imported
 
-    kind, extra = _pipeline_class(generator.method)
+    kind, extra = find_method(generator.method).pipeline()
     try:
         with quiet_libraries():
             pipeline = kind.from_pretrained(
@@ -39,18 +40,3 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
     if window := window_of(unet_file(generator.folder)):
         set_attention_window(pipeline.unet, window)
     return pipeline
-
-
-def _pipeline_class(method: str) -> tuple[Any, dict[str, Any]]:
-    """Return the pipeline class of a method, imported only now, and arguments of its own."""
-    if method == "class_conditional":
-        from factory.models.class_pipeline import ClassConditionalPipeline
-
-        return ClassConditionalPipeline, {}
-    if method == "pairs":
-        from factory.models.pair_pipeline import PairPipeline
-
-        return PairPipeline, {}
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from factory.errors import ConfigError, ModelError
 from factory.models.config import SegmenterSpec
 from factory.models.experts import seeded
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 DECODERS = {
     "unet": "Unet",

@@ -2,7 +2,7 @@
 
 import click
 
-from catalog.commands import catalog_option, parse_storage, storage_option
+from catalog.commands import catalog_option, parse_place, storage_option
 from factory.terminal import one_line, say
 
 _SHOWN = 20
@@ -42,8 +42,7 @@ def generate(
         overrides=overrides,
         num_images=num_images,
         run_id=run_id,
-        catalog_uri=uri,
-        storage_options=parse_storage(storage),
+        place=parse_place(uri, storage),
     )
     from factory.sample.console import follow
 
@@ -92,8 +91,7 @@ def regenerate(
     from factory.sample.regenerate import regenerate_images
 
     outcomes = regenerate_images(
-        uri,
-        storage_options=parse_storage(storage),
+        parse_place(uri, storage),
         image_ids=image_ids,
         sample=sample,
         seed=seed,
@@ -163,10 +161,10 @@ def verify(
     Example:
       factory release verify wbc@1.0.0 --redraw 8
     """  # noqa: D301 -- \b is click's mark
-    from catalog.verify import verify_release
+    from catalog.releases import verify_release
 
-    options = parse_storage(storage)
-    found = verify_release(uri, name, options)
+    place = parse_place(uri, storage)
+    found = verify_release(place, name)
     for problem in found.problems[:_SHOWN]:
         click.echo(one_line(problem))
     if len(found.problems) > _SHOWN:
@@ -178,17 +176,16 @@ def verify(
     )
     differing = 0
     if redraw is not None:
-        from factory.sample.verify import TIERS, redraw_release
+        from factory.sample.regenerate import TIERS, redraw_release
 
         counts = dict.fromkeys(TIERS, 0)
         for outcome in redraw_release(
-            uri,
+            place,
             found.release.name,
             redraw,
             seed=seed,
             model=model,
             data=data,
-            storage_options=options,
         ):
             counts[TIERS[outcome.tier]] += 1
             if outcome.tier > 0:

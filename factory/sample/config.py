@@ -15,6 +15,7 @@ from factory.config import Frozen
 from factory.digest import digest
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import GATES
+from factory.method import METHODS
 from factory.sample.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class _Drawing(Frozen):
 
     model: str = "wbc-base"
     revision: str | None = None
-    method: Literal["text", "class_conditional", "pairs", "bridge"] | None = None
+    method: str | None = None
     """null: that of the generator."""
     num_images: int = Field(gt=0, le=10**9)
     classes: Mapping[str, Prompts] | tuple[str, ...] = Field(default_factory=dict)
@@ -83,6 +84,13 @@ class _Drawing(Frozen):
     def prompts(self) -> Mapping[str, Prompts]:
         """Class -> its prompts, once `sample.prepare.with_classes` has resolved `classes`."""
         return self.classes if isinstance(self.classes, Mapping) else {}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str | None) -> str | None:
+        if name is not None and name not in METHODS:
+            raise ValueError(f"choose one of {', '.join(METHODS)}")
+        return name
 
     @field_validator("scheduler")
     @classmethod

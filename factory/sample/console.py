@@ -17,8 +17,9 @@ from catalog.sheet import sheet_of
 from catalog.table import Catalog
 from factory.command_line import typed
 from factory.gate.calibration import Calibration, calibration_of
-from factory.monitor.chosen import recorder_for
-from factory.sample.run import Prepared, RunProgress, execute
+from factory.monitor.on_ray import recorder_for
+from factory.sample.prepare import Run
+from factory.sample.run import RunProgress, execute
 from factory.terminal import console as guarded_console
 from factory.terminal import duration, one_line, rate
 
@@ -29,10 +30,10 @@ FEWEST_DRAWN = 4
 """Images of a class before anything is said of its losses."""
 
 
-def follow(run: Prepared) -> RunProgress:
+def follow(run: Run) -> RunProgress:
     """Execute `run` with a progress display, print the summary, return the last progress."""
     console = guarded_console(width=100)
-    _say(console, f"{run.run_id}: {run.plan.num_images} images into {run.catalog_uri}")
+    _say(console, f"{run.run_id}: {run.plan.num_images} images into {run.place.uri}")
     for line in run.said:
         _say(console, line)
     measured = calibration_of(run.generator)
@@ -162,8 +163,8 @@ class _Lines:
             self._last, self._said = now, line
 
 
-def _summary(console: Console, run: Prepared) -> None:
-    catalog = Catalog(run.catalog_uri, run.storage_options)
+def _summary(console: Console, run: Run) -> None:
+    catalog = Catalog(run.place)
     rows = _class_rows(catalog, run)
     console.print(_class_table(rows, run.run_id))
     for name, asked, drawn, accepted in rows:
@@ -179,7 +180,7 @@ def _summary(console: Console, run: Prepared) -> None:
         catalog, f"SELECT image_id FROM samples WHERE run_id = '{run.run_id}' ORDER BY 1 LIMIT 1"
     )
     image_id = example["image_id"][0].as_py()
-    _say(console, f"catalog  {run.catalog_uri} (version {catalog.version})")
+    _say(console, f"catalog  {run.place.uri} (version {catalog.version})")
     if sheet:
         _say(console, f"sheet    {sheet}")
     console.print("try next", style="bold")
@@ -193,14 +194,14 @@ def _summary(console: Console, run: Prepared) -> None:
         _say(console, f"  {typed(*words, *_place(run))}")
 
 
-def _place(run: Prepared) -> list[str]:
+def _place(run: Run) -> list[str]:
     """Return the options that name the run's catalog; values of storage options may be secret."""
-    names = sorted(run.storage_options or {})
+    names = sorted(run.place.storage_options)
     given = [word for name in names for word in ("--storage-option", f"{name}=...")]
-    return ["--catalog", run.catalog_uri, *given]
+    return ["--catalog", run.place.uri, *given]
 
 
-def _class_rows(catalog: Catalog, run: Prepared) -> list[tuple[str, int, int, int]]:
+def _class_rows(catalog: Catalog, run: Run) -> list[tuple[str, int, int, int]]:
     """Return (class, asked, drawn, accepted) of a run, class by class."""
     wanted = Counter[str]()
     for quota in run.plan.quotas:
@@ -221,9 +222,9 @@ def _class_table(rows: Sequence[tuple[str, int, int, int]], run_id: str) -> Tabl
     return table
 
 
-def _write_sheet(catalog: Catalog, run: Prepared) -> Path | None:
+def _write_sheet(catalog: Catalog, run: Run) -> Path | None:
     """Write the run's contact sheet beside a local catalog; None for a remote one."""
-    folder = local_path(run.catalog_uri)
+    folder = local_path(run.place.uri)
     if folder is None:
         return None
     path = folder / "sheets" / f"{run.run_id}.png"

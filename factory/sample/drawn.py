@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import ModelError
 from factory.gate.verdict import Verdict
-from factory.sample.recipe import Request
-from factory.sample.references import Reference
 
 COLUMNS = frozenset({"soft_label", "guidance_terms", "bridge_depth", "cluster_id"})
 """Columns of `samples` that a method may fill: everything else follows from the request."""
@@ -76,14 +74,3 @@ class Drawn:
     def verdicts_of(self, number: int) -> Sequence[Verdict]:
         """Return the method's own verdicts on image `number`."""
         return self.verdicts[number] if self.verdicts else ()
-
-
-class Method(Protocol):
-    """How an engine asks a method for a batch."""
-
-    def drawn(self, requests: Sequence[Request], shown: Sequence[Reference]) -> Drawn:
-        """Draw `requests`, which share their settings; `shown` has the reference of each.
-
-        `shown` is empty where the recipes name no reference.
-        """
-        ...

@@ -1,35 +1,25 @@
 """The engine: a generator in memory that draws batches, the same bits for the same request."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
 
 from factory.errors import ConfigError, DataError, ModelError
+from factory.method import METHODS, invertible_methods
 from factory.models.adapters import Adapted
-from factory.models.domains import BRIDGED, Domain, domains_of
-from factory.models.generator import DOMAINS, Generator
+from factory.models.domains import Domain, domains_of, members_of
+from factory.models.generator import Generator
 from factory.models.pipeline import DTYPES, load_pipeline
-from factory.sample.drawn import Drawn, Method
+from factory.sample.drawn import Drawn
 from factory.sample.fingerprint import engine_fingerprint
-from factory.sample.methods.bridge import BridgeMethod, Side
-from factory.sample.methods.class_conditional import ClassConditionalMethod
-from factory.sample.methods.guided import GuidedMethod
-from factory.sample.methods.pairs import PairsMethod
-from factory.sample.methods.text import TextMethod
-from factory.sample.options import check_method, options_from
+from factory.sample.guidance import GuidedMethod
+from factory.sample.method import Drawer, Loaded, Side, check_method, method_of, options_from
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.references import Reference, References
-
-METHODS: Mapping[str, Callable[[Any, str], Method]] = {
-    "text": TextMethod,
-    "class_conditional": ClassConditionalMethod,
-    "pairs": PairsMethod,
-}
-"""Method -> what makes it of a pipeline and a device."""
 
 
 class Engine:
@@ -57,21 +47,21 @@ class Engine:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _make_deterministic(self.device)
         self.fingerprint = engine_fingerprint(self.device, dtype)
-        self._methods: dict[str, Method] = {}
-        self._bound: dict[str, Engine] = {}
-        if generator.manifest.get(DOMAINS):
-            for domain in domains_of(generator).values():
-                bound = domain.generator
-                if bound.model_id not in self._bound:
-                    self._bound[bound.model_id] = Engine(bound, dtype=dtype, device=self.device)
+        self._drawers: dict[str, Drawer] = {}
+        self._bound = {
+            bound.model_id: Engine(bound, dtype=dtype, device=self.device)
+            for bound in members_of(generator)
+        }
+        self._pipeline: Any = None
+        if self._bound:
             return
         if generator.method not in METHODS:
             raise ConfigError(
                 f"generator {generator.name!r} has the unknown method {generator.method!r}",
-                remedy=f"Known here: {', '.join(METHODS)}; a newer factory may know it",
+                remedy=f"Choose one of {', '.join(METHODS)}; a newer factory may know others",
             )
         base = generator.base() if generator.adapters else generator
-        pipeline = self._pipeline = load_pipeline(base, dtype=dtype).to(self.device)
+        self._pipeline = pipeline = load_pipeline(base, dtype=dtype).to(self.device)
         for network in (pipeline.unet, getattr(pipeline, "vae", None)):
             if network is not None:  # 1.1 to 1.4 times faster on a CPU
                 network.to(memory_format=torch.channels_last)
@@ -98,12 +88,8 @@ class Engine:
         padded = [*batch.requests, *[batch.requests[-1]] * (batch.size - len(batch.requests))]
         shown = _shown(self._references, batch.requests)
         shown += shown[-1:] * (batch.size - len(shown))
-        method = (
-            self._bridge
-            if recipe.method == "bridge"
-            else self._method(recipe.method, recipe.adapter_id)
-        )
-        return method.drawn(padded, shown).first(len(batch.requests))
+        drawer = self._drawer(recipe.method, recipe.adapter_id)
+        return drawer.drawn(padded, shown).first(len(batch.requests))
 
     def guided(self, class_name: str) -> GuidedMethod:
         """Return the generator's own method, ready for a class: its LoRA, if any, is folded in.
@@ -111,30 +97,29 @@ class Engine:
         Raises:
             ModelError: the generator's method is no guided one, or has no LoRA for the class.
         """
-        method = self._method(self.generator.method, self.generator.adapter_of(class_name))
-        if not isinstance(method, GuidedMethod):
+        drawer = self._drawer(self.generator.method, self.generator.adapter_of(class_name))
+        if not isinstance(drawer, GuidedMethod):
             raise ModelError(
                 f"generator {self.generator.name!r} of method {self.generator.method!r} has no"
                 " latents to invert",
-                remedy=f"Use one of {' or '.join(BRIDGED)}",
+                remedy=f"Use one of {' or '.join(invertible_methods())}",
             )
-        return method
+        return drawer
 
-    def _method(self, name: str, adapter_id: str | None) -> Method:
-        """Return a method of these weights with a LoRA folded in."""
-        if adapter_id is not None and self._adapted.use(adapter_id):
-            self._methods.clear()  # they keep embeddings of the adapter before
-        if name not in self._methods:
-            self._methods[name] = METHODS[name](self._pipeline, self.device)
-        return self._methods[name]
-
-    @cached_property
-    def _bridge(self) -> BridgeMethod:
-        """Loads nothing: its sides are this engine, or those of the generators that are bound."""
-        found = domains_of(self.generator)
-        return BridgeMethod({n: self._side(domain) for n, domain in found.items()}, self.device)
+    def _drawer(self, method: str, adapter_id: str | None) -> Drawer:
+        """Return what draws by a method, with a LoRA folded in; sides fold theirs themselves."""
+        own = not method_of(method).by_sides
+        if own and adapter_id is not None and self._adapted.use(adapter_id):
+            # the others keep embeddings of the adapter before
+            self._drawers = {n: d for n, d in self._drawers.items() if method_of(n).by_sides}
+        if method not in self._drawers:
+            sides = {} if own else {n: self._side(d) for n, d in domains_of(self.generator).items()}
+            loaded = Loaded(pipeline=self._pipeline, device=self.device, sides=sides)
+            self._drawers[method] = method_of(method).open(loaded)
+        return self._drawers[method]
 
     def _side(self, domain: Domain) -> Side:
+        """Return a domain of this engine, or of one that it binds."""
         engine = self._bound.get(domain.generator.model_id, self)
         return Side(class_name=domain.class_name, open=partial(engine.guided, domain.class_name))
 

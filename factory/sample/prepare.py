@@ -1,27 +1,28 @@
-"""From configuration to plan: every recipe of a run, its counts, and the run's name."""
+"""From configuration to run: every recipe, its counts, and the run's name; nothing is drawn."""
 
+import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from catalog.place import Place, Where, place_of
+from catalog.table import Catalog
+from factory.config import parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.gate.calibration import calibration_of, gates_for
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import sections
-from factory.models.generator import CLUSTERS, Generator
+from factory.models.generator import Generator, find_generator
 from factory.models.prompts import open_reader
-from factory.real.clusters import load_clusters
-from factory.sample.bridge_plan import bridge_quotas
 from factory.sample.config import GenerateConfig
-from factory.sample.methods.bridge_options import BridgeOptions
-from factory.sample.methods.pairs_options import PairsOptions
-from factory.sample.options import MethodOptions, check_method, options_text, parse_options
-from factory.sample.pairs_plan import Nearest, pairs_quotas
-from factory.sample.plan import Plan, Quota, split_evenly
+from factory.sample.method import check_method, draws_masks, options_text, parse_options
+from factory.sample.plan import Plan
+from factory.sample.quotas import Planning
 from factory.sample.recipe import Recipe
-from factory.sample.references import PromptTurns, References, counts_by_reference
+from factory.sample.references import References, check_generator, open_references
+from factory.sample.rows import RunFacts
 
 SURELY_READ = 40
 """Letters of a prompt that are read by every tokenizer here: a token each, of 48 or 77."""
@@ -29,6 +30,86 @@ _PLAIN = re.compile(r"[A-Za-z0-9 ,.-]*")
 """Letters that every tokenizer here knows."""
 CALIBRATED_TRIES = 3
 """Of a generator whose gates know its real images: foreign ones may refuse a class altogether."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that can start: everything resolved, nothing drawn."""
+
+    run_id: str
+    config: GenerateConfig
+    generator: Generator
+    plan: Plan
+    place: Place
+    """Its catalog."""
+    references: References | None = None
+    said: tuple[str, ...] = ()
+    """What a person should know before anything is drawn."""
+    facts: RunFacts | None = None
+    """What its rows share, once it has begun."""
+
+
+def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run:
+    """Resolve a configuration: find the generator, fix seed and thresholds, plan, name the run.
+
+    `begun`: its thresholds were resolved when the run began, and stay.
+
+    Raises:
+        ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
+            `check_bank`.
+    """
+    generator = find_generator(config.model, revision=config.revision)
+    config = with_classes(with_seed(config), generator)
+    config = config if begun else with_gates(config, generator)
+    said = check_prompts(config, generator, begun=begun)
+    references = None if config.data is None else open_references(config.data, config.split)
+    if references is not None:
+        check_generator(references, generator)
+    masked = draws_masks(config.method or generator.method, config.options)
+    for gate in sections(config):
+        if masked or not gate.of_masks:  # `check_used` refuses the others
+            gate.check(generator.manifest.get("split_digest"))
+    plan = make_plan(config, generator, references)
+    return Run(
+        run_id=run_id_of(plan, config),
+        config=config,
+        generator=generator,
+        plan=plan,
+        place=place_of(place),
+        references=_travelling(references, plan),
+        said=tuple(said),
+    )
+
+
+def _travelling(references: References | None, plan: Plan) -> References | None:
+    """Return those references that the plan shows."""
+    recipes = [quota.recipe for quota in plan.quotas]
+    shown = [name for recipe in recipes for name in (recipe.reference_id, recipe.target_id)]
+    ids = [image_id for image_id in shown if image_id is not None]
+    return references.only(ids) if references is not None and ids else None
+
+
+def prepare_resume(run_id: str, place: Where) -> Run:
+    """Read a run's configuration back from the catalog.
+
+    Raises:
+        CatalogError: no such run.
+        ConfigError: the generator's files are not those that the run began with.
+    """
+    row = Catalog(place).run(run_id)
+    stored = parse_config(GenerateConfig, json.loads(str(row["config"])), where=f"run {run_id}")
+    run = prepare(stored, place, begun=True)
+    if run.run_id != run_id:
+        before = with_first_prompts(stored)
+        run = prepare(before, place, begun=True)
+    if run.run_id != run_id:
+        raise ConfigError(
+            f"run {run_id} cannot go on: generator {stored.model!r} has other files now"
+            f" (model_id {run.generator.model_id})"
+            + (f", or the real images at {stored.data!r} other pixels" if stored.data else ""),
+            remedy="Restore the generator's files, or start a new run",
+        )
+    return run
 
 
 def with_seed(config: GenerateConfig) -> GenerateConfig:
@@ -123,8 +204,7 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a seeded configuration: images shared evenly by classes, then prompts.
 
-    A method that shows references gets a recipe for each of them instead, see
-    `counts_by_reference`.
+    A method that shows references gets a recipe for each of them instead; see `Method.quotas`.
 
     Raises:
         ConfigError: a class that the generator does not know, no seed, a prompt twice, options
@@ -134,33 +214,15 @@ def make_plan(
     """
     config = with_classes(config, generator)
     base = _base_recipe(config, generator)
-    check_method(base.method, generator)
-    options = parse_options(base.method, config.options)
-    if isinstance(options, PairsOptions) and options.style is not None:
-        from factory.sample.methods.style import with_digests
-
-        led = with_digests(options.style, generator.folder)
-        options = options.model_copy(update={"style": led})
-    base = replace(base, options=options_text(options))
-    if isinstance(options, BridgeOptions):
-        return Plan(quotas=tuple(bridge_quotas(config, generator, base, options, references)))
-    if isinstance(options, PairsOptions):
-        ids = reference_ids(config, references) if references else ()
-        plain = _quotas(config, generator, base)
-        quotas = pairs_quotas(
-            config,
-            base,
-            generator,
-            options,
-            plain=plain,
-            ids=ids,
-            references=references,
-            nearest=_nearest(generator),
-        )
-        return Plan(quotas=tuple(quotas))
-    if options is not None and options.shows_references:
-        return Plan(quotas=tuple(_shown_quotas(config, generator, base, options, references)))
-    return Plan(quotas=tuple(_quotas(config, generator, base)))
+    method = check_method(base.method, generator)
+    options = method.resolved(parse_options(base.method, config.options), generator)
+    planning = Planning(
+        config=config,
+        generator=generator,
+        base=replace(base, options=options_text(options)),
+        references=references,
+    )
+    return Plan(quotas=tuple(method.quotas(planning, options)))
 
 
 def _base_recipe(config: GenerateConfig, generator: Generator) -> Recipe:
@@ -184,98 +246,6 @@ def _base_recipe(config: GenerateConfig, generator: Generator) -> Recipe:
         batch_size=config.batch_size,
         dtype=config.dtype,
     )
-
-
-def _quotas(config: GenerateConfig, generator: Generator, base: Recipe) -> Iterator[Quota]:
-    names = class_names(config, generator)
-    counts = split_evenly(config.num_images, len(config.prompts))
-    for (class_name, prompts), count in zip(config.prompts.items(), counts, strict=True):
-        prompts = (prompts,) if isinstance(prompts, str) else prompts
-        if twice := [prompt for prompt in prompts if prompts.count(prompt) > 1]:
-            raise ConfigError(
-                f"classes: {class_name!r} has the prompt {twice[0]!r} twice",
-                remedy="Write every prompt of a class once",
-            )
-        for prompt, share in zip(prompts, split_evenly(count, len(prompts)), strict=True):
-            recipe = replace(
-                base,
-                class_name=class_name,
-                class_id=names.index(class_name),
-                prompt=prompt,
-                adapter_id=generator.adapter_of(class_name),
-            )
-            yield Quota(recipe=recipe, count=share)
-
-
-def _shown_quotas(
-    config: GenerateConfig,
-    generator: Generator,
-    base: Recipe,
-    options: MethodOptions,
-    references: References | None,
-) -> Iterator[Quota]:
-    """Yield a quota for every reference that the run shows."""
-    if references is None:
-        raise ConfigError(
-            f"method {base.method!r} shows real images, and the job names none",
-            remedy="Set data: to the real images and split: to their split file",
-        )
-    names = class_names(config, generator)
-    ids = reference_ids(config, references)
-    counts = counts_by_reference(ids, config.num_images, config.images_per_reference)
-    turns = PromptTurns(config.prompts)
-    for image_id, count in counts.items():
-        shown = references.get(image_id, base.height_px, masks=options.reads_masks)
-        recipe = replace(
-            base,
-            class_name=shown.label,
-            class_id=names.index(shown.label),
-            adapter_id=generator.adapter_of(shown.label),
-            reference_id=image_id,
-            reference_sha256=shown.sha256,
-        )
-        for prompt, share in turns.take(shown.label, count).items():
-            yield Quota(recipe=replace(recipe, prompt=prompt), count=share)
-
-
-def _nearest(generator: Generator) -> Nearest | None:
-    """Return what finds the most alike real image; None: the generator has no clusters."""
-    path = generator.folder / CLUSTERS
-    return load_clusters(path).nearest if path.is_file() else None
-
-
-def reference_ids(config: GenerateConfig, references: References) -> list[str]:
-    """Return the real images that a run shows, in order: those it names, else those of its classes.
-
-    Raises:
-        DataError: an id outside the train part.
-        ConfigError: an id of a class that is not drawn.
-    """
-    label_of = dict(zip(references.dataset.ids, references.dataset.labels, strict=True))
-    if not config.references:
-        return [i for i in references.ids if label_of[i] in config.classes]
-    references.check(config.references)
-    if foreign := [i for i in config.references if label_of[i] not in config.classes]:
-        raise ConfigError(
-            f"references: {foreign[0]!r} is of class {label_of[foreign[0]]!r}, which is not drawn",
-            remedy=f"Name images of {', '.join(config.classes)}",
-        )
-    return list(config.references)
-
-
-def class_names(config: GenerateConfig, generator: Generator) -> tuple[str, ...]:
-    """Return all class names in the order of `class_id`: the generator's, else the sorted config's.
-
-    Raises:
-        ConfigError: a class of the configuration that the generator does not know.
-    """
-    known = generator.class_names or tuple(sorted(config.classes))
-    if unknown := sorted(set(config.classes) - set(known)):
-        raise ConfigError(
-            f"classes: {unknown[0]!r} is unknown to generator {generator.name!r}",
-            remedy=f"Choose from {', '.join(known)}",
-        )
-    return known
 
 
 def run_id_of(plan: Plan, config: GenerateConfig) -> str:

@@ -1,15 +1,15 @@
 """What a run leaves in the catalog beside its images: its events, and the model it drew with."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pyarrow.compute as pc
 
-from catalog.counts import run_counts
+from catalog.progress import run_counts
 from catalog.sink import record_model, record_run
 from catalog.table import Catalog
 from catalog.tombstones import forgotten
@@ -19,31 +19,18 @@ from factory.gate.calibration import gates_for
 from factory.gate.registry import sections
 from factory.models.domains import members_of
 from factory.models.generator import Generator
-from factory.sample.config import GenerateConfig
 from factory.sample.fingerprint import software
-from factory.sample.prepare import class_names, lineage
+from factory.sample.prepare import Run, lineage
+from factory.sample.quotas import class_names
 from factory.sample.rows import RunFacts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """Times of one submission of a run."""
-
-    seconds_sampling: float
-    seconds_commit: float
-    images_per_second: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """Writes the events of one run: started, then complete or failed."""
 
-    run_id: str
-    config: GenerateConfig
-    generator: Generator
+    run: Run
     num_requested: int
-    catalog_uri: str
-    storage_options: dict[str, str] | None
     now: Callable[[], datetime]
 
     def started(self) -> RunFacts:
@@ -57,46 +44,45 @@ class RunRecord:
         self._record_models()
         self._refuse_forgotten()
         self._record_event("started", {})
-        first = self._events()[0]
+        first, run = self._events()[0], self.run
+        light = [g for g in sections(run.config) if not g.heavy and g is not run.config.gates]
         return RunFacts(
-            run_id=self.run_id,
+            run_id=run.run_id,
             started_at=first["started_at"],
             code_version=code_version(),
-            class_names=class_names(self.config, self.generator),
-            gates=(
-                gates_for(self.config.gates, None),
-                *(g for g in sections(self.config) if not g.heavy and g is not self.config.gates),
-            ),
-            lineage=lineage(self.generator),
+            class_names=class_names(run.config, run.generator),
+            gates=(gates_for(run.config.gates, None), *light),
+            lineage=lineage(run.generator),
         )
 
-    def completed(self, figures: Figures) -> None:
+    def completed(self, figures: Mapping[str, float]) -> None:
         """Record that every image is published."""
-        self._record_event("complete", asdict(figures) | self._counts())
+        self._record_event("complete", {**figures, **self._counts()})
 
-    def failed(self, figures: Figures, error: BaseException) -> None:
+    def failed(self, figures: Mapping[str, float], error: BaseException) -> None:
         """Record the failure if the catalog can still be written; the error itself goes on."""
         message = f"{type(error).__name__}: {error}"[:500]
         with suppress(CatalogError):
-            self._record_event("failed", asdict(figures) | self._counts() | {"message": message})
+            self._record_event("failed", {**figures, **self._counts(), "message": message})
 
     def _refuse_forgotten(self) -> None:
-        marked = forgotten(self.catalog_uri, self.storage_options)
-        if self.generator.model_id in marked.models:
+        marked = forgotten(self.run.place)
+        generator = self.run.generator
+        if generator.model_id in marked.models:
             raise CatalogError(
-                f"generator {self.generator.name} ({self.generator.model_id}) learnt from a real"
+                f"generator {generator.name} ({generator.model_id}) learnt from a real"
                 " image that was forgotten since",
                 remedy="Train it again without that image, and draw with the new one",
             )
 
     def _events(self) -> list[dict[str, Any]]:
         runs = self._catalog().dataset("runs")
-        events = runs.to_table(filter=pc.field("run_id") == self.run_id).sort_by("event")
+        events = runs.to_table(filter=pc.field("run_id") == self.run.run_id).sort_by("event")
         rows: list[dict[str, Any]] = events.to_pylist()
         return rows
 
     def _counts(self) -> dict[str, Any]:
-        counts = run_counts(self._catalog(), self.run_id)
+        counts = run_counts(self._catalog(), self.run.run_id)
         return {
             "num_accepted": counts.accepted,
             "num_rejected": counts.rejected,
@@ -107,11 +93,11 @@ class RunRecord:
         events = self._events()
         now = self.now()
         row = {
-            "run_id": self.run_id,
+            "run_id": self.run.run_id,
             "event": len(events),
             "status": status,
-            "config": self.config.model_dump_json(),
-            "config_digest": self.config.digest,
+            "config": self.run.config.model_dump_json(),
+            "config_digest": self.run.config.digest,
             "catalog_version_before": self._catalog().version,
             "num_requested": self.num_requested,
             "num_accepted": 0,
@@ -123,15 +109,15 @@ class RunRecord:
             "updated_at": now,
             **figures,
         }
-        record_run(self.catalog_uri, row, storage_options=self.storage_options)
+        record_run(self.run.place, row)
 
     def _record_models(self) -> None:
         """Register the generator, and what it binds or builds on: lineage goes through them."""
-        members = members_of(self.generator)
-        self._record_model(self.generator, members)
+        members = members_of(self.run.generator)
+        self._record_model(self.run.generator, members)
         for generator in members:
             self._record_model(generator)
-        for generator in (self.generator, *members):
+        for generator in (self.run.generator, *members):
             if generator.adapters:
                 self._record_model(generator.base())
 
@@ -151,7 +137,7 @@ class RunRecord:
             "member_ids": sorted(member.model_id for member in members),
             "field": generator.field.model_dump_json(exclude_none=True),
         }
-        record_model(self.catalog_uri, row, storage_options=self.storage_options)
+        record_model(self.run.place, row)
 
     def _catalog(self) -> Catalog:
-        return Catalog(self.catalog_uri, self.storage_options)
+        return Catalog(self.run.place)

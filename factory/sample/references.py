@@ -1,7 +1,6 @@
 """Real images that a method is shown: of one split's train part only, named by their pixels."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,6 @@ from factory.real.images import square, square_mask
 from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
 from factory.real.splits import Split, check_dataset, load_split
-from factory.sample.config import Prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,50 +136,3 @@ def check_generator(references: References, generator: Generator) -> None:
             f" follow split {split.digest} of the same dataset",
             remedy="Give the split that the generator was trained under",
         )
-
-
-class PromptTurns:
-    """Shares the images of references out over the prompts of their class, which take turns."""
-
-    def __init__(self, classes: Mapping[str, Prompts]) -> None:
-        """`classes`: class -> prompt, or several."""
-        self._prompts = {n: (p,) if isinstance(p, str) else tuple(p) for n, p in classes.items()}
-        self._begun: Counter[str] = Counter()
-
-    def take(self, class_name: str, count: int) -> dict[str, int]:
-        """Return what the next `count` images of a class are drawn under, with their numbers.
-
-        Raises:
-            ConfigError: a prompt twice.
-        """
-        prompts, first = self._prompts[class_name], self._begun[class_name]
-        if twice := [prompt for prompt in prompts if prompts.count(prompt) > 1]:
-            raise ConfigError(
-                f"classes: {class_name!r} has the prompt {twice[0]!r} twice",
-                remedy="Write every prompt of a class once",
-            )
-        self._begun[class_name] += count
-        waits = [(number - first) % len(prompts) for number in range(len(prompts))]
-        shares = [max(0, -(-(count - wait) // len(prompts))) for wait in waits]
-        return {prompt: share for prompt, share in zip(prompts, shares, strict=True) if share}
-
-
-def counts_by_reference(
-    ids: Sequence[str], num_images: int, images_per_reference: int
-) -> dict[str, int]:
-    """Return how many images each reference serves, in order of first use.
-
-    References are taken in the order of `ids`, each for `images_per_reference` images, and from
-    the first again when all were used, until there are `num_images`.
-
-    Raises:
-        ConfigError: no references at all.
-    """
-    if not ids:
-        raise ConfigError("there is no reference to show", remedy="Name classes that have images")
-    counts: dict[str, int] = {}
-    for slot, first in enumerate(range(0, num_images, images_per_reference)):
-        chosen = ids[slot % len(ids)]
-        share = min(images_per_reference, num_images - first)
-        counts[chosen] = counts.get(chosen, 0) + share
-    return counts

@@ -1,5 +1,6 @@
-"""Redraw published images from their rows alone, and say how the new pixels compare."""
+"""Redraw published images, or some of a release, from their rows; say how the pixels compare."""
 
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 from catalog.boundary import file_names, json_object
 from catalog.export.png_text import as_synthetic
+from catalog.place import Where
+from catalog.releases import audited, find_release
 from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
+from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import EMBEDDED, Generator, find_generator
 from factory.real.pixels import pixel_sha256, psnr_db, published_pixels
@@ -31,6 +35,9 @@ EQUAL_DB = 40.0
 """PSNR from which two images count as perceptually equal (tier T2)."""
 EQUAL_MASK = 0.999
 """Share of equal pixels from which their masks do."""
+
+TIERS = ("identical", "equal", "different")
+"""What `Outcome.tier` 0, 1 and 2 are called."""
 
 Pixels = NDArray[np.uint8]
 
@@ -53,7 +60,7 @@ class Outcome:
 
 
 def regenerate_images(
-    catalog_uri: str,
+    place: Where,
     *,
     image_ids: Sequence[str] = (),
     sample: str | None = None,
@@ -62,7 +69,6 @@ def regenerate_images(
     data: str | None = None,
     out: Path | None = None,
     tell: Callable[[str], object] = lambda _line: None,
-    storage_options: dict[str, str] | None = None,
 ) -> Iterator[Outcome]:
     """Yield an outcome per image, redrawing batch by batch, see `_redraw`.
 
@@ -86,7 +92,7 @@ def regenerate_images(
             f"{len(image_ids)} image ids and --sample {sample} were given",
             remedy="Give one of them",
         )
-    catalog = Catalog(catalog_uri, storage_options)
+    catalog = Catalog(place)
     wanted = list(image_ids) or _sample(catalog, sample, seed)
     rows = catalog.rows(wanted).to_pylist()
     places: dict[str, Path] = {}
@@ -112,6 +118,36 @@ def regenerate_images(
             tell(f"drawing {len(chunk)} of {len(rows) - finished} images ...")
             yield from _redraw(engines[key], chunk, first.batch_size, places)
             finished += len(chunk)
+
+
+def redraw_release(
+    place: Where,
+    name: str,
+    count: int,
+    *,
+    seed: int = 0,
+    model: str | None = None,
+    data: str | None = None,
+) -> Iterator[Outcome]:
+    """Yield an outcome for each of `count` images of a release (or all), chosen by `seed`.
+
+    Args:
+        place: the catalog.
+        name: the release; a base name means its latest.
+        count: how many images; fewer where the release has fewer.
+        seed: decides which, together with the ids alone.
+        model, data: see `regenerate_images`.
+
+    Raises:
+        ConfigError: count < 1.
+        CatalogError, ModelError, DataError: see `find_release` and `regenerate_images`.
+    """
+    if count < 1:
+        raise ConfigError(f"{count} images cannot be redrawn", remedy="Ask for 1 or more")
+    release = find_release(place, name)
+    ids = audited(place, release).image_ids
+    chosen = heapq.nsmallest(count, ids, key=lambda image_id: digest(["redraw", seed, image_id]))
+    yield from regenerate_images(place, image_ids=chosen, model=model, data=data)
 
 
 def _engine(generator: Generator, dtype: str, references: References | None) -> "Engine":

@@ -5,41 +5,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from catalog.counts import recipe_counts
+from catalog.progress import recipe_counts
 from catalog.sink import BatchFile, SampleSink
 from catalog.table import Catalog
 from catalog.transaction import Retry
-from factory.config import parse_config
-from factory.errors import CatalogError, ConfigError
-from factory.gate.registry import sections
-from factory.models.generator import Generator, find_generator
+from factory.errors import CatalogError
 from factory.monitor.recorder import NOTHING, Recorder, RunInfo
-from factory.sample.config import GenerateConfig, StreamConfig
-from factory.sample.options import draws_masks
+from factory.sample.config import StreamConfig
+from factory.sample.method import method_of
 from factory.sample.plan import Plan, plan_further
-from factory.sample.prepare import (
-    check_prompts,
-    make_plan,
-    run_id_of,
-    with_classes,
-    with_first_prompts,
-    with_gates,
-    with_seed,
-)
-from factory.sample.record import Figures, RunRecord
-from factory.sample.references import References, check_generator, open_references
-from factory.sample.rows import RunFacts
+from factory.sample.prepare import Run
+from factory.sample.record import RunRecord
 
-if TYPE_CHECKING:
-    from factory.sample.stream import Work
-
-StorageOptions = dict[str, str] | None
-Stream = Callable[["Work", NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
+Stream = Callable[[Run, NDArray[np.int64], StreamConfig], Iterator[BatchFile]]
 """Draws batches of a run and yields their files as they are written."""
 
 
@@ -88,95 +71,8 @@ class RunProgress:
         return left / self.images_per_second if self.images_per_second else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A run that can start: everything resolved, nothing drawn."""
-
-    run_id: str
-    config: GenerateConfig
-    generator: Generator
-    plan: Plan
-    catalog_uri: str
-    storage_options: StorageOptions = None
-    references: References | None = None
-    said: tuple[str, ...] = ()
-    """What a person should know before anything is drawn."""
-
-
-def prepare(
-    config: GenerateConfig,
-    catalog_uri: str,
-    *,
-    storage_options: StorageOptions = None,
-    begun: bool = False,
-) -> Prepared:
-    """Resolve a configuration: find the generator, fix seed and thresholds, plan, name the run.
-
-    `begun`: its thresholds were resolved when the run began, and stay.
-
-    Raises:
-        ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
-            `check_bank`.
-    """
-    generator = find_generator(config.model, revision=config.revision)
-    config = with_classes(with_seed(config), generator)
-    config = config if begun else with_gates(config, generator)
-    said = check_prompts(config, generator, begun=begun)
-    references = None if config.data is None else open_references(config.data, config.split)
-    if references is not None:
-        check_generator(references, generator)
-    masked = draws_masks(config.method or generator.method, config.options)
-    for gate in sections(config):
-        if masked or not gate.of_masks:  # `check_used` refuses the others
-            gate.check(generator.manifest.get("split_digest"))
-    plan = make_plan(config, generator, references)
-    return Prepared(
-        run_id=run_id_of(plan, config),
-        config=config,
-        generator=generator,
-        plan=plan,
-        catalog_uri=catalog_uri,
-        storage_options=storage_options,
-        references=_travelling(references, plan),
-        said=tuple(said),
-    )
-
-
-def _travelling(references: References | None, plan: Plan) -> References | None:
-    """Return those references that the plan shows."""
-    recipes = [quota.recipe for quota in plan.quotas]
-    shown = [name for recipe in recipes for name in (recipe.reference_id, recipe.target_id)]
-    ids = [image_id for image_id in shown if image_id is not None]
-    return references.only(ids) if references is not None and ids else None
-
-
-def prepare_resume(
-    run_id: str, catalog_uri: str, *, storage_options: StorageOptions = None
-) -> Prepared:
-    """Read a run's configuration back from the catalog.
-
-    Raises:
-        CatalogError: no such run.
-        ConfigError: the generator's files are not those that the run began with.
-    """
-    row = Catalog(catalog_uri, storage_options).run(run_id)
-    stored = parse_config(GenerateConfig, json.loads(str(row["config"])), where=f"run {run_id}")
-    prepared = prepare(stored, catalog_uri, storage_options=storage_options, begun=True)
-    if prepared.run_id != run_id:
-        before = with_first_prompts(stored)
-        prepared = prepare(before, catalog_uri, storage_options=storage_options, begun=True)
-    if prepared.run_id != run_id:
-        raise ConfigError(
-            f"run {run_id} cannot go on: generator {stored.model!r} has other files now"
-            f" (model_id {prepared.generator.model_id})"
-            + (f", or the real images at {stored.data!r} other pixels" if stored.data else ""),
-            remedy="Restore the generator's files, or start a new run",
-        )
-    return prepared
-
-
 def execute(
-    run: Prepared,
+    run: Run,
     *,
     stream: Stream | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -195,19 +91,9 @@ def execute(
     """
     from factory.sample.stream import stream_batches  # Ray: not before a plan is checked
 
-    _refuse_drawn_elsewhere(run, Catalog.create(run.catalog_uri, run.storage_options))
-    record = RunRecord(
-        run_id=run.run_id,
-        config=run.config,
-        generator=run.generator,
-        num_requested=run.plan.num_images,
-        catalog_uri=run.catalog_uri,
-        storage_options=run.storage_options,
-        now=now,
-    )
-    sink = SampleSink(
-        run.catalog_uri, run.run_id, storage_options=run.storage_options, retry=_told(recorder)
-    )
+    _refuse_drawn_elsewhere(run, Catalog.create(run.place))
+    record = RunRecord(run=run, num_requested=run.plan.num_images, now=now)
+    sink = SampleSink(run.place, run.run_id, retry=_told(recorder))
     tally, worked = _Tally(run, recorder=recorder), False
     for plan in _plans(run):
         todo = _missing(plan, sink)
@@ -215,10 +101,10 @@ def execute(
         if len(todo) == 0:
             continue
         record = replace(record, num_requested=tally.requested)
-        facts, worked = record.started(), True
+        begun, worked = replace(run, plan=plan, facts=record.started()), True
         recorder.begun(_info(run, tally))
         try:
-            for file in _published(run, plan, stream or stream_batches, facts, todo, sink, tally):
+            for file in _published(begun, stream or stream_batches, todo, sink, tally):
                 tally.add(file)
                 yield tally.progress()
         except BaseException as error:
@@ -227,22 +113,22 @@ def execute(
             raise
     if worked:
         record.completed(tally.figures())
-        recorder.completed(version=Catalog(run.catalog_uri, run.storage_options).version)
+        recorder.completed(version=Catalog(run.place).version)
     yield tally.progress(complete=True)
 
 
-def _plans(run: Prepared) -> Iterator[Plan]:
+def _plans(run: Run) -> Iterator[Plan]:
     """Yield the run's plan, and what follows from the images it published, see `plan_further`.
 
     Each is asked for when all images of those before are published.
     """
     yield run.plan
     tries, plan = run.config.max_tries or 1, run.plan
-    if run.plan.quotas[0].recipe.method == "bridge":  # its images are numbered by their depth
+    if not method_of(run.plan.quotas[0].recipe.method).draws_on:
         return
     while tries > 1:
         stop = plan.indices.stop
-        catalog = Catalog(run.catalog_uri, run.storage_options)
+        catalog = Catalog(run.place)
         found = recipe_counts(catalog, run.run_id, before_batch=stop)
         further = plan_further(run.plan, found, first_batch=stop, max_tries=tries)
         if further is None:
@@ -251,31 +137,16 @@ def _plans(run: Prepared) -> Iterator[Plan]:
 
 
 def _published(
-    run: Prepared,
-    plan: Plan,
+    run: Run,
     stream: Stream,
-    facts: RunFacts,
     todo: NDArray[np.int64],
     sink: SampleSink,
     tally: "_Tally",
 ) -> Iterator[BatchFile]:
     """Yield files as they are written, committing several at a time and the rest at the end."""
-    from factory.sample.stream import Work
-
-    work = Work(
-        plan=plan,
-        facts=facts,
-        generator=run.config.model,
-        revision=run.config.revision,
-        dtype=run.config.dtype,
-        catalog_uri=run.catalog_uri,
-        storage_options=run.storage_options,
-        references=run.references,
-        gates=tuple(gate for gate in sections(run.config) if gate.heavy),
-    )
     waiting: list[BatchFile] = []
     last = time.monotonic()
-    for file in stream(work, todo, run.config.stream):
+    for file in stream(run, todo, run.config.stream):
         waiting.append(file)
         yield file
         overdue = time.monotonic() - last > run.config.stream.commit_seconds
@@ -296,10 +167,10 @@ def _told(recorder: Recorder) -> Retry:
     return Retry(sleep=sleep)
 
 
-def _info(run: Prepared, tally: "_Tally") -> RunInfo:
+def _info(run: Run, tally: "_Tally") -> RunInfo:
     return RunInfo(
         run_id=run.run_id,
-        catalog_uri=run.catalog_uri,
+        catalog_uri=run.place.uri,
         model_id=run.generator.model_id,
         model_name=run.generator.manifest.get("name") or run.generator.folder.name,
         config_digest=run.config.digest,
@@ -323,7 +194,7 @@ def _count(plan: Plan, todo: NDArray[np.int64]) -> int:
     return sum(plan.batch_length(int(index)) for index in todo)
 
 
-def _refuse_drawn_elsewhere(run: Prepared, catalog: Catalog) -> None:
+def _refuse_drawn_elsewhere(run: Run, catalog: Catalog) -> None:
     digests = [quota.recipe.digest for quota in run.plan.quotas]
     others = catalog.published_recipes(digests, besides=run.run_id)
     if others:
@@ -337,7 +208,7 @@ def _refuse_drawn_elsewhere(run: Prepared, catalog: Catalog) -> None:
 class _Tally:
     """Counts and times of one submission."""
 
-    def __init__(self, run: Prepared, *, recorder: Recorder) -> None:
+    def __init__(self, run: Run, *, recorder: Recorder) -> None:
         self.run, self.recorder = run, recorder
         self.requested = self.already = 0
         self.left = self.waiting = 0
@@ -373,14 +244,14 @@ class _Tally:
         self.seconds_commit, self.waiting = self.seconds_commit + seconds, 0
         self.recorder.committed(files, seconds=seconds)
 
-    def figures(self) -> Figures:
-        progress = self.progress()
-        sampling = progress.seconds - self.seconds_commit
-        return Figures(
-            seconds_sampling=sampling,
-            seconds_commit=self.seconds_commit,
-            images_per_second=self.drawn / max(sampling, 1e-9),
-        )
+    def figures(self) -> dict[str, float]:
+        """Return the times of this submission that the table `runs` keeps."""
+        sampling = self.progress().seconds - self.seconds_commit
+        return {
+            "seconds_sampling": sampling,
+            "seconds_commit": self.seconds_commit,
+            "images_per_second": self.drawn / max(sampling, 1e-9),
+        }
 
     def progress(self, *, complete: bool = False) -> RunProgress:
         now = time.monotonic()

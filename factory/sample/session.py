@@ -16,8 +16,9 @@ from factory.sample.config import GenerateConfig
 from factory.terminal import say, shown_of_worker
 
 if TYPE_CHECKING:  # Arrow waits until a configuration is right
+    from catalog.place import Where
     from factory.models.generator import Generator
-    from factory.sample.run import Prepared
+    from factory.sample.prepare import Run
 
 KNOCK_SECONDS = 5.0
 STARTS = 3
@@ -234,11 +235,10 @@ def start_run(
     *,
     source: str,
     overrides: Sequence[str],
-    catalog_uri: str,
+    place: "Where",
     num_images: int | None = None,
     run_id: str | None = None,
-    storage_options: dict[str, str] | None = None,
-) -> "Prepared":
+) -> "Run":
     """Return a new run from a configuration, or the rest of run `run_id` of the catalog.
 
     Raises:
@@ -255,16 +255,16 @@ def start_run(
         )
     from catalog.store import check_place
     from factory.models.generator import check_revision
-    from factory.sample.run import prepare, prepare_resume
+    from factory.sample.prepare import prepare, prepare_resume
 
-    check_place(catalog_uri, storage_options)
+    check_place(place)
     if run_id is not None:
-        return prepare_resume(run_id, catalog_uri, storage_options=storage_options)
+        return prepare_resume(run_id, place)
     check_revision(config.model, config.revision)
     _check_references(config)
-    prepared = prepare(config, catalog_uri, storage_options=storage_options)
-    check_used(config, prepared.generator)
-    return prepared
+    run = prepare(config, place)
+    check_used(config, run.generator)
+    return run
 
 
 def check_used(config: GenerateConfig, generator: "Generator") -> None:
@@ -274,7 +274,7 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
         ConfigError: gates of masks where none are drawn, or real images for a method that shows
             none.
     """
-    from factory.sample.options import draws_masks, parse_options
+    from factory.sample.method import draws_masks, parse_options
 
     method = config.method or generator.method
     options = parse_options(method, config.options)

@@ -9,52 +9,39 @@ memory depends on the actors in flight and not on the number of images.
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 
 from catalog.sink import BatchFile, write_batch
 from factory.errors import FactoryError
-from factory.gate.gate import Gate, Judge
+from factory.gate.gate import Judge
+from factory.gate.registry import sections
 from factory.gate.verdict import Verdict
 from factory.monitor.on_ray import busy
 from factory.sample.config import StreamConfig
 from factory.sample.drawn import Drawn
-from factory.sample.plan import Batch, Plan
-from factory.sample.ranges import Ranges
-from factory.sample.references import References
-from factory.sample.rows import RunFacts, batch_rows
-from factory.sample.source import COLUMN, numbers
+from factory.sample.plan import Batch, Ranges
+from factory.sample.prepare import Run
+from factory.sample.rows import batch_rows
 
 if TYPE_CHECKING:
     from factory.sample.engine import Engine
+
 
 ENCODE_CPUS = 0.25
 """Share of a core reserved for an encoding task; actors leave it free."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What every worker of a run needs to know. Plain data: it travels to the actors."""
-
-    plan: Plan
-    facts: RunFacts
-    generator: str
-    revision: str | None
-    dtype: str
-    catalog_uri: str
-    storage_options: dict[str, str] | None = None
-    references: References | None = None
-    gates: tuple[Gate, ...] = ()
-    """Those that judge where images are drawn."""
-
-
 def stream_batches(
-    work: Work, indices: Sequence[int] | NDArray[np.int64], config: StreamConfig
+    run: Run, indices: Sequence[int] | NDArray[np.int64], config: StreamConfig
 ) -> Iterator[BatchFile]:
     """Draw, judge and write the batches with these indices; yield each file when it is written.
 
@@ -70,12 +57,12 @@ def stream_batches(
         numbers(len(todo))
         .map_batches(
             SampleActor,
-            fn_constructor_args=(work, todo),
+            fn_constructor_args=(run, todo),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
             **resources,
         )
-        .map_batches(write_drawn, fn_kwargs={"work": work}, batch_size=None, num_cpus=ENCODE_CPUS)
+        .map_batches(write_drawn, fn_kwargs={"run": run}, batch_size=None, num_cpus=ENCODE_CPUS)
     )
     try:
         for row in written.iter_rows():
@@ -85,22 +72,22 @@ def stream_batches(
 
 
 def draw_here(
-    work: Work, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
+    run: Run, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
 ) -> Iterator[BatchFile]:
     """Do in this process, batch by batch, what `stream_batches` does on Ray: the same files."""
     todo = Ranges.of(indices)
-    actor = SampleActor(work, todo)
+    actor = SampleActor(run, todo)
     for number in range(len(todo)):
-        written = write_drawn(actor({COLUMN: np.array([number])}), work)
+        written = write_drawn(actor({COLUMN: np.array([number])}), run)
         yield BatchFile(**{name: values[0] for name, values in written.items()})
 
 
 class SampleActor:
     """Holds one generator and draws a batch per call."""
 
-    def __init__(self, work: Work, todo: Ranges) -> None:
+    def __init__(self, run: Run, todo: Ranges) -> None:
         """Keep the plan; `todo` are the batch indices of this run."""
-        self._work, self._todo = work, todo
+        self._run, self._todo = run, todo
 
     @cached_property
     def _engine(self) -> "Engine":
@@ -108,13 +95,14 @@ class SampleActor:
         from factory.models.generator import find_generator
         from factory.sample.engine import Engine
 
-        generator = find_generator(self._work.generator, revision=self._work.revision)
-        return Engine(generator, dtype=self._work.dtype, references=self._work.references)
+        config = self._run.config
+        generator = find_generator(config.model, revision=config.revision)
+        return Engine(generator, dtype=config.dtype, references=self._run.references)
 
     @cached_property
     def _judges(self) -> list[Judge]:
         """The gates that need a network or training images, loaded once for each actor."""
-        return [gate.open() for gate in self._work.gates]
+        return [gate.open() for gate in sections(self._run.config) if gate.heavy]
 
     def _judged(self, drawn: Drawn, batch: Batch) -> Drawn:
         """Return `drawn` with what these gates say beside the method's own verdicts."""
@@ -127,9 +115,9 @@ class SampleActor:
 
     def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
         """Draw the batch that `row["number"]`, an array of one, points to."""
-        batch = self._work.plan.batch(self._todo[int(row[COLUMN][0])])
+        batch = self._run.plan.batch(self._todo[int(row[COLUMN][0])])
         engine = self._engine  # loading is no drawing
-        with busy(self._work.facts.run_id, engine.device):
+        with busy(self._run.run_id, engine.device):
             drawn = self._judged(engine.draw(batch), batch)
         columns: dict[str, Any] = {
             "batch_index": np.full(len(drawn), batch.index),
@@ -140,20 +128,21 @@ class SampleActor:
         return columns if drawn.masks is None else columns | {"mask": drawn.masks}
 
 
-def write_drawn(drawn: dict[str, NDArray[Any]], work: Work) -> dict[str, Any]:
+def write_drawn(drawn: dict[str, NDArray[Any]], run: Run) -> dict[str, Any]:
     """Encode, judge and write the batches of a block; return their `BatchFile`s as columns."""
-    files = []
+    files, begun = [], run.facts
+    if begun is None:
+        raise AssertionError("a run that has not begun draws nothing")
     for index in dict.fromkeys(drawn["batch_index"].tolist()):
         rows = drawn["batch_index"] == index
-        batch = work.plan.batch(int(index))
-        facts = replace(work.facts, engine=json.loads(drawn["engine"][rows][0]))
+        batch = run.plan.batch(int(index))
+        facts = replace(begun, engine=json.loads(drawn["engine"][rows][0]))
         files.append(
             write_batch(
-                work.catalog_uri,
+                run.place,
                 run_id=facts.run_id,
                 batch_index=batch.index,
                 rows=batch_rows(batch, _again(drawn, rows), facts),
-                storage_options=work.storage_options,
             )
         )
     columns = [asdict(file) for file in files]
@@ -207,3 +196,61 @@ def _cause(error: ray.exceptions.RayTaskError) -> BaseException:
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
     return cast("BaseException", error)
+
+
+MAX_BLOCKS = 20_000
+"""Ray Data keeps a little state per block; beyond this a block carries several batches."""
+COLUMN = "number"
+
+
+class Numbers(Datasource):  # type: ignore[misc]
+    """The numbers 0 .. count - 1, a block each as long as there are no more than `MAX_BLOCKS`."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return bytes of all blocks together."""
+        return 8 * self._count
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,  # noqa: ARG002 -- Ray passes it by name
+    ) -> list[ReadTask]:
+        """Return at most `parallelism` tasks that together yield every number once, in order."""
+        step = max(1, -(-self._count // max(1, parallelism)))
+        tasks = []
+        for start in range(0, self._count, step):
+            stop = min(start + step, self._count)
+            metadata = BlockMetadata(
+                num_rows=stop - start, size_bytes=8 * (stop - start), input_files=None,
+                exec_stats=None,
+            )  # fmt: skip
+            tasks.append(
+                ReadTask(
+                    partial(_read, start, stop),
+                    metadata,
+                    schema=pa.schema([(COLUMN, pa.int64())]),
+                    per_task_row_limit=per_task_row_limit,
+                )
+            )
+        return tasks
+
+
+def _read(start: int, stop: int) -> Iterator[pa.Table]:
+    yield pa.table({COLUMN: pa.array(range(start, stop), pa.int64())})
+
+
+def numbers(count: int) -> ray.data.Dataset:
+    """Return the stream's source. It reserves no CPU, and one process reads it.
+
+    `ray.data.range` takes a whole core for every read, and two runs on a small cluster then wait
+    for each other: their actors hold the cores that their reads need (seen on 2 cores). Without a
+    limit on concurrency every block would start a process of its own (200 MiB and a second each).
+    """
+    return ray.data.read_datasource(
+        Numbers(count), num_cpus=0, concurrency=1, override_num_blocks=min(count, MAX_BLOCKS)
+    )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import parse_storage, storage_option
+from catalog.commands import parse_place, storage_option
 from factory.command_line import goes_on, tell_next
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
@@ -61,7 +61,7 @@ def sweep(
     from factory.search.config import SweepConfig
     from factory.search.space import check_space
 
-    storage = parse_storage(options.pop("storage"))
+    catalog = parse_place(uri, options.pop("storage"))
     config = load_config(SweepConfig, source, overrides)
     check_space(config)
     check_places(config, where=source)
@@ -78,14 +78,13 @@ def sweep(
     from factory.real.sources import open_dataset
     from factory.search.objective import Ground, check_plans, told_plans
 
-    check_place(uri, storage)
+    check_place(catalog)
     known = {place: open_dataset(place) for place in seen}
     ground = Ground(
         config=config,
         dataset=opened(data, options),
         splits=parts,
-        catalog_uri=uri,
-        storage=storage,
+        catalog=catalog,
         output=output,
         generator_splits=other_parts,
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
@@ -103,7 +102,7 @@ def sweep(
     check_learner(config.learner, ground.dataset.class_names)
     with goes_on("finished trials stay"), ray_session(address, tell=say):
         trials = run_trials(ground, tell=say)
-        drawer = Drawer(uri, storage, on_ray=False)
+        drawer = Drawer(catalog, on_ray=False)
         workers = int(ray.cluster_resources().get("CPU", 1))
         outcome = finish(
             ground,
@@ -129,5 +128,5 @@ def _tell_end(ground: "Ground", trials: "list[Trial]", outcome: "Outcome") -> No
     write_page(output / "sweep.html", config, outcome, plot_path(output))
     click.echo(as_text(summary(ground, outcome)))
     say("the winner's images, and more of them with another num_images:")
-    tell_next("generate", "--config", output / "best.yaml", "--catalog", ground.catalog_uri)
+    tell_next("generate", "--config", output / "best.yaml", "--catalog", ground.catalog.uri)
     say(f"page: {output / 'sweep.html'}")

@@ -1,7 +1,9 @@
 """Draws what trials lack, through the line that all images go through."""
 
+from catalog.place import Where
 from factory.sample.config import GenerateConfig
-from factory.sample.run import RunProgress, execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.run import RunProgress, execute
 from factory.sample.stream import draw_here, stream_batches
 from factory.terminal import duration, rate
 
@@ -9,15 +11,15 @@ from factory.terminal import duration, rate
 class Drawer:
     """Draws what trials lack, one after another: nothing twice."""
 
-    def __init__(self, catalog_uri: str, storage: dict[str, str] | None, *, on_ray: bool) -> None:
+    def __init__(self, catalog: Where, *, on_ray: bool) -> None:
         """`on_ray`: through sampling actors; else in this process, which needs no other core."""
-        self._uri, self._storage = catalog_uri, storage
+        self._catalog = catalog
         self._stream = stream_batches if on_ray else draw_here
         self._told: str | None = None
 
     def draw(self, config: GenerateConfig) -> tuple[str, int]:
         """Publish what the run of `config` lacks; return the run and how many were drawn now."""
-        run = prepare(config, self._uri, storage_options=self._storage)
+        run = prepare(config, self._catalog)
         drawn = 0
         for progress in execute(run, stream=self._stream):
             drawn = progress.drawn

@@ -74,8 +74,7 @@ def finish(
     planned = plan_study(study, ground.inputs())
     place = ground.output / "final"
     report = run_study(planned, place, execute, workers=workers, tell=tell)
-    uri, storage = ground.catalog_uri, ground.storage
-    record_study(planned, report, place, uri, now=datetime.now(UTC), storage_options=storage)
+    record_study(planned, report, place, ground.catalog, now=datetime.now(UTC))
     outcome = Outcome(trials=tuple(trials), report=report)
     write_text(ground.output / "best.yaml", to_yaml(setting.generate))
     stored = {

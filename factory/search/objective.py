@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from catalog import Catalog
+from catalog.place import Place
 from factory.errors import CatalogError, ConfigError
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
 from factory.evaluate.synthetic import origin_of, pool_of
@@ -16,8 +17,7 @@ from factory.models.generator import Generator, find_generator
 from factory.real.dataset import RealDataset
 from factory.real.leaks import Use
 from factory.real.splits import Split
-from factory.sample.prepare import lineage, with_classes
-from factory.sample.run import prepare
+from factory.sample.prepare import lineage, prepare, with_classes
 from factory.search.config import (
     TRIED,
     WINNER,
@@ -40,8 +40,7 @@ class Ground:
     config: SweepConfig
     dataset: RealDataset
     splits: tuple[Split, ...]
-    catalog_uri: str
-    storage: dict[str, str] | None
+    catalog: Place
     output: Path
     generator_splits: tuple[Split, ...] = ()
     seen: tuple[Use, ...] = ()
@@ -49,7 +48,7 @@ class Ground:
     def inputs(self) -> Inputs:
         """Return what a study works on, with the catalog as it is now; none before a drawing."""
         try:
-            catalog = Catalog(self.catalog_uri, self.storage)
+            catalog = Catalog(self.catalog)
         except CatalogError:  # if it is there and broken, drawing says so
             catalog = None
         return Inputs(
@@ -150,7 +149,7 @@ def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
 
 def _expected(ground: Ground, setting: Setting) -> Inputs:
     """Return what a study would work on once a setting's images are drawn, all of them accepted."""
-    run = prepare(setting.generate, ground.catalog_uri, storage_options=ground.storage)
+    run = prepare(setting.generate, ground.catalog)
     generator, dataset = run.generator, ground.dataset
     _check_scores(setting, generator)
     told = {"model_id": generator.model_id, **lineage(generator)}

@@ -115,7 +115,7 @@ def run_trials(
     resources = ray.cluster_resources()
     drawer = ray.remote(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"telling": 1}
-    )(Drawer).remote(ground.catalog_uri, ground.storage, on_ray=resources.get("GPU", 0) > 0)
+    )(Drawer).remote(ground.catalog, on_ray=resources.get("GPU", 0) > 0)
     Telling.tell, Telling.drawer = tell, drawer
     trainable = tune.with_resources(
         tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": 1}

@@ -15,16 +15,18 @@ import click
 import torch
 
 from factory.config import load_config
+from factory.methods.bridge.depths import MEASURES
+from factory.methods.bridge.draw import predictor_of
+from factory.methods.bridge.inversion import denoise_from, invert
 from factory.models.generator import find_generator
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.methods.bridge import predictor_of
-from factory.sample.methods.inversion import Counted, denoise_from, invert, make_ladder
-from factory.sample.methods.measures import MEASURES
+from factory.sample.levels import even_levels
 from factory.sample.plan import Plan
 from factory.sample.prepare import make_plan, with_classes, with_seed
 from factory.sample.references import References, open_references
 from tests.bench.timing import alternate, told
+from tests.fakes.bridge import Counted
 
 
 @click.command()
@@ -98,20 +100,20 @@ def _their_passes(
         options = _told_source(recipe.options)
         source = engine.guided(options["source"])
         asked = replace(recipe, prompt=options["source_prompt"], guidance_scale=1.0)
-        ladder = make_ladder(source.training_config, recipe.num_inference_steps)
+        levels = even_levels(source.training_config, recipe.num_inference_steps)
         shown = [references.get(str(r.reference_id), r.height_px, masks=False).image for r in group]
         pixels = torch.stack([torch.tensor(each) for each in shown]).permute(0, 3, 1, 2)
         latents = source.encode(pixels.float() / 127.5 - 1)
         climb = Counted(predictor_of(source, asked, size))
-        for rung in invert(climb, ladder, latents):  # the pass for the feature
-            MEASURES["centre_row"](rung)
-        states = [rung.state for rung in invert(climb, ladder, latents)]
+        for at in invert(climb, levels, latents):  # the pass for the feature
+            MEASURES["centre_row"](at)
+        states = [at.state for at in invert(climb, levels, latents)]
         target = engine.guided(recipe.class_name)
         descend = Counted(predictor_of(target, recipe, size))
         for number in range(10):
             own = [depths[start + row][number] for row in range(size)]
             begun = torch.stack([states[depth][row] for row, depth in enumerate(own)])
-            target.decode(denoise_from(descend, ladder, begun, own, slots=size))
+            target.decode(denoise_from(descend, levels, begun, own, slots=size))
         evaluations += climb.evaluations + descend.evaluations
     return evaluations / len(recipes)
 

@@ -15,13 +15,13 @@ import click
 import torch
 from PIL import Image
 
+from factory.methods.pairs import style
 from factory.models.generator import Generator, find_generator
 from factory.models.pair_codec import PairCodec, to_indices
 from factory.models.pipeline import load_pipeline
+from factory.sample import loop as w
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.methods import style
-from factory.sample.methods import walk as w
 from factory.sample.prepare import make_plan
 from factory.sample.references import References, open_references
 from factory.sample.schedulers import make_scheduler

@@ -20,9 +20,9 @@ from factory.gate.pixel import PixelGates
 from factory.models.generator import open_generator
 from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
-from factory.sample.prepare import make_plan
+from factory.sample.prepare import Run, make_plan, prepare
 from factory.sample.rows import RunFacts, batch_rows
-from factory.sample.run import Prepared, execute, prepare
+from factory.sample.run import execute
 from factory.sample.session import ray_session
 from tests.bench.timing import peak_mib, told
 from tests.fakes.tiny import tiny_generator
@@ -30,7 +30,7 @@ from tests.fakes.tiny import tiny_generator
 BATCH = 32  # the default: 100,000 rows are 3,125 files
 
 
-def job(folder: Path, rows: int) -> Prepared:
+def job(folder: Path, rows: int) -> Run:
     """Return the run of `rows` images plus one batch more."""
     config = GenerateConfig(
         model=str(folder / "tiny"),
@@ -60,11 +60,9 @@ def fill(folder: Path, rows: int) -> None:
     def written() -> Iterator[BatchFile]:
         for batch in plan.batches(range(plan.num_batches - 1)):
             rows = batch_rows(batch, Drawn(images=image.repeat(len(batch.requests), 0)), facts)
-            yield write_batch(
-                run.catalog_uri, run_id=run.run_id, batch_index=batch.index, rows=rows
-            )
+            yield write_batch(run.place.uri, run_id=run.run_id, batch_index=batch.index, rows=rows)
 
-    SampleSink(run.catalog_uri, run.run_id).commit(list(written()))
+    SampleSink(run.place.uri, run.run_id).commit(list(written()))
 
 
 def resume(folder: Path, rows: int) -> None:

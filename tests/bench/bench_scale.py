@@ -24,7 +24,8 @@ from catalog.query import sql
 from catalog.table import Catalog
 from factory.sample import stream
 from factory.sample.config import GenerateConfig
-from factory.sample.run import Prepared, execute, prepare
+from factory.sample.prepare import Run, prepare
+from factory.sample.run import execute
 from factory.sample.session import ray_session
 from tests.fakes.free import SIZE_PX, FreeActor
 from tests.fakes.tiny import CLASSES, tiny_generator
@@ -43,7 +44,7 @@ class Look:
     cpu_seconds: float
 
 
-def job(folder: Path, num_images: int, batch_size: int) -> Prepared:
+def job(folder: Path, num_images: int, batch_size: int) -> Run:
     """Return a run of `num_images` of three classes."""
     config = GenerateConfig(
         model=str(folder / "tiny"),
@@ -58,7 +59,7 @@ def job(folder: Path, num_images: int, batch_size: int) -> Prepared:
     return prepare(config, str(folder / "catalog"))
 
 
-def watch(run: Prepared) -> list[Look]:
+def watch(run: Run) -> list[Look]:
     """Run it; return looks at the driver, from the first batch to the last."""
     process, looks = psutil.Process(), []
     every = max(1, run.plan.num_images // LOOKS)
@@ -94,10 +95,10 @@ def _since(looks: list[Look], first: Look) -> list[Look]:
     return [look for look in looks if look.images >= first.images]
 
 
-def tell_catalog(run: Prepared) -> None:
+def tell_catalog(run: Run) -> None:
     """Print what lies on disk, that nothing is lost or doubled, and how long a restart looks."""
     begun = time.perf_counter()
-    catalog = Catalog(run.catalog_uri)
+    catalog = Catalog(run.place.uri)
     rows = sql(
         catalog,
         "SELECT count(*) AS n, count(DISTINCT recipe_digest || recipe_index) AS ids FROM samples",
@@ -106,8 +107,8 @@ def tell_catalog(run: Prepared) -> None:
     begun = time.perf_counter()
     again = [progress.complete for progress in execute(run)]
     print(f"submitted again: {again}, {time.perf_counter() - begun:.1f} s")
-    state = run_states(Catalog(run.catalog_uri))[0]
-    files = [p for p in Path(run.catalog_uri).rglob("*") if p.is_file()]
+    state = run_states(Catalog(run.place.uri))[0]
+    files = [p for p in Path(run.place.uri).rglob("*") if p.is_file()]
     size = sum(p.stat().st_size for p in files)
     log = sum(p.stat().st_size for p in files if p.parent.name == "_delta_log")
     print(f"{state.status} {state.published}; commits {catalog.version}")

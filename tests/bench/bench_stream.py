@@ -14,8 +14,8 @@ from factory.config import load_config
 from factory.models.generator import Generator, find_generator
 from factory.models.pipeline import load_pipeline
 from factory.sample.config import GenerateConfig
-from factory.sample.prepare import with_classes
-from factory.sample.run import RunProgress, execute, prepare
+from factory.sample.prepare import prepare, with_classes
+from factory.sample.run import RunProgress, execute
 from factory.sample.schedulers import make_scheduler
 from factory.sample.session import ray_session
 from tests.bench.timing import alternate, told

@@ -38,11 +38,11 @@ from factory.judge.judge import open_judgement, settings_for
 from factory.judge.report import overall
 from factory.judge.sets import draw_plan
 from factory.measure.cache import ArrayCache
+from factory.methods.text.draw import TextMethod
 from factory.models.generator import find_generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
 from factory.sample.engine import Engine
-from factory.sample.methods.text import TextMethod
 from factory.sample.prepare import make_plan
 
 CHANNELS = (64, 128, 128)
@@ -120,7 +120,7 @@ def main(
     base = find_generator("wbc-base")
     engine = Engine(base)
     engine.generator = replace(base, model_id=f"pixel-{steps}")
-    engine._methods = {"text": TextMethod(pipeline, "cpu")}
+    engine._drawers = {"text": TextMethod(pipeline, "cpu")}
     keys = ("part=val", "reference=train", f"features={features}")
     judging = load_config(JudgeConfig, "judge", keys)
     kept, split = ArrayCache(folder=cache or out / "cache"), load_split(prepared / SPLIT)

@@ -225,7 +225,7 @@ import sys
 import catalog, catalog.commands
 early = {"torch", "ray", "pyarrow", "deltalake", "duckdb", "numpy"} & set(sys.modules)
 from catalog import Catalog, SampleSink, sql, write_batch
-import catalog.query, catalog.pushdown, catalog.sheet
+import catalog.query, catalog.query, catalog.sheet
 late = {"torch", "ray"} & set(sys.modules)
 print(sorted(early), sorted(late))
 """

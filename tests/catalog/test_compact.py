@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog import Catalog, SampleSink, record_run, sql, write_batch
-from catalog.compact import groups, optimize
 from catalog.query import files_scanned
-from catalog.releases import open_release
+from catalog.releases import open_release, verify_release
 from catalog.releasing import create_release, retract_release
-from catalog.retention import vacuum
 from catalog.selection import Selection
-from catalog.verify import verify_release
+from catalog.upkeep import groups, optimize, vacuum
 from factory.errors import CatalogError
 from tests.catalog.test_table import publish
 from tests.fakes.rows import batch_rows, run_row

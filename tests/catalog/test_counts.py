@@ -2,8 +2,8 @@
 
 import pytest
 
-from catalog import Catalog, SampleSink, counts, write_batch
-from catalog.counts import run_counts
+from catalog import Catalog, SampleSink, progress, write_batch
+from catalog.progress import run_counts
 from tests.fakes.rows import batch_rows, rejected, rows_table, sample_row
 
 
@@ -19,7 +19,7 @@ def publish(uri: str, run_id: str, tables: list, recipe: str = "recipe-a") -> No
 def test_every_image_counts_once_and_once_for_each_gate(
     tmp_path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
-    monkeypatch.setattr(counts, "FILES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(progress, "FILES_AT_A_TIME", at_a_time)
     uri = str(tmp_path)
     mixed = rows_table(
         [

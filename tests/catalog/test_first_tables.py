@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog, record_model, record_run, sql
-from catalog.compact import optimize
-from catalog.releases import list_releases, open_release
+from catalog.releases import list_releases, open_release, verify_release
 from catalog.releasing import create_release
 from catalog.schema import SAMPLES, TABLES
 from catalog.tombstones import forgotten
-from catalog.verify import verify_release
+from catalog.upkeep import optimize
 from tests.catalog.test_table import publish
 from tests.fakes.rows import model_row, run_row, sample_row
 

@@ -8,11 +8,10 @@ import pytest
 from catalog import Catalog, record_evaluation, record_model
 from catalog.forget import forget, reach_of
 from catalog.lineage import Lineage, Model
-from catalog.releases import diff_releases, open_release
+from catalog.releases import diff_releases, open_release, verify_release
 from catalog.releasing import create_release, retract_release
 from catalog.selection import Selection
 from catalog.tombstones import Mark, forgotten, record_tombstones, subject_of
-from catalog.verify import verify_release
 from factory.errors import CatalogError
 from factory.real.splits import Split
 from tests.catalog.test_table import publish

@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from catalog import Catalog, SampleSink, write_batch
-from catalog.compact import optimize
+from catalog.upkeep import optimize
 from factory.real.pixels import pixel_sha256
 from tests.fakes.rows import batch_rows, png
 

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog, sql
-from catalog.compact import optimize
-from catalog.releases import diff_releases, find_release, list_releases, open_release
+from catalog.releases import (
+    diff_releases,
+    find_release,
+    list_releases,
+    open_release,
+    verify_release,
+)
 from catalog.releasing import create_release, retract_release
-from catalog.verify import verify_release
+from catalog.upkeep import optimize
 from factory.errors import CatalogError
 from tests.catalog.test_table import publish
 

@@ -8,13 +8,12 @@ from urllib.request import Request, urlopen
 import pytest
 
 from catalog import Catalog, SampleSink, record_run, sql, write_batch
-from catalog.compact import optimize
+from catalog.place import Place
 from catalog.query import files_scanned
-from catalog.releases import open_release
+from catalog.releases import open_release, verify_release
 from catalog.releasing import create_release
-from catalog.retention import vacuum
 from catalog.store import filesystem
-from catalog.verify import verify_release
+from catalog.upkeep import optimize, vacuum
 from factory.errors import CatalogError
 from tests.fakes.rows import STARTED, batch_rows, run_row, sample_row
 from tests.fakes.s3 import s3_server
@@ -31,11 +30,10 @@ def store():
 def written(options, indices, **changes):
     return [
         write_batch(
-            URI,
+            Place(URI, options),
             run_id="run-1",
             batch_index=i,
             rows=batch_rows(i, **changes),
-            storage_options=options,
         )
         for i in indices
     ]
@@ -45,9 +43,9 @@ def test_batches_are_published_once_and_read_back(store):
     options = store
     files = written(options, range(3))
     for _ in range(2):
-        SampleSink(URI, "run-1", options).commit(files)
-    record_run(URI, run_row(), storage_options=options)
-    catalog = Catalog(URI, options)
+        SampleSink(Place(URI, options), "run-1").commit(files)
+    record_run(Place(URI, options), run_row())
+    catalog = Catalog(Place(URI, options))
     assert catalog.version == 1
     assert catalog.samples().count_rows() == 12
     text = "SELECT image FROM samples WHERE recipe_index > 10"
@@ -55,8 +53,8 @@ def test_batches_are_published_once_and_read_back(store):
     assert files_scanned(catalog, text) == (1, 3)
     assert catalog.rows([sample_row(5)["image_id"]])["recipe_index"].to_pylist() == [5]
     assert catalog.run("run-1")["status"] == "started"
-    assert Catalog(URI, options, as_of=catalog.history()[0]["time"]).version == 1
-    stored = filesystem(URI, "samples", options).get_file_info(files[0].path)
+    assert Catalog(Place(URI, options), as_of=catalog.history()[0]["time"]).version == 1
+    stored = filesystem(Place(URI, options), "samples").get_file_info(files[0].path)
     assert stored.size == files[0].size_bytes
 
 
@@ -68,7 +66,7 @@ def test_rival_writers_publish_each_batch_once(store):
     def publish(chosen):
         try:
             for file in chosen:
-                SampleSink(URI, "run-1", options).commit([file])
+                SampleSink(Place(URI, options), "run-1").commit([file])
         except Exception as error:
             failures.append(error)
 
@@ -78,17 +76,17 @@ def test_rival_writers_publish_each_batch_once(store):
     for thread in threads:
         thread.join()
     assert failures == []
-    ids = Catalog(URI, options).samples().to_table()["image_id"].to_pylist()
+    ids = Catalog(Place(URI, options)).samples().to_table()["image_id"].to_pylist()
     assert len(ids) == len(set(ids)) == 24
 
 
 def test_crash_between_put_and_commit_leaves_an_orphan_that_nobody_sees(store):
     options = store
-    sink = SampleSink(URI, "run-1", options)
+    sink = SampleSink(Place(URI, options), "run-1")
     files = written(options, range(2))
     assert sink.published() == set()
     sink.commit(files[:1])
-    assert Catalog(URI, options).samples().count_rows() == 4
+    assert Catalog(Place(URI, options)).samples().count_rows() == 4
 
 
 def test_lost_object_is_noticed_before_anything_points_to_it(store):
@@ -97,26 +95,26 @@ def test_lost_object_is_noticed_before_anything_points_to_it(store):
     key = quote(f"bucket/some/catalog/samples/{file.path}")
     urlopen(Request(f"{options['AWS_ENDPOINT_URL']}/{key}", method="DELETE")).close()
     with pytest.raises(CatalogError, match="has None bytes"):
-        SampleSink(URI, "run-1", options).commit([file])
+        SampleSink(Place(URI, options), "run-1").commit([file])
 
 
 @pytest.mark.slow
 def test_a_release_lives_through_compaction_and_vacuum_and_a_lost_object_is_named(store):
     options = store
-    SampleSink(URI, "run-1", options).commit(written(options, range(3)))
+    SampleSink(Place(URI, options), "run-1").commit(written(options, range(3)))
     made = create_release(
-        URI, "wbc", where="batch_index < 2", now=STARTED, code_version="0", storage_options=options
+        Place(URI, options), "wbc", where="batch_index < 2", now=STARTED, code_version="0"
     )
-    assert optimize(URI, storage_options=options).files_after == 1
+    assert optimize(Place(URI, options)).files_after == 1
     orphan = written(options, [8])[0]
-    found = vacuum(URI, retain=timedelta(0), dry_run=False, storage_options=options)
+    found = vacuum(Place(URI, options), retain=timedelta(0), dry_run=False)
     assert found.paths == [orphan.path]
-    assert len(open_release(URI, "wbc", options)) == made.num_images == 8
-    assert verify_release(URI, "wbc", options).problems == []
-    lost = Catalog(URI, options).release_files()["path"][0].as_py()
+    assert len(open_release(Place(URI, options), "wbc")) == made.num_images == 8
+    assert verify_release(Place(URI, options), "wbc").problems == []
+    lost = Catalog(Place(URI, options)).release_files()["path"][0].as_py()
     key = quote(f"bucket/some/catalog/samples/{lost}")
     urlopen(Request(f"{options['AWS_ENDPOINT_URL']}/{key}", method="DELETE")).close()
-    assert verify_release(URI, "wbc", options).problems[0] == f"file {lost} is gone"
+    assert verify_release(Place(URI, options), "wbc").problems[0] == f"file {lost} is gone"
 
 
 def test_store_that_cannot_be_reached_is_an_error_without_the_secret(store):

@@ -4,8 +4,7 @@ import pytest
 from PIL import Image
 
 from catalog import Catalog, SampleSink, write_batch
-from catalog.panel import CLASS_COLOURS
-from catalog.sheet import CELL_PX, INK, REFUSED, contact_sheet, sheet_of
+from catalog.sheet import CELL_PX, CLASS_COLOURS, INK, REFUSED, contact_sheet, sheet_of
 from factory.errors import CatalogError, OutputError
 from tests.fakes.rows import batch_rows, png, rejected, rows_table, sample_row
 

@@ -11,6 +11,7 @@ import pytest
 from deltalake import DeltaTable
 
 from catalog import Catalog, SampleSink, record_model, record_run, schema, write_batch
+from catalog.place import Place
 from catalog.store import open_table
 from catalog.transaction import Retry
 from factory.errors import CatalogError
@@ -218,7 +219,7 @@ def test_history_tells_run_and_batches(tmp_path):
 
 
 def test_secrets_of_the_store_are_not_shown(tmp_path):
-    sink = SampleSink(tmp_path, "run-1", {"AWS_SECRET_ACCESS_KEY": "hush"})
+    sink = SampleSink(Place(str(tmp_path), {"AWS_SECRET_ACCESS_KEY": "hush"}), "run-1")
     assert "hush" not in repr(sink)
 
 

@@ -8,7 +8,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from catalog import Catalog, SampleSink, write_batch
-from catalog.place import check_options, local_path, table_uri
+from catalog.place import Place, check_options, local_path, table_uri
 from catalog.schema import SCHEMA_VERSION_KEY
 from catalog.store import check_place, ensure_table, open_table
 from factory.errors import CatalogError
@@ -105,11 +105,11 @@ def test_catalog_in_a_folder_with_a_space_given_as_file_uri(tmp_path):
 @pytest.mark.parametrize("value", ["true", "1", "yes"])
 def test_unsafe_rename_is_refused(value, monkeypatch):
     with pytest.raises(CatalogError, match="AWS_S3_ALLOW_UNSAFE_RENAME"):
-        check_options("s3://bucket/x", {"AWS_S3_ALLOW_UNSAFE_RENAME": value})
+        check_options(Place("s3://bucket/x", {"AWS_S3_ALLOW_UNSAFE_RENAME": value}))
     monkeypatch.setenv("AWS_S3_ALLOW_UNSAFE_RENAME", value)
     with pytest.raises(CatalogError, match="overwrite each other"):
-        check_options("s3://bucket/x", None)
-    check_options("/local/x", None)
+        check_options("s3://bucket/x")
+    check_options("/local/x")
 
 
 def test_table_of_a_newer_factory_is_refused_with_the_remedy(tmp_path):

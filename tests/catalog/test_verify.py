@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from catalog import SampleSink, batch, write_batch
-from catalog.releases import list_releases
+from catalog.releases import list_releases, verify_release
 from catalog.releasing import create_release
-from catalog.verify import verify_release
 from tests.fakes.rows import png, rows_table, sample_row
 
 MADE = {"now": datetime(2026, 11, 22, tzinfo=UTC), "code_version": "0.1.0"}

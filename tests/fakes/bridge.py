@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from factory.methods.bridge.inversion import Predict
 from factory.models.adapters import write_adapters
 from factory.models.config import LoraSettings
 from factory.models.domains import write_domains
 from factory.models.generator import Generator, open_generator
-from factory.models.lora import attach_lora, lora_tensors
-from factory.models.lora_file import LoraNotes
+from factory.models.lora import LoraNotes, attach_lora, lora_tensors
 from factory.models.pipeline import load_pipeline
 from tests.fakes.tiny import tiny_generator
 
@@ -61,3 +62,17 @@ def lora_per_class(folder: Path, base: Generator, names: tuple[str, ...]) -> Gen
     }
     write_adapters(folder, loras, manifest=manifest, card="# loras\n")
     return open_generator(folder)
+
+
+class Counted:
+    """A `Predict` that counts: `evaluations` of images, without empty slots, and `forwards`."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self.evaluations = self.forwards = 0
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+        """Count and predict."""
+        self.forwards += 1
+        self.evaluations += len(set(rows.tolist()))
+        return self._predict(noisy, timesteps, rows)

@@ -8,8 +8,7 @@ import torch
 from factory.models.autoencoder import small_autoencoder
 from factory.models.export import write_generator
 from factory.models.generator import Generator
-from factory.models.pair_pipeline import pair_scheduler
-from factory.models.pair_unet import PairUNet
+from factory.models.pair_unet import PairUNet, pair_scheduler
 
 
 def tiny_pair_unet(*, seed: int = 0, **changes: Any) -> PairUNet:

@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from catalog.place import Place
 from catalog.sink import SampleSink
 from catalog.transaction import OnStep
 from cluster.local import Head
 from factory.config import load_config
 from factory.models.generator import Generator
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.run import execute
 from factory.sample.session import ray_session
 from factory.sample.stream import draw_here, stream_batches
 
@@ -104,7 +106,7 @@ def main() -> None:
     faults = with_steps(dying_at(fault[0], int(fault[1]))) if fault else nullcontext()
     storage = json.loads(os.environ[STORAGE])
     config = load_config(GenerateConfig, Path(source))
-    run = prepare(config, catalog, storage_options=storage)
+    run = prepare(config, Place(catalog, storage or {}))
     here = address == HERE
     with faults, nullcontext() if here else ray_session(address):
         for progress in execute(run, stream=draw_here if here else stream_batches):

@@ -29,7 +29,7 @@ from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.run import prepare
+from factory.sample.prepare import prepare
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 from tests.fault.driver import PATIENCE_SECONDS, written_job

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from catalog import place as places
 from catalog.query import sql
 from catalog.table import Catalog
 from cluster.local import Head
@@ -23,7 +24,7 @@ from factory.models.generator import Generator
 from factory.real.pixels import pixel_sha256
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.run import prepare
+from factory.sample.prepare import prepare
 from tests.fault.driver import PATIENCE_SECONDS, finished, run_driver, written_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault]
@@ -96,6 +97,11 @@ class Place:
     head: Head
     storage_options: dict[str, str] | None = None
 
+    @property
+    def place(self) -> places.Place:
+        """As the catalog's own functions take it."""
+        return places.Place(self.uri, self.storage_options or {})
+
     def start(self, *fault: str) -> subprocess.Popen[str]:
         """Start a driver of the job."""
         return run_driver(
@@ -104,7 +110,7 @@ class Place:
 
     def view(self) -> Catalog:
         """The newest view of the catalog."""
-        return Catalog(self.uri, self.storage_options)
+        return Catalog(self.place)
 
 
 def check(case: Case, head: Head, tiny: Generator, tmp_path: Path, *, actors: int) -> None:
@@ -124,7 +130,7 @@ def kill_and_resume(case: Case, place: Place, tiny: Generator) -> None:
 def exactly_once(place: Place, tiny: Generator) -> None:
     """Every image that was asked for is there once, with the pixels that one process draws."""
     config = load_config(GenerateConfig, place.source)
-    run = prepare(config, place.uri, storage_options=place.storage_options)
+    run = prepare(config, place.place)
     expected = {
         request.image_id: pixel_sha256(image)
         for batch in run.plan.batches()

@@ -21,7 +21,7 @@ from factory.models.autoencoder import measure_scaling_factor
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert, state_digest
 from factory.models.generator import Generator, open_generator
-from factory.models.lora_file import open_lora
+from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset

@@ -17,7 +17,7 @@ from factory.errors import ClusterError
 from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, finetune_on_ray, prepare
 from factory.models.generator import Generator
-from factory.models.lora_file import open_lora
+from factory.models.lora import open_lora
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from tests.finetune.test_run import base, config, dataset, split

@@ -21,7 +21,7 @@ from factory.finetune.run import finetune_here, prepare
 from factory.gate.calibration import calibration_of
 from factory.gate.verdict import status_of
 from factory.models.generator import Generator, open_generator
-from factory.models.lora_file import open_lora
+from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset

@@ -27,12 +27,12 @@ from factory.finetune.samples import draw_shared, sample_plan, text_samples
 from factory.finetune.validation import Validation, add_to_curve, advice, read_curve
 from factory.finetune.workers import Workers
 from factory.measure.features import Images
+from factory.methods.text.draw import TextMethod
 from factory.models.generator import Generator, open_generator
-from factory.models.lora_file import open_lora
+from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from factory.sample.methods.text import TextMethod
 from tests.finetune.test_run import base, config, dataset, split
 
 __all__ = ["base", "dataset", "split"]  # fixtures

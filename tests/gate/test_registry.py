@@ -25,7 +25,8 @@ from catalog.gallery.details import config_of, gates_of
 from catalog.gallery.filters import filters_of
 from factory.config import load_config, parse_config
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare, prepare_resume
+from factory.sample.prepare import prepare, prepare_resume
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
 
 model, uri = sys.argv[1:]
@@ -64,7 +65,7 @@ def test_a_new_gate_is_configured_named_stored_queried_and_filtered(
     )
     assert done.returncode == 0, done.stderr
     from factory.sample.config import GenerateConfig
-    from factory.sample.run import prepare
+    from factory.sample.prepare import prepare
 
     plain = {"num_images": 4, "num_inference_steps": 1, "batch_size": 2, "seed": 1}
     gates = {"min_contrast": None, "max_clipped": None, "min_sharpness": None}

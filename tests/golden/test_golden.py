@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from catalog import Catalog, sql, write_batch
-from catalog.verify import verify_release
+from catalog.releases import verify_release
 from factory.finetune.loop import Loop
 from factory.models.generator import open_generator
+from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.regenerate import regenerate_images
-from factory.sample.run import execute, prepare, prepare_resume
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
 from tests.golden.write import DRAWN, PLANNED, STOPPED_AT, TEXT, TRAINED, config_of, train
 

@@ -24,14 +24,15 @@ from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress
 from factory.finetune.methods import load_training
 from factory.finetune.pretrain import training_scheduler
-from factory.models.class_pipeline import ClassConditionalPipeline
+from factory.models.class_unet import ClassConditionalPipeline
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.models.generator import Generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
 from tests.fakes.bridge import lora_per_class
 from tests.fakes.class_unet import tiny_class_unet

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from factory.digest import canonical_json, digest
 from factory.errors import ConfigError
-from factory.sample.plan import Plan, Quota, split_evenly
-from factory.sample.ranges import Ranges
+from factory.sample.plan import Plan, Quota, Ranges
+from factory.sample.quotas import split_evenly
 from factory.sample.recipe import Recipe, Request, recipe_from
 
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)

@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.difference import (
+from catalog.manifest import (
     KINDS,
+    FileDigest,
     difference,
+    manifest_digest,
     parse_semver,
     raised,
+    rows_digest,
     semver_text,
 )
-from catalog.manifest import FileDigest, manifest_digest, rows_digest
 from factory.errors import CatalogError
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=3)

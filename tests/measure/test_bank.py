@@ -20,7 +20,8 @@ from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from factory.real.splits import Split
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
 from tests.fakes.splits import split_of
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from factory.errors import ConfigError
 from factory.models.class_conditioning import CONDITIONINGS, keep_conditions, labels_of
-from factory.models.class_unet import ClassUNet
+from factory.models.class_unet import ClassUNet, UNetLayer
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
-from factory.models.unet_layer import UNetLayer
-from factory.sample.methods.guided import denoise, sides
+from factory.sample.guidance import guided, sides
+from factory.sample.loop import denoise
 from factory.sample.schedulers import make_scheduler
 from tests.fakes.class_unet import CLASSES, WIDTH, tiny_class_unet
 
@@ -70,7 +70,7 @@ def test_every_conditioning_learns_and_samples(conditioning: str, null: str) -> 
 
     with torch.inference_mode():
         scheduler = make_scheduler("ddim", SCHEDULER.config, 3)
-        drawn = denoise(predict, scheduler, noise, guidance_scale=2.0)
+        drawn = denoise(guided(predict, 2.0), scheduler, noise)
     assert drawn.shape == LATENTS.shape
     assert drawn.isfinite().all()
     assert not torch.equal(drawn, noise)

@@ -16,12 +16,16 @@ from factory.errors import ConfigError, ModelError
 from factory.models.config import LoraSettings
 from factory.models.generator import Generator
 from factory.models.lora import (
+    LORA_FILE,
+    LoraNotes,
     attach_lora,
+    fuse_lora,
     lora_parameter_count,
     lora_tensors,
+    open_lora,
+    save_lora,
     trainable_parameters,
 )
-from factory.models.lora_file import LORA_FILE, LoraNotes, fuse_lora, open_lora, save_lora
 from factory.models.pipeline import load_pipeline
 from tests.fakes.stable_diffusion import on_meta
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from factory.monitor.metrics import METRICS, PREFIX, Metric
+from factory.monitor.on_ray import METRICS, PREFIX, Metric
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 DASHBOARD = json.loads((CLUSTER / "grafana" / "factory.json").read_text())

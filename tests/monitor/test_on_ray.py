@@ -12,14 +12,13 @@ import pytest
 from cluster.local import ray_head
 from factory.errors import ConfigError
 from factory.models.generator import Generator
-from factory.monitor.metrics import METRICS, PREFIX
-from factory.monitor.on_ray import price_per_hour
+from factory.monitor.on_ray import METRICS, PREFIX, price_per_hour
 
 DRIVER = """\
 import os, sys, time
 from pathlib import Path
 from factory.models.generator import find_generator
-from factory.monitor.chosen import recorder_for
+from factory.monitor.on_ray import recorder_for
 from factory.sample.run import execute
 from factory.sample.session import ray_session
 from tests.monitor.test_recorder import prepared

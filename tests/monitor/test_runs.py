@@ -10,7 +10,7 @@ from rich.console import Console  # noqa: TID251 -- draws into memory
 from catalog.progress import RunState
 from catalog.sink import record_run
 from factory.cli import cli
-from factory.monitor.runs import rejects_of, runs_table, status_of
+from factory.monitor.commands import rejects_of, runs_table, status_of
 from tests.fakes.rows import run_row
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)

@@ -12,8 +12,10 @@ import torch
 
 from factory.config import load_config
 from factory.errors import ConfigError, DataError, ModelError
+from factory.methods.bridge.inversion import evaluations_of
+from factory.methods.bridge.plan import BridgeOptions
 from factory.models.config import ExpertSpec
-from factory.models.domains import write_domains
+from factory.models.domains import domains_of, write_domains
 from factory.models.expert_file import save_expert
 from factory.models.experts import build_expert
 from factory.models.generator import Generator
@@ -21,9 +23,8 @@ from factory.real.pixels import psnr_db
 from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
-from factory.sample.methods.bridge_options import BridgeOptions
-from factory.sample.methods.inversion import evaluations_of, make_ladder
-from factory.sample.options import parse_options
+from factory.sample.levels import even_levels
+from factory.sample.method import parse_options
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
 from factory.sample.recipe import Request, recipe_from
@@ -350,11 +351,11 @@ def test_classes_of_one_generator_are_crossed(tiny: Generator, references: Refer
     assert len({image.tobytes() for image in found.images}) == DEPTHS
 
 
-def test_both_sides_read_one_ladder(bridge: Generator, engine: Engine):
-    a, b = (engine._bridge._side(name).open() for name in NAMES)
+def test_both_sides_read_one_table_of_levels(bridge: Generator, engine: Engine):
+    a, b = (engine._side(domains_of(bridge)[name]).open() for name in NAMES)
     assert a.unet is not b.unet
-    first, second = (make_ladder(each.training_config, STEPS) for each in (a, b))
-    assert torch.equal(first.alphas, second.alphas)
+    first, second = (even_levels(each.training_config, STEPS) for each in (a, b))
+    assert torch.equal(first.alphas_cumprod, second.alphas_cumprod)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from factory.models.config import ExpertSpec
 from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.sample.config import GenerateConfig
+from factory.sample.prepare import prepare
 from factory.sample.regenerate import regenerate_images
-from factory.sample.run import execute, prepare
+from factory.sample.run import execute
 from tests.fakes.bridge import tiny_bridge
 from tests.fakes.pairs import write_pairs
 

@@ -11,14 +11,13 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
 from factory.errors import ConfigError, DataError
+from factory.methods.class_conditional.draw import ClassConditionalMethod
 from factory.models.class_conditioning import mask_classes, mask_planes
-from factory.models.class_pipeline import ClassConditionalPipeline
-from factory.models.class_unet import ClassUNet
+from factory.models.class_unet import ClassConditionalPipeline, ClassUNet
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.sample.engine import Engine
-from factory.sample.methods.class_conditional import ClassConditionalMethod
-from factory.sample.methods.guided import guide, sides
+from factory.sample.guidance import guide, sides
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.plan import Batch
 from factory.sample.recipe import Recipe, Request

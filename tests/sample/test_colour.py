@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factory.sample.colour import match_colours
+from factory.methods.pairs.real import match_colours
 
 
 def coloured(seed: int, spread: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.errors import ConfigError
-from factory.sample.methods.depths import (
+from factory.methods.bridge.depths import (
     POLICIES,
     adaptive_depths,
     choose_depths,

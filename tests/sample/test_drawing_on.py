@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catalog.place import Place
 from catalog.query import sql
 from catalog.table import Catalog
 from factory.gate.calibration import Calibration, calibration_of
@@ -17,8 +18,8 @@ from factory.sample.config import GenerateConfig
 from factory.sample.console import Losses
 from factory.sample.engine import Engine
 from factory.sample.plan import Plan, Quota, plan_further
-from factory.sample.prepare import make_plan, run_id_of, with_gates
-from factory.sample.run import Prepared, RunProgress, execute, prepare, prepare_resume
+from factory.sample.prepare import Run, make_plan, prepare, prepare_resume, run_id_of, with_gates
+from factory.sample.run import RunProgress, execute
 from factory.sample.stream import draw_here
 from tests.fakes.tiny import tiny_generator
 
@@ -51,7 +52,7 @@ def half(tiny: Generator) -> PixelGates:
     )
 
 
-def finish(run: Prepared) -> RunProgress:
+def finish(run: Run) -> RunProgress:
     *_, last = execute(run, stream=draw_here)
     return last
 
@@ -75,13 +76,13 @@ def accepted(uri: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def undisturbed(
     tiny: Generator, half: PixelGates, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Prepared, RunProgress]:
+) -> tuple[str, Run, RunProgress]:
     uri = str(tmp_path_factory.mktemp("whole") / "catalog")
     run = prepare(config(tiny, gates=half), uri)
     return uri, run, finish(run)
 
 
-Done = tuple[str, Prepared, RunProgress]
+Done = tuple[str, Run, RunProgress]
 
 
 def test_every_class_gets_its_number_and_the_images_are_the_engines(
@@ -110,7 +111,7 @@ def test_a_run_that_is_cut_off_anywhere_ends_with_the_same_images(
 ) -> None:
     whole, run, last = undisturbed
     uri = str(tmp_path / "catalog")
-    begun = replace(run, catalog_uri=uri)
+    begun = replace(run, place=Place(uri))
     for steps in range(1, last.drawn):  # each attempt gets a little further
         left = execute(begun, stream=draw_here)
         progress = [step for step, _ in zip(left, range(1 + steps % 3), strict=False)]
@@ -188,7 +189,7 @@ def test_a_generator_that_was_measured_is_judged_by_its_own_images_and_draws_on(
     assert lost
     assert all("real images of the class: 0.2 to 0.3" in line for line in lost)
     assert len({line.partition(":")[0] for line in lost}) == len(lost)  # each class once
-    again = prepare_resume(run.run_id, run.catalog_uri)
+    again = prepare_resume(run.run_id, run.place.uri)
     assert again.config == run.config
     assert prepare(job, "elsewhere").run_id == run.run_id
 

@@ -8,12 +8,12 @@ import torch
 from diffusers.utils import logging
 
 from factory.errors import ConfigError, ModelError
+from factory.methods.text.draw import TextMethod
 from factory.models.conditioning import tokenize
 from factory.models.generator import Generator
 from factory.models.pipeline import load_pipeline
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.methods.text import TextMethod
 from factory.sample.noise import batch_noise
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan

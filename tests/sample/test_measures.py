@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
-from factory.models.config import ExpertSpec
-from factory.models.experts import build_expert
-from factory.sample.methods.inversion import Rung
-from factory.sample.methods.measures import (
+from factory.methods.bridge.depths import (
     MEASURES,
     centre_row_band,
     expert_distance,
     radial_high_frequency,
 )
+from factory.methods.bridge.inversion import Inverted
+from factory.models.config import ExpertSpec
+from factory.models.experts import build_expert
 
 
 def wave(cycles: int, size: int = 32, *, axis: int = -1) -> torch.Tensor:
@@ -57,12 +57,12 @@ def test_white_noise_has_the_share_of_frequencies_that_are_high():
 @pytest.mark.parametrize("name", sorted(MEASURES))
 def test_every_image_is_measured_alone(name: str):
     images = torch.cat([wave(2), wave(5), wave(12)])
-    rung = Rung(level=1, state=images, clean=torch.zeros_like(images))
+    at = Inverted(level=1, state=images, clean=torch.zeros_like(images))
     alone = [
-        MEASURES[name](Rung(level=1, state=images[i : i + 1], clean=images[i : i + 1]))
+        MEASURES[name](Inverted(level=1, state=images[i : i + 1], clean=images[i : i + 1]))
         for i in range(3)
     ]
-    torch.testing.assert_close(MEASURES[name](rung), torch.cat(alone))
+    torch.testing.assert_close(MEASURES[name](at), torch.cat(alone))
 
 
 def test_an_expert_measures_how_far_the_clean_estimate_left_its_source():
@@ -71,9 +71,9 @@ def test_an_expert_measures_how_far_the_clean_estimate_left_its_source():
     ).freeze()
     sources = torch.cat([wave(2), wave(5)])
     measure = expert_distance(expert, sources, decode=lambda latents: -latents)
-    start = measure(Rung(level=0, state=sources, clean=sources))
-    same = measure(Rung(level=1, state=sources * 9, clean=-sources))
-    other = measure(Rung(level=1, state=sources, clean=-wave(9).expand(2, -1, -1, -1)))
+    start = measure(Inverted(level=0, state=sources, clean=sources))
+    same = measure(Inverted(level=1, state=sources * 9, clean=-sources))
+    other = measure(Inverted(level=1, state=sources, clean=-wave(9).expand(2, -1, -1, -1)))
     assert start.abs().max() < 1e-5
     assert same.abs().max() < 1e-5
     assert (other > 1e-4).all()

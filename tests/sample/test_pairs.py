@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from factory.errors import ConfigError, DataError
+from factory.methods.pairs.draw import PairsMethod
+from factory.methods.pairs.options import PairsOptions
+from factory.methods.pairs.real import dilated
 from factory.models.generator import Generator
 from factory.real.images import encode_png
 from factory.real.sources import open_dataset
@@ -16,12 +19,9 @@ from factory.real.splits import load_split
 from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
-from factory.sample.methods.pairs import PairsMethod
-from factory.sample.methods.pairs_options import PairsOptions
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
 from factory.sample.references import References, open_references
-from factory.sample.regions import dilated
 from tests.fakes.pair_generator import tiny_pairs
 from tests.fakes.pairs import write_pairs
 
@@ -290,15 +290,15 @@ def test_values_are_kept_within_bounds_in_pixel_form(
     engine: Engine, model: Generator, references: References
 ) -> None:
     engine.draw(plan_of(model).batch(0))
-    method = engine._methods["pairs"]
+    method = engine._drawers["pairs"]
     assert isinstance(method, PairsMethod)
     requests = plan_of(model).batch(0).requests
     for clip, least in ((True, 0.0), (False, 1.0)):
         sampling = method._sampling(requests, PairsOptions(clip=clip))
         with torch.no_grad():
             sample = 30 * sampling.noise
-            prediction = sampling.predict(sample, 0)
-            alpha = sampling.levels.alpha(0)
+            prediction = sampling.predict(sample, 1)
+            alpha = sampling.levels.alphas_cumprod[1]
             clean = alpha.sqrt() * sample - (1 - alpha).sqrt() * prediction
         assert float(clean.abs().max()) >= least
         assert (float(clean.abs().max()) <= 1.001) == clip

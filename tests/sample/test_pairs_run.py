@@ -16,8 +16,9 @@ from factory.models.config import SegmenterSpec
 from factory.models.segmenter import save_segmenter
 from factory.models.segmenter_networks import build_segmenter
 from factory.sample.config import GenerateConfig
+from factory.sample.prepare import Run, prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
-from factory.sample.run import Prepared, execute, prepare, prepare_resume
+from factory.sample.run import execute
 from tests.fakes.pair_generator import tiny_pairs
 from tests.fakes.pairs import write_pairs
 
@@ -62,7 +63,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> GenerateConfig:
 @pytest.fixture(scope="module")
 def published(
     job: GenerateConfig, tmp_path_factory: pytest.TempPathFactory, local_ray: None
-) -> tuple[str, Prepared]:
+) -> tuple[str, Run]:
     uri = str(tmp_path_factory.mktemp("runs") / "catalog")
     run = prepare(job, uri)
     steps = execute(run)
@@ -74,7 +75,7 @@ def published(
     return uri, run
 
 
-def test_rows_hold_mask_references_options_and_scores(published: tuple[str, Prepared]) -> None:
+def test_rows_hold_mask_references_options_and_scores(published: tuple[str, Run]) -> None:
     uri, run = published
     rows = Catalog(uri).samples().to_table().to_pylist()
     assert len(rows) == 10
@@ -94,7 +95,7 @@ def test_rows_hold_mask_references_options_and_scores(published: tuple[str, Prep
     assert shown <= set(run.references.ids)
 
 
-def test_every_pair_is_redrawn_bit_for_bit(published: tuple[str, Prepared], tmp_path: Path) -> None:
+def test_every_pair_is_redrawn_bit_for_bit(published: tuple[str, Run], tmp_path: Path) -> None:
     uri, _ = published
     ids = Catalog(uri).samples().to_table(columns=["image_id"])["image_id"].to_pylist()
     outcomes = list(regenerate_images(uri, image_ids=ids, out=tmp_path))
@@ -103,7 +104,7 @@ def test_every_pair_is_redrawn_bit_for_bit(published: tuple[str, Prepared], tmp_
 
 
 def test_a_redraw_finds_the_real_images_where_they_lie_now(
-    published: tuple[str, Prepared], tmp_path: Path
+    published: tuple[str, Run], tmp_path: Path
 ) -> None:
     uri, _ = published
     ids = Catalog(uri).samples().to_table(columns=["image_id"])["image_id"].to_pylist()[:1]
@@ -114,7 +115,7 @@ def test_a_redraw_finds_the_real_images_where_they_lie_now(
     assert [o.tier for o in regenerate_images(uri, image_ids=ids, data=same)] == [0]
 
 
-def test_scores_can_be_asked_for(published: tuple[str, Prepared]) -> None:
+def test_scores_can_be_asked_for(published: tuple[str, Run]) -> None:
     uri, _ = published
     query = "SELECT count(*) AS n FROM samples WHERE agreement_score >= 0 AND mask_parts_score >= 0"
     assert sql(Catalog(uri), query).to_pylist() == [{"n": 10}]

@@ -14,21 +14,18 @@ from factory.real.images import encode_png
 from factory.real.pixels import pixel_sha256
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from factory.sample import options as options_module
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.options import MethodOptions
+from factory.sample.method import MethodOptions, method_of
 from factory.sample.plan import Batch
-from factory.sample.prepare import make_plan, with_first_prompts
+from factory.sample.prepare import make_plan, prepare, prepare_resume, with_first_prompts
+from factory.sample.quotas import PromptTurns, counts_by_reference
 from factory.sample.recipe import Request
 from factory.sample.references import (
-    PromptTurns,
     References,
     check_generator,
-    counts_by_reference,
     open_references,
 )
-from factory.sample.run import prepare, prepare_resume
 from tests.fakes.pairs import write_pairs
 from tests.fakes.rows import run_row
 
@@ -53,7 +50,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def showing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options_module, "METHOD_OPTIONS", {"text": Shown})
+    monkeypatch.setattr(type(method_of("text")), "options", Shown)
 
 
 def job(tiny: Generator, real: tuple[str, str], **changes: object) -> GenerateConfig:

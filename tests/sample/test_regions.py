@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from factory.sample.regions import blend_weights, dilated, ellipse, pasted, pixels_of, tidied
+from factory.methods.pairs.real import blend_weights, dilated, ellipse, pasted, pixels_of, tidied
 
 RNG = np.random.default_rng(0)
 DRAWN, REAL = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)

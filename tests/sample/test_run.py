@@ -19,8 +19,9 @@ from factory.models.generator import Generator
 from factory.real.pixels import pixel_sha256
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
+from factory.sample.prepare import Run, prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
-from factory.sample.run import Prepared, RunProgress, execute, prepare, prepare_resume
+from factory.sample.run import RunProgress, execute
 from factory.sample.stream import draw_here, stream_batches
 
 pytestmark = pytest.mark.ray
@@ -39,7 +40,7 @@ def config(tiny: Generator, **changes: object) -> GenerateConfig:
     return GenerateConfig.model_validate(known | changes)
 
 
-def finish(run: Prepared, stream: Callable[..., Iterator[BatchFile]] = draw_here) -> RunProgress:
+def finish(run: Run, stream: Callable[..., Iterator[BatchFile]] = draw_here) -> RunProgress:
     *_, last = execute(run, stream=stream)
     return last
 
@@ -52,7 +53,7 @@ def pixels(uri: str, run_id: str) -> dict[str, str]:
     return {row["image_id"]: row["pixel_sha256"] for row in rows}
 
 
-def drawn_directly(run: Prepared, tiny: Generator) -> dict[str, str]:
+def drawn_directly(run: Run, tiny: Generator) -> dict[str, str]:
     engine = Engine(tiny)
     return {
         request.image_id: pixel_sha256(image)
@@ -64,13 +65,13 @@ def drawn_directly(run: Prepared, tiny: Generator) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def finished(
     tiny: Generator, tmp_path_factory: pytest.TempPathFactory, local_ray: None
-) -> tuple[str, Prepared, RunProgress]:
+) -> tuple[str, Run, RunProgress]:
     uri = str(tmp_path_factory.mktemp("runs") / "catalog")
     run = prepare(config(tiny, stream={"commit_batches": 2, "actors": 2}), uri)
     return uri, run, finish(run, stream_batches)
 
 
-Finished = tuple[str, Prepared, RunProgress]
+Finished = tuple[str, Run, RunProgress]
 
 
 def test_every_request_is_published_once_with_the_engines_pixels(

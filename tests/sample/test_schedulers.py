@@ -7,9 +7,10 @@ import pytest
 from factory.errors import ConfigError
 from factory.models.generator import Generator
 from factory.sample.config import GenerateConfig
-from factory.sample.methods.walk import make_levels
+from factory.sample.levels import solver_levels
+from factory.sample.prepare import prepare
 from factory.sample.regenerate import regenerate_images
-from factory.sample.run import execute, prepare
+from factory.sample.run import execute
 from factory.sample.schedulers import SCHEDULERS, Solver
 from factory.sample.stream import draw_here
 
@@ -24,9 +25,9 @@ def test_a_new_one_is_configured_drawn_with_and_redrawn(
     *_, last = execute(prepare(config, uri), stream=draw_here)
     assert last.complete
     assert [o.tier for o in regenerate_images(uri, sample="100%")] == [0] * last.accepted
-    assert make_levels("deis", {}, 5).scheduler == "deis"
+    assert solver_levels("deis", {}, 5).scheduler == "deis"
 
 
 def test_one_that_cannot_be_walked_names_those_that_can() -> None:
     with pytest.raises(ConfigError, match="Choose ddpm, ddim, dpmpp_2m, unipc"):
-        make_levels("pndm", {}, 5)
+        solver_levels("pndm", {}, 5)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import ConfigError
-from factory.sample.methods.depths import adaptive_depths
-from factory.sample.methods.soft_labels import (
+from factory.methods.bridge.depths import adaptive_depths
+from factory.methods.bridge.facts import (
     depth_fractions,
     expert_fractions,
     feature_fractions,

@@ -11,6 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from factory.errors import FactoryError, ModelError
+from factory.methods.pairs import draw as pairs
+from factory.methods.pairs import style as terms
+from factory.methods.pairs.options import Style
+from factory.methods.pairs.style import Lead, Terms
 from factory.models import extractors
 from factory.models.extractors import load_extractor
 from factory.models.generator import Generator
@@ -18,10 +22,6 @@ from factory.models.pair_codec import PairCodec
 from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
-from factory.sample.methods import pairs
-from factory.sample.methods import style_terms as terms
-from factory.sample.methods.pairs_options import Style
-from factory.sample.methods.style import Lead, Terms
 from factory.sample.plan import Plan
 from factory.sample.prepare import make_plan
 from factory.sample.references import References, open_references

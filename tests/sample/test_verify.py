@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from catalog.compact import optimize
+from catalog.releases import verify_release
 from catalog.tombstones import Mark, record_tombstones
-from catalog.verify import verify_release
+from catalog.upkeep import optimize
 from factory.cli import cli
 from factory.errors import CatalogError, ConfigError
 from factory.models.generator import Generator
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.regenerate import redraw_release
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
-from factory.sample.verify import redraw_release
 from tests.catalog.test_releases import MADE
 
 

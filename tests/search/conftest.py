@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from catalog.place import Place
 from factory.config import parse_config
 from factory.models.generator import open_generator
 from factory.real.build import build_dataset
@@ -69,7 +70,6 @@ def ground(stored: dict[str, Any], cells: RealDataset, split: Split, tmp_path: P
         config=parse_config(SweepConfig, stored, where="test"),
         dataset=cells,
         splits=(split,),
-        catalog_uri=os.path.relpath(tmp_path / "catalog"),  # trials read it as the driver does
-        storage=None,
+        catalog=Place(os.path.relpath(tmp_path / "catalog")),  # trials read it as the driver does
         output=tmp_path / "out",
     )

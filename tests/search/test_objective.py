@@ -32,7 +32,7 @@ from tests.fakes.tiny import tiny_generator
 
 
 def drawer(ground: Ground):
-    made = Drawer(ground.catalog_uri, None, on_ray=False)
+    made = Drawer(ground.catalog, on_ray=False)
     return lambda setting: made.draw(setting.generate)
 
 
@@ -49,7 +49,7 @@ def test_images_are_drawn_once_and_trainings_done_once(ground: Ground) -> None:
     assert kept == {path: path.stat().st_mtime_ns for path in (ground.output / "units").iterdir()}
     other = list(score_point(ground, {**point, "generate.guidance_scale": 1}, drawer(ground)))
     assert other[0].drawn == 25
-    rows = sql(Catalog(ground.catalog_uri), "SELECT run_id, count(*) AS n FROM samples GROUP BY 1")
+    rows = sql(Catalog(ground.catalog), "SELECT run_id, count(*) AS n FROM samples GROUP BY 1")
     assert rows["n"].to_pylist() == [25, 25]
 
 
@@ -139,7 +139,7 @@ def test_plans_are_checked_without_a_drawing(ground: Ground, split: Split) -> No
         asked = replace(ground, **changes)
         with pytest.raises((ConfigError, DataError), match=message):
             check_plans(asked)
-    assert not Path(ground.catalog_uri).exists()
+    assert not Path(ground.catalog.uri).exists()
 
 
 def changed(ground: Ground, **changes: Any) -> SweepConfig:
@@ -197,7 +197,7 @@ def trial_at(point: Point) -> Trial:
 
 
 def test_a_drawer_says_how_far_it_is(ground: Ground) -> None:
-    made = Drawer(ground.catalog_uri, None, on_ray=False)
+    made = Drawer(ground.catalog, on_ray=False)
     assert made.progress() is None
     stream, lines = made._stream, []
 

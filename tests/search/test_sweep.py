@@ -43,7 +43,7 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     assert trials[0].score == max(t.score for t in trials if t.trained == 2)
     assert run_trials(ground, at_once=1) == trials  # all were finished
 
-    drawer = Drawer(ground.catalog_uri, None, on_ray=False)
+    drawer = Drawer(ground.catalog, on_ray=False)
     outcome = finish(ground, trials, lambda s: drawer.draw(s.generate), execute_here)
     assert set(outcome.report.arms) == {"real", "oversampled", "duplicate", "winner"}
     assert outcome.report.num_test == len(ground.splits[0].test)
@@ -51,7 +51,7 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     best = load_config(GenerateConfig, ground.output / "best.yaml")
     assert best.guidance_scale == trials[0].point["generate.guidance_scale"]
     assert drawer.draw(best)[1] == 0  # its images are there
-    told = sql(Catalog(ground.catalog_uri), "SELECT name, arms FROM evaluations").to_pylist()
+    told = sql(Catalog(ground.catalog), "SELECT name, arms FROM evaluations").to_pylist()
     assert told == [{"name": "small", "arms": list(outcome.report.arms)}]
     text = (ground.output / "sweep.md").read_text()
     assert "winner" in text.splitlines()[2]
@@ -150,7 +150,7 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
     (tmp_path / "sweep.yaml").write_text(to_yaml(config))
     ground.splits[0].save(tmp_path / "split.json")
     places = ["--data", "smear:60?seed=4&size=16", "--split", str(tmp_path / "split.json")]
-    places += ["--catalog", ground.catalog_uri, "--output", str(ground.output)]
+    places += ["--catalog", ground.catalog.uri, "--output", str(ground.output)]
     command = [sys.executable, "-c", COMMAND, "sweep", "--config", str(tmp_path / "sweep.yaml")]
     first = subprocess.Popen([*command, *places], start_new_session=True)
     deadline = time.monotonic() + 900
@@ -171,5 +171,5 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
     assert kept.items() <= now.items()
     text = """SELECT count(*) AS n, count(DISTINCT image_id) AS ids, count(DISTINCT run_id) AS runs
         FROM samples"""
-    (row,) = sql(Catalog(ground.catalog_uri), text).to_pylist()
+    (row,) = sql(Catalog(ground.catalog), text).to_pylist()
     assert row == {"n": 25 * row["runs"], "ids": 25 * row["runs"], "runs": row["runs"]}

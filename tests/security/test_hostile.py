@@ -19,13 +19,15 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from catalog import Catalog
+from catalog.place import Place
 from factory.config import load_config
 from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder, set_up
 from factory.real.images import decode
 from factory.sample.config import GenerateConfig
-from factory.sample.run import execute, prepare
+from factory.sample.prepare import prepare
+from factory.sample.run import execute
 from factory.sample.stream import draw_here
 
 
@@ -90,7 +92,7 @@ def test_no_secret_of_the_store_reaches_a_row_a_log_or_an_error(
     try:
         config = GenerateConfig(model=str(tiny.folder), num_images=4, batch_size=2, seed=1)
         config = config.model_copy(update={"num_inference_steps": 1})
-        run = prepare(config, str(tmp_path / "catalog"), storage_options=options)
+        run = prepare(config, Place(str(tmp_path / "catalog"), options))
         told = [
             str(progress) for progress in execute(run, stream=draw_here, recorder=LogRecorder())
         ]

@@ -9,9 +9,10 @@ import yaml
 
 from catalog import Catalog, record_evaluation
 from catalog.export.formats import FORMATS
-from catalog.export.inert import cell, inert
-from catalog.export.place import sha256_of
+from catalog.export.layout import cell, inert
+from catalog.export.statement import sha256_of
 from catalog.export.write import export
+from catalog.place import Place
 from catalog.schema import SCORES
 from catalog.selection import Selection
 from factory.digest import canonical_json
@@ -177,7 +178,7 @@ def test_no_secret_and_no_place_reaches_a_file(tmp_path, masked, monkeypatch, fo
     canary = "canary-8f2b61"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", canary)
     monkeypatch.setenv("FACTORY_TOKEN", canary)
-    secret = Catalog(masked.catalog.uri, {"AWS_SECRET_ACCESS_KEY": canary})
+    secret = Catalog(Place(masked.catalog.uri, {"AWS_SECRET_ACCESS_KEY": canary}))
     export(Selection(catalog=secret), tmp_path / "out", form)
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) > 6

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from catalog.export.formats import FORMATS, Format
+from catalog.export.layout import Pictures
 from catalog.export.objects import objects_of
-from catalog.export.pictures import Pictures
 from catalog.export.write import export
 from catalog.selection import Selection
 from tests.catalog.export.conftest import NAMES, published, row_of, rows_by_id
@@ -298,7 +298,9 @@ def test_runs_with_other_class_lists_are_numbered_anew(tmp_path):
 
 def test_a_new_format_is_one_file_and_one_line(plain, tmp_path, monkeypatch):
     monkeypatch.setitem(
-        FORMATS, "flat", Format(module="tests.fakes.toy_export", what="flat pictures", example="ls")
+        FORMATS,
+        "flat",
+        Format(writer="tests.fakes.toy_export:write", what="flat pictures", example="ls"),
     )
     made = export(plain, tmp_path / "out", "flat")
     named = {path.name for path in (tmp_path / "out").glob("*.png")} - {"sheet.png"}

@@ -166,7 +166,7 @@ def test_a_bad_address_is_one_clear_line(client, address, status, message):
 
 
 def test_a_condition_that_takes_too_long_is_given_up(client, monkeypatch):
-    monkeypatch.setattr("catalog.gallery.released.CONDITION_SECONDS", 0.2)
+    monkeypatch.setattr("catalog.gallery.listing.CONDITION_SECONDS", 0.2)
     endless = (
         "(SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range > b.range) > 0"
     )

@@ -12,7 +12,7 @@ from catalog.gallery.charts import BINS, counts_of, histogram, ranges_of
 from catalog.gallery.details import APART, GROUPS, nearest_real
 from catalog.gallery.filters import filters_of
 from catalog.gallery.index import Index
-from catalog.gallery.lineage import laid_out
+from catalog.gallery.records import laid_out
 from catalog.releasing import create_release, retract_release
 from catalog.results import effects, record_evaluation
 from catalog.schema import SAMPLES

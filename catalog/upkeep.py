@@ -1,0 +1,227 @@
+"""Upkeep: small files joined into large ones, and what nobody refers to removed after a while.
+
+deltalake's own `optimize.compact` is not used: it cuts the bounds of `created_at` to milliseconds,
+after which a query for the exact time of a row finds none (measured with 1.6.6), and packs PNGs
+again. Here the files are written as the sink writes them, with the same statistics.
+
+Exactly once holds on: files of one run are replaced under that run's application transaction, on
+the snapshot they were read from. A sink that commits in between wins, and the compaction is decided
+again; one that comes after it finds its snapshot refused, and sees the batches inside the new file.
+Earlier versions keep the old files, and with them every release, until `vacuum` takes what no
+version of a release needs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from catalog.batch import file_statistics, parquet_bytes
+from catalog.files import Files, listed_files
+from catalog.place import Where
+from catalog.releases import list_releases
+from catalog.schema import SAMPLES, STATISTICS
+from catalog.sink import now_ms
+from catalog.store import filesystem, open_table, put, reading, sizes, storage_errors
+from catalog.table import Catalog
+from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
+from factory.digest import digest_bytes
+from factory.errors import CatalogError
+
+TARGET_BYTES = 32 << 20
+"""Size up to which files are joined: about what is read to show one image of it."""
+_ROW_GROUP = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """Files of the newest version before and after, and the version after."""
+
+    files_before: int
+    files_after: int
+    version: int
+
+
+def optimize(
+    place: Where,
+    *,
+    target_bytes: int = TARGET_BYTES,
+    retry: Retry | None = None,
+    on_step: OnStep | None = None,
+) -> Compaction:
+    """Join small neighbouring files of every run up to `target_bytes`, a commit per run.
+
+    Neighbours are told by their batches. Safe beside running runs; asked again it does nothing.
+
+    Raises:
+        CatalogError: no catalog there, a file is gone, or not writable.
+    """
+    open_table(place, "samples")  # never made here
+    snapshots = Snapshots(place, "samples")
+    snapshot = snapshots.newest()
+    listed, version = listed_files(snapshot), snapshot.version()
+    for run_id in sorted(set(_runs(listed))):
+
+        def joined(snapshot: DeltaTable, run_id: str = run_id) -> Addition | None:
+            return _joined(snapshot, place, run_id, target_bytes)
+
+        version = commit_missing(snapshots, joined, retry=retry, on_step=on_step)
+    after = listed_files(snapshots.newest())
+    return Compaction(files_before=len(listed), files_after=len(after), version=version)
+
+
+def groups(sizes: Sequence[int], target_bytes: int) -> list[range]:
+    """Return the ranges of neighbours to join: two or more files, `target_bytes` at most together.
+
+    The first file of a group is followed by as many as fit.
+    """
+    found, start, total = [], 0, 0
+    for number, size in enumerate([*sizes, target_bytes + 1]):
+        if total + size > target_bytes:
+            if number - start > 1:
+                found.append(range(start, number))
+            start, total = number, 0
+        total += size
+    return found
+
+
+def _joined(
+    snapshot: DeltaTable,
+    place: Where,
+    run_id: str,
+    target_bytes: int,
+) -> Addition | None:
+    """Write the joined files of one run; return their additions and the removals, if any."""
+    listed = listed_files(snapshot)
+    mine = listed.filter(pc.equal(listed["partition.run_id"], run_id)) if len(listed) else listed
+    if len(mine) < 2:
+        return None
+    mine = mine.sort_by([("min.batch_index", "ascending"), ("path", "ascending")])
+    store_files = filesystem(place, "samples")
+    actions: list[AddAction | RemoveAction] = []
+    for group in groups(mine["size_bytes"].to_pylist(), target_bytes):
+        part = mine.slice(group.start, len(group))
+        files = Files(listed=part, schema=SAMPLES, filesystem=store_files)
+        with reading(place, files):
+            rows = files.dataset().to_table()
+        actions.append(_written(place, run_id, rows))
+        actions += [
+            RemoveAction(path, False, now_ms(), size, {"run_id": run_id})
+            for path, size in zip(
+                *(part[name].to_pylist() for name in ("path", "size_bytes")), strict=True
+            )
+        ]
+    if not actions:
+        return None
+    return Addition(
+        actions=actions,
+        app_id=run_id,
+        app_version=(snapshot.transaction_version(run_id) or 0) + 1,
+        note={"run_id": run_id, "factory_operation": "optimize"},
+    )
+
+
+def _written(place: Where, run_id: str, rows: pa.Table) -> AddAction:
+    """Write the rows to one file, named after its first batch and its bytes."""
+    data = parquet_bytes(rows.drop_columns(["run_id"]), row_group_rows=_ROW_GROUP)
+    first = pc.min(rows["batch_index"]).as_py()
+    path = f"run_id={run_id}/joined-{first:08d}-{digest_bytes(data)[:16]}.parquet"
+    put(place, "samples", path, data)
+    stats = file_statistics(rows, STATISTICS)
+    return AddAction(path, len(data), {"run_id": run_id}, now_ms(), False, stats)
+
+
+def _runs(listed: pa.Table) -> list[str]:
+    runs: list[str] = listed["partition.run_id"].to_pylist() if len(listed) else []
+    return runs
+
+
+SAFE = timedelta(days=1)
+"""No run leaves a written batch unpublished for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vacuumed:
+    """Files below `samples` that went, or would go in a dry run, and what held the others."""
+
+    paths: Sequence[str]
+    num_bytes: int
+    kept_releases: Sequence[str]
+    given_up: Sequence[str]
+    """Retracted releases: their files may go, and then they cannot be read any more."""
+
+
+def vacuum(
+    place: Where,
+    *,
+    retain: timedelta,
+    dry_run: bool = True,
+) -> Vacuumed:
+    """Delete files of `samples` that were replaced, or never published, longer ago than `retain`.
+
+    A file of the newest version or of a release that was not retracted never goes. Versions that
+    are neither can no longer be read once their files are gone. Do not release an old version at
+    the same time.
+
+    Raises:
+        CatalogError: no catalog there; less than `SAFE` while a run may be writing; not writable.
+    """
+    _check_idle(place, retain)
+    releases = list_releases(place)
+    kept = [release for release in releases if not release.retracted]
+    versions = sorted({release.version for release in kept})
+    table = open_table(place, "samples")
+    hours = int(retain.total_seconds() // 3600)
+
+    def run(*, dry: bool) -> list[str]:
+        with storage_errors(place):
+            return table.vacuum(
+                hours,
+                dry_run=dry,
+                enforce_retention_duration=False,
+                full=True,  # also what was written and never published
+                keep_versions=versions,
+            )
+
+    candidates = sorted(run(dry=True))  # with those that an earlier vacuum took
+    found = sizes(place, "samples", candidates)
+    paths = [path for path in candidates if found[path] is not None]
+    files = Catalog(place).release_files()
+    names = [release.name for release in kept]
+    needed = files.filter(pc.is_in(files["name"], pa.array(names, pa.string())))
+    torn = sorted(set(paths) & set(needed["path"].to_pylist()))
+    if torn:  # a belt beside keep_versions
+        raise CatalogError(
+            f"vacuum would take {torn[0]}, which a release needs",
+            remedy="Report this as a bug; nothing was deleted",
+        )
+    if paths and not dry_run:
+        run(dry=False)
+    return Vacuumed(
+        paths=paths,
+        num_bytes=sum(found[path] or 0 for path in paths),
+        kept_releases=names,
+        given_up=[release.name for release in releases if release.retracted],
+    )
+
+
+def _check_idle(place: Where, retain: timedelta) -> None:
+    """Refuse to take the fresh files of a run that may be writing them.
+
+    Raises:
+        CatalogError: naming the run, or a negative time.
+    """
+    if retain < timedelta(0):
+        raise CatalogError(f"files cannot be kept for {retain}", remedy="Give 0 days or more")
+    if retain >= SAFE:
+        return
+    for row in Catalog(place).runs_latest().to_pylist():
+        if row["status"] == "started":
+            raise CatalogError(
+                f"run {row['run_id']} may still be writing, and {retain} would take its files",
+                remedy="Let it finish (`factory generate --resume`), or retain 1 day or more",
+            )

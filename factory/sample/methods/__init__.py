@@ -1,1 +1,0 @@
-"""How each method turns a batch of requests into images."""
