@@ -77,6 +77,8 @@ def sample_row(index: int, *, recipe: str = "recipe-a", **changes: object) -> di
         "agreement_score": None,
         "copy_score": None,
         "noise_score": None,
+        "brightness_score": None,
+        "confidence_score": None,
         "pixel_size_um": None,
         "crop": None,
     }
