@@ -18,6 +18,7 @@ from factory.terminal import one_line, say
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from catalog.manifest import Difference
     from catalog.place import Place
     from catalog.table import Catalog
 
@@ -129,6 +130,28 @@ def sql_command(
     asked = {"version": view["version"], "as_of": view["as_of"], "limit": limit}
     with closing(BoundedSql(parse_place(view["uri"], view["storage"]))) as bounded:
         print_table(bounded.ask(query, seconds=timeout, **asked), form)
+
+
+@catalog.command()
+@click.argument("before", type=click.IntRange(min=0))
+@click.argument("after", type=click.IntRange(min=0))
+@catalog_option
+@storage_option
+@click.option("--where", default="true", metavar="SQL", help="Of samples that satisfy this.")
+@click.option("--json", "as_object", is_flag=True, help="Print JSON, with the image ids.")
+def diff(
+    before: int, after: int, uri: str, storage: tuple[str, ...], where: str, as_object: bool
+) -> None:
+    """Tell which samples version AFTER holds and BEFORE did not, and the other way round.
+
+    \b
+    Example:
+      factory catalog diff 3 7 --where "class_name = 'monocyte'"
+    """  # noqa: D301 -- \b is click's mark
+    from catalog.releases import diff_versions
+
+    found = diff_versions(parse_place(uri, storage), before, after, where=where)
+    print_difference(found, as_object)
 
 
 @catalog.command()
@@ -282,6 +305,22 @@ def print_table(table: "pa.Table", form: str | None) -> None:
         page.print(as_rich(table, width=page.width))
     click.echo(drawn.get().rstrip())
     click.echo(f"{len(table)} row{'' if len(table) == 1 else 's'}")
+
+
+def print_difference(found: "Difference", as_object: bool) -> None:
+    """Print what was added, removed and changed: counts by class and recipe, or JSON with ids."""
+    from catalog.manifest import KINDS
+
+    ids = {kind: getattr(found, kind)["image_id"].to_pylist() for kind in KINDS}
+    if as_object:
+        counts = {"by_class": found.by_class, "by_recipe": found.by_recipe}
+        click.echo(json.dumps({"change": found.change, **counts, **ids}, indent=1))
+        return
+    click.echo(f"{found.change}: " + ", ".join(f"{len(ids[kind])} {kind}" for kind in KINDS))
+    for title, groups in (("class", found.by_class), ("recipe", found.by_recipe)):
+        for group, counts_of in groups.items():
+            numbers = ", ".join(f"{counts_of[kind]} {kind}" for kind in KINDS if counts_of[kind])
+            click.echo(one_line(f"  {title} {group}: {numbers}"))
 
 
 def parse_place(uri: str, pairs: tuple[str, ...]) -> "Place":

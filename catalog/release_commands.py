@@ -10,6 +10,7 @@ from catalog.commands import (
     catalog_option,
     format_options,
     parse_place,
+    print_difference,
     print_table,
     storage_option,
 )
@@ -113,20 +114,9 @@ def diff(before: str, after: str, uri: str, storage: tuple[str, ...], as_object:
     Example:
       factory release diff wbc@1.0.0 wbc@1.1.0
     """  # noqa: D301 -- \b is click's mark
-    from catalog.manifest import KINDS
     from catalog.releases import diff_releases
 
-    found = diff_releases(parse_place(uri, storage), before, after)
-    ids = {kind: getattr(found, kind)["image_id"].to_pylist() for kind in KINDS}
-    if as_object:
-        counts = {"by_class": found.by_class, "by_recipe": found.by_recipe}
-        click.echo(json.dumps({"change": found.change, **counts, **ids}, indent=1))
-        return
-    click.echo(f"{found.change}: " + ", ".join(f"{len(ids[kind])} {kind}" for kind in KINDS))
-    for title, groups in (("class", found.by_class), ("recipe", found.by_recipe)):
-        for group, counts_of in groups.items():
-            numbers = ", ".join(f"{counts_of[kind]} {kind}" for kind in KINDS if counts_of[kind])
-            click.echo(one_line(f"  {title} {group}: {numbers}"))
+    print_difference(diff_releases(parse_place(uri, storage), before, after), as_object)
 
 
 @release.command()

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.boundary import json_counts
 from catalog.manifest import (
+    ROW_COLUMNS,
     Difference,
     FileDigest,
     difference,
@@ -26,7 +28,7 @@ from catalog.manifest import (
 )
 from catalog.place import Where
 from catalog.query import sql
-from catalog.schema import RETRACTED
+from catalog.schema import RETRACTED, SAMPLES
 from catalog.selection import Ask, Selection
 from catalog.table import Catalog
 from catalog.tombstones import forgotten, forgotten_at
@@ -151,6 +153,22 @@ def diff_releases(place: Where, before: str, after: str) -> Difference:
     """
     rows = [read_rows(audited(place, find_release(place, name)))[0] for name in (before, after)]
     return difference(*rows)
+
+
+def diff_versions(place: Where, before: int, after: int, *, where: str = "true") -> Difference:
+    """Return what changed in `samples` from one version to another, rejected images included.
+
+    Raises:
+        CatalogError: no such version, or its files are gone; a condition that fails.
+    """
+
+    def rows_of(version: int) -> pa.Table:
+        selection = Selection(catalog=Catalog(place, version=version), where=where)
+        if len(selection.keys):
+            return read_rows(selection)[0]
+        return pa.schema([SAMPLES.field(name) for name in ROW_COLUMNS]).empty_table()
+
+    return difference(rows_of(before), rows_of(after))
 
 
 def _release(row: Mapping[str, Any]) -> Release:

@@ -34,6 +34,19 @@ def uri(tmp_path, monkeypatch):
     return place
 
 
+def test_any_two_versions_are_compared(uri):
+    publish(uri, [2], "run-2", class_name="monocyte")
+    told = run("catalog", "diff", 1, 2)
+    assert told.startswith("minor: 4 added, 0 removed, 0 changed\n")
+    assert "  class monocyte: 4 added\n" in told
+    assert run("catalog", "diff", 2, 1).startswith("major: 0 added, 4 removed, 0 changed\n")
+    assert run("catalog", "diff", 0, 2).startswith("minor: 12 added, 0 removed")
+    nothing = run("catalog", "diff", 1, 2, "--where", "class_name = 'basophil'", "--json")
+    assert json.loads(nothing)["added"] == []
+    with pytest.raises(CatalogError, match="cannot be opened at version 9"):
+        run("catalog", "diff", 1, 9)
+
+
 def test_a_release_is_made_listed_shown_compared_verified_and_retracted(uri):
     output = run("release", "create", "wbc")
     assert output.startswith("wbc@1.0.0: 8 images in 2 files of version 1, manifest ")
