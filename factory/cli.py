@@ -17,9 +17,7 @@ from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
 from factory.evaluate.mix import mix
 from factory.evaluate.prepare_commands import bank, clusters, prepare, segmenter
-from factory.finetune.commands import finetune
-from factory.finetune.expert_command import expert
-from factory.finetune.memory_command import memory
+from factory.finetune.commands import expert, finetune, memory, pretrain
 from factory.judge.ablate import ablate
 from factory.judge.commands import judge
 from factory.monitor.commands import runs
@@ -55,7 +53,8 @@ def cli(log_format: str) -> None:
 
 
 COMMANDS = (
-    *(real, bank, clusters, segmenter, prepare, expert, finetune, memory, bridge, judge, ablate),
+    *(real, bank, clusters, segmenter, prepare),
+    *(expert, pretrain, finetune, memory, bridge, judge, ablate),
     *(generate, catalog, gallery, export, marks, regenerate, mix, evaluate, sweep),
     *(release, lineage_command, forget_command),
     *(submit, runs),

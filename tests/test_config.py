@@ -7,8 +7,8 @@ import pytest
 from factory.config import load_config, parse_config, to_yaml
 from factory.errors import ConfigError
 from factory.evaluate.config import StudyConfig
-from factory.finetune.base_config import BaseConfig
-from factory.finetune.config import ExpertConfig, FinetuneConfig
+from factory.finetune.config import ExpertConfig
+from factory.methods.text.config import BaseConfig, FinetuneConfig
 from factory.sample.config import GenerateConfig
 from factory.search.config import SweepConfig
 

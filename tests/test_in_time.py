@@ -47,6 +47,7 @@ GENERATE = "generate --catalog new --num-images 8"
 FINETUNE = "finetune --data cells --split split.json --output new --without-ray"
 SMALL = f"{FINETUNE} --set n_shot=2"
 CONTROLS = "--set 'arms={real: {design: real}, more: {design: oversample}}'"
+PRETRAIN = "pretrain --data cells --output new --without-ray"
 EVALUATE = "evaluate --data cells --split split.json --output new --without-ray"
 SWEEP = "sweep --data cells --split split.json --output new --catalog new"
 JUDGE = "judge wbc-base --data cells --split split.json --output new"
@@ -137,7 +138,11 @@ WRONG: list[tuple[str, str, str]] = [
     ("mix --data cells --split split.json --catalog catalog --out cells", "is there", "Name a new"),
     ("memory --set x=1", "unknown key 'x'", "Known keys: method"),
     ("memory --set base=nowhere", "no generator at 'nowhere'", "Give a diffusers folder"),
-    ("memory --config blastdiffusion", "cannot be told", "Give a configuration of method text"),
+    ("memory --config blastdiffusion --set autoencoder.base=/no", "no generator at", "Give a"),
+    (f"{PRETRAIN} --set x=1", "unknown key 'x'", "Known keys: method"),
+    (f"{PRETRAIN} --config cytodiff", "no configuration of a base", "Give one such as wbc_base"),
+    (f"{PRETRAIN} --set denoiser.base=/no", "no generator at '/no'", "Give a diffusers folder"),
+    (f"{PRETRAIN} --split no.json", "not a readable split", "Write"),
     ("bridge --out b --domain a", "no NAME=MODEL[:CLASS]", "Write --domain"),
     ("bridge --out b --domain a=no:x --domain b=no:y", "no generator at 'no'", "Give a diffusers"),
     ("bridge --out b --domain a=wbc-base:x --domain b=wbc-base", "no class 'x'", "Choose one of"),

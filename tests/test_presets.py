@@ -7,8 +7,8 @@ import pytest
 
 from factory.config import load_config
 from factory.evaluate.config import StudyConfig
-from factory.finetune.class_config import ClassConditionalConfig
-from factory.finetune.config import FinetuneConfig
+from factory.methods.class_conditional.config import ClassConditionalConfig
+from factory.methods.text.config import FinetuneConfig
 from factory.sample.config import GenerateConfig
 
 CLASSIFIER = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from factory.errors import ModelError
 from factory.evaluate.config import Fitting
-from factory.finetune.schedule import warmup_hold_decay
+from factory.finetune.order import warmup_hold_decay
 
 LossOf = Callable[[nn.Module, int], Tensor]
 """(network, step) -> loss; draws its own rows."""

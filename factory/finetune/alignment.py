@@ -20,10 +20,13 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from factory.digest import digest
 from factory.errors import ConfigError
-from factory.finetune.config import AlignmentSettings
+from factory.finetune.config import AlignmentSettings, MethodConfig
+from factory.finetune.latents import to_signed, turn
 from factory.finetune.losses import Noised, predicted_clean
-from factory.models.experts import Expert, seeded
+from factory.models.expert_file import load_expert
+from factory.models.experts import Expert, seeded, state_digest
 from factory.models.layers import default_layer, layer_width, pooled, tap
 
 
@@ -187,3 +190,62 @@ def expert_features(expert: Expert, images: Tensor, settings: AlignmentSettings)
 def cosine_loss(projected: Tensor, hidden: Tensor) -> Tensor:
     """Return mean(1 - cos) of (B, F) and (B, F): 0 where all are aligned, 2 where opposed."""
     return (1 - F.cosine_similarity(projected.float(), hidden.float(), dim=1)).mean()
+
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturesOf:
+    """What an expert sees in the real images, computed once: it never changes while it steers.
+
+    Only for an expert that is shown the clean image. It then sees the real one and not what the
+    autoencoder makes of it, and a step of training costs what it costs without alignment.
+    """
+
+    expert: Expert
+    settings: AlignmentSettings
+
+    @property
+    def digest(self) -> str:
+        """Names the expert's weights and what is read of it."""
+        settings = self.settings.model_dump(mode="json", include={"expert_layer", "pooling"})
+        return digest(
+            [state_digest(self.expert), self.expert.spec.model_dump(mode="json"), settings]
+        )
+
+    def __call__(self, images: Tensor, *, turns: int, device: str = "cpu") -> Tensor:
+        """Return (N, turns, F) float16 for images (N, S, S, 3) uint8, each under so many turns."""
+        self.expert.to(device)
+        rows = [
+            torch.stack([self._features(turn(shown, number)) for number in range(turns)], dim=1)
+            for shown in (to_signed(each).to(device) for each in torch.split(images, BATCH))
+        ]
+        return torch.cat(rows)
+
+    def _features(self, images: Tensor) -> Tensor:
+        return expert_features(self.expert, images, self.settings).half().cpu()
+
+
+def expert_of(config: MethodConfig) -> Expert | None:
+    """Return the expert that steers a training; None where nothing is aligned.
+
+    Raises:
+        ConfigError: it is to be aligned, and no expert is named.
+        ModelError: its folder is no whole expert.
+    """
+    if not config.alignment.weight:
+        return None
+    if config.expert is None:
+        raise ConfigError(
+            f"alignment.weight {config.alignment.weight} needs an expert",
+            remedy="Set expert to the folder of one, or alignment.weight to 0",
+        )
+    return load_expert(config.expert)[0]
+
+
+def features_of(expert: Expert | None, settings: AlignmentSettings) -> FeaturesOf | None:
+    """Return what computes the features beforehand, or None where that cannot be done."""
+    if expert is None or settings.weight == 0 or settings.expert_input != "clean":
+        return None
+    return FeaturesOf(expert=expert, settings=settings)

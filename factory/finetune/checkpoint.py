@@ -171,6 +171,8 @@ def check_newest(folder: Path, *, config: Mapping[str, Any]) -> None:
 
 
 def _check_config(path: Path, notes: Notes, config: Mapping[str, Any]) -> None:
+    if "split_digest" not in notes.config:  # those of a base did not name it
+        config = {key: value for key, value in config.items() if key != "split_digest"}
     if differing := _differences(notes.config, config):
         raise ModelError(
             f"checkpoint {path} was made with another configuration: {'; '.join(differing)}",

@@ -1,13 +1,40 @@
-"""Configuration of a fine-tuning: which base, which images, how, on how many workers."""
+"""Configurations that several methods share: lengths and rates, validation, autoencoder, expert.
 
-from collections.abc import Mapping
-from typing import Literal
+A method's own configuration stands in its folder of `factory.methods` and is a `MethodConfig`.
+"""
 
-from pydantic import Field, field_validator, model_validator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from factory.config import Frozen, Place
 from factory.finetune.cluster import ClusterConfig
-from factory.models.config import LoraSettings, SegmenterSpec
+from factory.models.config import SegmenterSpec
+
+if TYPE_CHECKING:
+    from factory.real.dataset import RealDataset
+
+Count = Annotated[int, Field(ge=1)]
+Shots = Count | Mapping[str, Count]
+"""Images of each class, or of those that are named; of others all."""
+
+
+def without_later_keys(
+    later: Mapping[str, Any], config: BaseModel, dumped: dict[str, Any]
+) -> dict[str, Any]:
+    """Return `dumped` without the keys that came later, at their defaults.
+
+    They rename no older run, and its checkpoints are resumed.
+    """
+    unused = {name for name, default in later.items() if getattr(config, name) == default}
+    return {name: value for name, value in dumped.items() if name not in unused}
 
 
 class TrainingConfig(Frozen):
@@ -57,19 +84,6 @@ class ValidationConfig(Frozen):
         return self
 
 
-class AutoencoderAdaptation(Frozen):
-    """How the base's autoencoder is trained on before its denoiser; 0 steps: it stays as it is."""
-
-    steps: int = Field(0, ge=0)
-    batch_size: int = Field(16, gt=0)
-    learning_rate: float = Field(5e-4, gt=0)
-    warmup_steps: int = Field(20, ge=0)
-    kl_weight: float = Field(1e-3, ge=0)
-    perceptual: Place | None = None
-    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
-    perceptual_weight: float = Field(0.5, ge=0)
-
-
 class AlignmentSettings(Frozen):
     """What is aligned with what, and how strongly."""
 
@@ -85,61 +99,125 @@ class AlignmentSettings(Frozen):
     """Name of a module of the expert's network; null: what its classifying layer sees."""
 
 
-class FinetuneConfig(Frozen):
-    """One fine-tuning of a base; with `separate`, one for every class."""
+class MethodConfig(Frozen):
+    """What the configuration of every method says."""
 
-    method: Literal["text"] = "text"
+    method: str
     name: str = Field(min_length=1)
-    base: str = "wbc-base"
-    revision: str | None = None
-    train: Literal["lora", "full"] = "lora"
-    separate: bool = False
-    """A LoRA for every class, trained side by side; else one for all classes."""
-    classes: Mapping[str, str] = Field(default_factory=dict)
-    """Class -> prompt; a class that is not named gets `prompt`."""
-    prompt: str = "a {class_name}"
     only: tuple[str, ...] = ()
     """Train these classes; none named: every class of the train part."""
-    n_shot: int | None = Field(None, ge=1)
-    """Images of each class, drawn by `seed` from the train part; null: all of it."""
-    size_px: int | None = Field(None, ge=8, multiple_of=8)
-    """Side of the images; null: what the base was trained on."""
-    attention_window: int | None = Field(None, ge=0)
-    """Side in places of the windows within which self-attention looks, 0: everywhere; null: as in
-    the base. Another one than the base's needs `train: full`."""
-    turns: bool = True
-    """Show images under flips and quarter turns; only where up and down mean nothing."""
+    n_shot: Shots | None = None
+    """Images of each class, drawn by `seed` from the train part: a number, or one for each class
+    ({basophil: 4}; of the others all); null: all of it."""
     seed: int = Field(0, ge=0)
-    lora: LoraSettings = LoraSettings()
     alignment: AlignmentSettings = AlignmentSettings(weight=0)
+    """Pulls the denoiser towards an expert's features, see `factory.finetune.alignment`."""
     expert: Place | None = None
     """Folder of the expert of `alignment`."""
-    autoencoder: AutoencoderAdaptation = AutoencoderAdaptation()
-    """Of the base, before anything else, where it cannot show such images. The base so made stands
-    in the output, and a LoRA is for it."""
-    training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    def bases(self) -> Iterator[tuple[str, str | None]]:
+        """Yield the generators that are started from, each with its revision."""
+        yield from ()
+
+    def check_images(self, dataset: "RealDataset", ids: Sequence[str]) -> None:
+        """Raise where the images to learn from lack what the method reads of them."""
+
+
+class AdversarialConfig(Frozen):
+    """The discriminator and how much it counts; the defaults are BlastDiffusion's."""
+
+    channels: tuple[Annotated[int, Field(gt=0, multiple_of=8)], ...] = (64, 128, 256)
+    start_step: int = Field(15_000, ge=0)
+    """Until then the autoencoder learns alone, and the term costs nothing."""
+    weight: float = Field(0.5, ge=0)
+    adaptive: bool = False
+    """Multiply `weight` by `gradient_ratio`, so that it means the same at any loss scale."""
+
+
+class FirstStageConfig(Frozen):
+    """Where the autoencoder comes from, and how it is trained."""
+
+    base: str | None = None
+    """Generator (name, folder, hub id) whose autoencoder is the start; null: random weights."""
+    revision: str | None = None
+    steps: int = Field(ge=0)
+    """0: the base's, as it is."""
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(200, ge=0)
+    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: Place | None = None
+    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
+    perceptual_weight: float = Field(0.5, ge=0)
+    adversarial: AdversarialConfig | None = None
+    """null leaves the term out."""
+    channels: tuple[int, ...] = (32, 64, 96)
+    """Of its levels; each but the first halves the sides of the latents."""
+    layers_per_block: int = Field(1, ge=1)
+    latent_channels: int = Field(4, ge=1)
+    scaling_factor: float | None = Field(None, gt=0)
+    """null: measured on the training images, so that latents have unit variance."""
+    trains: Literal["all", "decoder"] = "all"
+    """'decoder': the base's latents stay as they are, and so a denoiser of the base fits."""
+
     @model_validator(mode="after")
-    def _windowed_whole(self) -> "FinetuneConfig":
-        if self.train == "lora" and self.attention_window is not None:
-            raise ValueError("attention_window changes the whole network: set train: full")
+    def _has_weights(self) -> "FirstStageConfig":
+        if self.base is None and self.steps == 0:
+            raise ValueError("steps 0 without a base leaves random weights")
+        if self.base is None and self.trains == "decoder":
+            raise ValueError("trains decoder without a base decodes latents of random weights")
         return self
 
-    @field_validator("prompt")
-    @classmethod
-    def _with_class_name(cls, prompt: str) -> str:
-        try:
-            prompt.format(class_name="")
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            raise ValueError("{class_name} is all that may stand in braces") from error
-        return prompt
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_later_keys({"trains": "all"}, self, dump(self))
 
-    def prompt_of(self, class_name: str) -> str:
-        """Return the prompt under which images of a class are trained and drawn."""
-        words = class_name.replace("_", " ")
-        return self.classes.get(class_name, self.prompt.format(class_name=words))
+
+class PatchConfig(Frozen):
+    """An autoencoder that is fitted, not trained: see `fit_patch_autoencoder`."""
+
+    components: int = Field(ge=1)
+    """Of every patch: the channels of the latents."""
+    patch_px: int = Field(4, ge=2)
+    whitening: float = Field(0.5, ge=0, le=1)
+    """0: components as strong as in pixels; 1: all of one variance."""
+
+
+class AutoencoderAdaptation(Frozen):
+    """How the base's autoencoder is trained on before its denoiser; 0 steps: it stays as it is."""
+
+    steps: int = Field(0, ge=0)
+    batch_size: int = Field(16, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(20, ge=0)
+    kl_weight: float = Field(1e-3, ge=0)
+    perceptual: Place | None = None
+    """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
+    perceptual_weight: float = Field(0.5, ge=0)
+
+
+class NoiseConfig(Frozen):
+    """The noise schedule: 1000 steps, scaled-linear; the defaults are BlastDiffusion's."""
+
+    beta_start: float = Field(0.0015, gt=0, lt=1)
+    beta_end: float = Field(0.0195, gt=0, lt=1)
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+
+
+STABLE_DIFFUSION = NoiseConfig(beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction")
+"""The schedule of R. Rombach et al., 2022, with the prediction of T. Salimans and J. Ho, 2022."""
+
+
+class NoiseLevels(Frozen):
+    """Log-normal noise levels, see `log_normal_timesteps`; the defaults suit latents of variance 1.
+
+    EDM's are -1.2 and 1.2 for pixels of deviation 0.5.
+    """
+
+    log_mean: float = -0.4
+    log_deviation: float = Field(1.2, gt=0)
 
 
 class ExpertTraining(Frozen):

@@ -16,9 +16,9 @@ Latents = Callable[[Tensor, Part], Tensor]
 image turned at random."""
 
 
-def exactly() -> torch.autocast:
+def exactly(device: str = "cpu") -> torch.autocast:
     """Return the context of float32: bfloat16's 8 bits are too few for an image's own values."""
-    return torch.autocast("cpu", enabled=False)
+    return torch.autocast(device.partition(":")[0], enabled=False)
 
 
 def turn(images: Tensor, number: int) -> Tensor:
@@ -37,15 +37,29 @@ def to_signed(images_uint8: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_turned(
-    autoencoder: Autoencoder, images_uint8: Tensor, *, batch_size: int = 64
+    autoencoder: Autoencoder,
+    images_uint8: Tensor,
+    *,
+    turns: int = TURNS,
+    device: str = "cpu",
+    batch_size: int = 64,
 ) -> Tensor:
-    """Return unscaled latents (N, 8, C, h, w) in float16: mean of the posterior, every turn."""
+    """Return unscaled latents (N, turns, C, h, w) in float16: mean of the posterior, on the CPU.
+
+    Args:
+        autoencoder: on `device`.
+        images_uint8: (N, S, S, 3).
+        turns: under the first so many symmetries, see `turn`.
+        device: to encode on.
+        batch_size: images at a time.
+    """
     exact, chunks = isinstance(autoencoder, PatchAutoencoder), []
     for chunk in torch.split(images_uint8, batch_size):
-        images = to_signed(chunk)
-        with exactly() if exact else autocast("bfloat16", "cpu"):
+        images = to_signed(chunk).to(device)
+        with exactly(device) if exact else autocast("bfloat16", device):
             turned = [
-                autoencoder.encode(turn(images, n)).latent_dist.mode().half() for n in range(TURNS)
+                autoencoder.encode(turn(images, n)).latent_dist.mode().half().cpu()
+                for n in range(turns)
             ]
         chunks.append(torch.stack(turned, dim=1))
     return torch.cat(chunks)
@@ -71,9 +85,13 @@ def encoded_latents(autoencoder: Autoencoder, images_uint8: Tensor, *, seed: int
 
 @torch.no_grad()
 def scaled_latents(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Return what a denoiser sees of images (B, 3, S, S) in [-1, 1]: (B, C, h, w), float32."""
-    with exactly():
-        latents: Tensor = autoencoder.encode(images).latent_dist.mode().float()
+    """Return what a denoiser sees of images (B, 3, S, S) in [-1, 1]: (B, C, h, w), float32.
+
+    Computed where the autoencoder lies.
+    """
+    device = next(autoencoder.parameters()).device
+    with exactly(device.type):
+        latents: Tensor = autoencoder.encode(images.to(device)).latent_dist.mode().float()
     scaled: Tensor = latents * autoencoder.config.scaling_factor
     return scaled
 
@@ -88,3 +106,9 @@ def part_turns(part: Part, batch_size: int, *, of: int = TURNS, seed: int) -> Te
     """Return which of the first `of` turns each image of this part of a batch is shown under."""
     generator = step_generator(part.step, seed=seed, stream=1)
     return part.take(torch.randint(0, of, (batch_size,), generator=generator))
+
+
+def turned(images: Tensor, turns: Tensor) -> Tensor:
+    """Return (B, C, S, S) images, each under its own of `turns` (B,)."""
+    rows = zip(torch.split(images, 1), turns.tolist(), strict=True)
+    return torch.cat([turn(image, number) for image, number in rows])

@@ -3,20 +3,20 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from factory.errors import ConfigError, ModelError
 from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint, read_notes
-from factory.finetune.ema import Ema, trainable
-from factory.finetune.loop_config import LoopConfig as LoopConfig
+from factory.finetune.cluster import ClusterConfig
 from factory.finetune.meter import Progress, count_flops, matmul_rate
-from factory.finetune.order import Part, parts
-from factory.finetune.schedule import warmup_hold_decay
-from factory.finetune.state import state_tensors
+from factory.finetune.order import Part, parts, warmup_hold_decay
+from factory.finetune.state import Ema, state_tensors, trainable
 from factory.finetune.workers import (
     Workers,
     autocast,
@@ -26,6 +26,54 @@ from factory.finetune.workers import (
     uses_bfloat16,
 )
 from factory.models.shards import whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Lengths, rates and places of one training run."""
+
+    steps: int
+    batch_size: int
+    """Of all workers together."""
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    weight_decay: float
+    ema_decay: float
+    final_fraction: float = 0.02
+    accumulate: int = 1
+    """Parts in which each worker computes its share of a batch, to save memory."""
+    resumable: Mapping[str, Any] = field(default_factory=dict)
+    """All that the weights depend on; a checkpoint of another one is refused."""
+    checkpoint_dir: Path | None = None
+    checkpoint_seconds: float = 180.0
+    keep_checkpoints: int = 2
+    best_by: str | None = None
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    betas: tuple[float, float] = (0.9, 0.99)
+    measure_utilisation: bool = False
+
+
+def loop_config(
+    training: BaseModel,
+    cluster: ClusterConfig,
+    *,
+    resumable: Mapping[str, Any],
+    checkpoint_dir: Path | None,
+    best_by: str | None = None,
+) -> LoopConfig:
+    """Return what a configuration says of its loop; its `decay_steps` null: after the warm-up."""
+    known = training.model_dump(include={each.name for each in fields(LoopConfig)})
+    if known["decay_steps"] is None:
+        known["decay_steps"] = max(0, known["steps"] - known["warmup_steps"])
+    return LoopConfig(
+        **known,
+        checkpoint_seconds=cluster.checkpoint_seconds,
+        resumable=resumable,
+        checkpoint_dir=checkpoint_dir,
+        best_by=best_by,
+    )
+
 
 LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
 """(model, part) -> named terms, of which 'loss' is minimised. Draws its own images."""

@@ -1,19 +1,17 @@
-"""Training losses: weighted noise prediction, and the autoencoder's terms."""
+"""Noise and what is learnt of it: the schedule, the mixture, the target and its weights."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from factory.errors import ConfigError, ModelError
-from factory.finetune.adversarial import AdversarialTerm
-from factory.finetune.base_config import NoiseLevels
+from factory.errors import ConfigError
+from factory.finetune.config import STABLE_DIFFUSION, NoiseConfig, NoiseLevels
 from factory.finetune.order import Part, step_generator
-from factory.models.autoencoder import Autoencoder, last_weights
-from factory.models.shards import read_tensors
+
+VALIDATION_SEED = 1_000_003
+"""Of the noise that held-out images are shown with, the same in every validation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +22,34 @@ class Noised:
     noise: Tensor
     timesteps: Tensor
     noisy: Tensor
+
+    def rows(self, rows: slice) -> "Noised":
+        """Return these images."""
+        return Noised(
+            clean=self.clean[rows],
+            noise=self.noise[rows],
+            timesteps=self.timesteps[rows],
+            noisy=self.noisy[rows],
+        )
+
+
+def training_scheduler(noise: NoiseConfig = STABLE_DIFFUSION) -> DDPMScheduler:
+    """Return the scaled-linear noise schedule that training and sampling share.
+
+    Samples are latents: they know no [-1, 1] to be clipped to. The default is Stable Diffusion's
+    with v-prediction.
+
+    Source: R. Rombach et al., 2022 (scaled-linear betas 0.00085..0.012); T. Salimans and J. Ho,
+    Progressive Distillation, 2022 (v-prediction).
+    """
+    return DDPMScheduler(
+        beta_start=noise.beta_start,
+        beta_end=noise.beta_end,
+        beta_schedule="scaled_linear",
+        prediction_type=noise.prediction_type,
+        clip_sample=False,
+        steps_offset=1,
+    )
 
 
 def add_noise(
@@ -142,99 +168,3 @@ def min_snr_weight(scheduler: DDPMScheduler, timesteps: Tensor, *, gamma: float)
     scale = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
     weight: Tensor = snr.clamp(max=gamma) / scale[scheduler.config.prediction_type]
     return weight
-
-
-def autoencoder_loss(
-    autoencoder: Autoencoder,
-    images: Tensor,
-    *,
-    kl_weight: float,
-    perceptual: nn.Module | None,
-    perceptual_weight: float,
-    generator: torch.Generator,
-    adversarial: AdversarialTerm | None = None,
-    step: int = 0,
-) -> dict[str, Tensor]:
-    """Return 'loss', the sum of 'l1', 'kl' (nats per latent value) and 'perceptual', and these.
-
-    Args:
-        images: (B, 3, H, W) in [-1, 1].
-        perceptual: maps (B, 3, H, W), (B, 3, H, W) to a distance; None leaves the term out.
-        adversarial: adds 'generator' and 'discriminator'; None leaves them out.
-        step: of the training, for the start of the adversary.
-    """
-    posterior = autoencoder.encode(images).latent_dist
-    latents = posterior.sample(generator)
-    decoded = autoencoder.decode(latents).sample.float()
-    l1 = (decoded - images).abs().mean()
-    kl = posterior.kl().mean() / latents[0].numel()
-    distance = l1.new_zeros(()) if perceptual is None else perceptual(decoded, images)
-    loss = l1 + kl_weight * kl + perceptual_weight * distance
-    terms = {"l1": l1, "kl": kl} | ({"perceptual": distance} if perceptual is not None else {})
-    if adversarial is not None:
-        scored = adversarial(
-            decoded,
-            images,
-            step=step,
-            reconstruction=l1 + perceptual_weight * distance,
-            last_layer=last_weights(autoencoder),
-        )
-        terms |= {name: scored[name] for name in ("generator", "discriminator")}
-        loss = loss + scored["generator"] + scored["discriminator"]
-    return {"loss": loss} | terms
-
-
-class FeatureDistance(nn.Module):
-    """Squared distance of unit-normalised feature maps, summed over the tapped layers.
-
-    The form of LPIPS (R. Zhang et al., 2018) without its learnt heads; call it by this name.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, features: nn.Sequential, taps: tuple[int, ...]) -> None:
-        super().__init__()
-        self.layers = features[: max(taps) + 1].eval().requires_grad_(False)
-        self.taps = taps
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
-
-    def forward(self, drawn: Tensor, real: Tensor) -> Tensor:
-        """Return the mean distance between (B, 3, H, W) images in [-1, 1]."""
-        with torch.no_grad():
-            targets = self._maps(real)
-        pairs = zip(self._maps(drawn), targets, strict=True)
-        return sum(
-            ((a.float() - b.float()).square().sum(1).mean() for a, b in pairs), torch.zeros(())
-        )
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        values = ((images + 1) / 2 - self.mean) / self.std
-        maps = []
-        for number, layer in enumerate(self.layers):
-            values = layer(values)
-            if number in self.taps:
-                maps.append(F.normalize(values, dim=1))
-        return maps
-
-
-def feature_distance(weights: Path | None) -> FeatureDistance | None:
-    """Return the distance in torchvision's SqueezeNet 1.0 with `weights`, or None without a file.
-
-    Raises:
-        ModelError: the file is missing or holds something else.
-    """
-    if weights is None:
-        return None
-    from torchvision.models import squeezenet1_0
-
-    network = squeezenet1_0()
-    try:
-        network.load_state_dict(read_tensors(weights, of="torchvision's SqueezeNet 1.0"))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{weights} does not hold weights of SqueezeNet 1.0 ({error})",
-            remedy="Give torchvision's squeezenet1_0 as safetensors, or leave it out",
-        ) from error
-    return FeatureDistance(network.features, taps=(1, 4, 7))

@@ -5,30 +5,25 @@ Activations come from a step of the same network on fake tensors, which have sha
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from factory.finetune.cluster import Sharding
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.ema import trainable
-from factory.finetune.plan import Plan
-from factory.finetune.pretrain import TextConditioned
+from factory.finetune.config import MethodConfig
+from factory.finetune.state import trainable
 from factory.finetune.workers import shard_groups
-from factory.models.folder import read_json
-from factory.models.generator import Generator, find_generator
-from factory.models.lora import attach_lora
 
 GIB, _FLOAT32 = 2**30, 4
+_ROW = "{:>7}  {:8}  {:>13}  {:>6}  {:>7}  {:>9}  {:>6}  {:>7}  {:>11}  {:>8}  {:>6}"
+_TERMS = ("total", "weights", "gradients", "AdamW", "average", "activations", "gathered", "saving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,55 +91,49 @@ def memory(
     )
 
 
-def told_needs(plan: Plan) -> str:
-    """Return what every worker of a fine-tuning needs, as a line to show before it begins."""
-    workers = plan.config.cluster.most
-    base = find_generator(plan.config.base, revision=plan.config.revision)
-    held = needs(plan.config, base, workers=workers)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch:
+    """A network on paper: it has shapes and no content.
+
+    Args:
+        name: what is trained, for a person.
+        network: on the meta device, its trainable parameters marked.
+        forward: predicts for so many images; the network's parameters are fake tensors by then.
+        size_px: side of the images.
+    """
+
+    name: str
+    network: nn.Module
+    forward: Callable[[int], Tensor]
+    size_px: int
+
+
+def told_needs(config: MethodConfig, sketch: Sketch) -> str:
+    """Return what every worker of a training needs, as a line to show before it begins."""
+    workers = config.cluster.most
+    held = needs_of(config, sketch, workers=workers, shardings=[config.cluster.sharding])[0]
     each = "" if workers == 1 else f" on each of {workers} workers"
     return (
         f"needs about {held}{each}, and {_gib(held.saving)} GiB more while a checkpoint is written"
     )
 
 
-def needs(config: FinetuneConfig, base: Generator, *, workers: int) -> Memory:
-    """Return what each of `workers` holds under the sharding of `config`; see `needs_of`."""
-    return needs_of(config, base, workers=workers, shardings=[config.cluster.sharding])[0]
-
-
 def needs_of(
-    config: FinetuneConfig, base: Generator, *, workers: int, shardings: Sequence[Sharding]
+    config: Any, sketch: Sketch, *, workers: int, shardings: Sequence[Sharding]
 ) -> list[Memory]:
-    """Return what each worker of an adaptation of `base` holds under each of `shardings`.
+    """Return what each worker of a training holds under each of `shardings`.
 
-    Without the autoencoder, the expert of an aligned loss and the libraries themselves.
+    Without the autoencoder, the expert of an aligned loss and the libraries themselves. The sketch
+    is of no other use afterwards.
     """
-    training = config.training
-    size_px = config.size_px or base.size_px
-    unet_config = read_json(base.folder / "unet" / "config.json")
-    text_config = read_json(base.folder / "text_encoder" / "config.json")
-    levels = len(read_json(base.folder / "vae" / "config.json")["block_out_channels"])
+    training, network = config.training, sketch.network
     batch_size = -(-training.batch_size // (workers * training.accumulate))
-    with torch.device("meta"):
-        network = TextConditioned(
-            UNet2DConditionModel.from_config(unet_config),
-            CLIPTextModel(CLIPTextConfig(**text_config)),
-        )
-    unet: Any = network.unet
-    if config.train == "lora":
-        attach_lora(unet, network.text_encoder, config.lora, seed=0)
-    if training.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
     with FakeTensorMode():
         _make_fake(network)
-        side = size_px // 2 ** (levels - 1)
-        latents = torch.zeros(batch_size, unet.config.in_channels, side, side)
-        length = CLIPTextConfig(**text_config).max_position_embeddings  # or CLIP's 77
-        tokens = torch.zeros(batch_size, length, dtype=torch.long)
 
         def step() -> None:
-            with _precision(training.precision):
-                prediction = network(latents, torch.zeros(batch_size, dtype=torch.long), tokens)
+            with _precision(getattr(training, "precision", "bfloat16")):
+                prediction = sketch.forward(batch_size)
             torch.autograd.backward(prediction.float().square().mean())
 
         activations, averaged = activation_bytes(step, network), training.ema_decay > 0
@@ -158,6 +147,45 @@ def needs_of(
             )
             for sharding in shardings
         ]
+
+
+def table(
+    config: Any, sketch_of: Callable[[Any], Sketch], *, workers: Sequence[int]
+) -> Iterator[str]:
+    """Yield the lines of the table: every number of workers, sharding and checkpointing.
+
+    Args:
+        config: of any method.
+        sketch_of: makes the sketch of a configuration, anew for every line.
+        workers: numbers of them.
+    """
+    training, shown = config.training, sketch_of(config)
+    kept = f", train: {config.train}" if hasattr(config, "train") else ""
+    yield (
+        f"{shown.name}{kept}, {training.batch_size} images of {shown.size_px} px a step,"
+        f" {getattr(training, 'precision', 'bfloat16')}; GiB on each worker"
+    )
+    yield _ROW.format("workers", "sharding", "checkpointing", *_TERMS)
+    can = "gradient_checkpointing" in type(training).model_fields
+    for checkpointing in (False, True) if can else (False,):
+        changed = {"gradient_checkpointing": checkpointing} if can else {}
+        asked = config.model_copy(update={"training": training.model_copy(update=changed)})
+        for count in workers:
+            copied: Sharding = "none" if count == 1 else "ddp"
+            held = needs_of(asked, sketch_of(asked), workers=count, shardings=("ddp", "fsdp"))
+            for sharding, each in zip((copied, "fsdp"), held, strict=True):
+                sizes = (
+                    each.total,
+                    each.weights,
+                    each.gradients,
+                    each.moments,
+                    each.average,
+                    each.activations,
+                    each.gathered,
+                    each.saving,
+                )
+                told = (_gib(size) for size in sizes)
+                yield _ROW.format(count, sharding, "yes" if checkpointing else "no", *told)
 
 
 def activation_bytes(step: Callable[[], object], network: nn.Module) -> int:

@@ -1,105 +1,30 @@
-"""The methods that `factory finetune` trains, chosen by the key `method` of a configuration.
+"""What a training is asked for: its method and configuration, and what can be wrong with them.
 
-What can be wrong with a configuration, its images and its paths is found here, before torch is
-imported: a typing error must not cost ten seconds.
+Found before torch is imported: a typing error must not cost ten seconds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.config import Frozen, check_places, parse_config, read_config
+from factory.config import check_places, parse_config, read_config
 from factory.errors import ConfigError, ModelError
-from factory.finetune.class_config import ClassConditionalConfig
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.plan import check_masks, choose_images
+from factory.finetune.config import MethodConfig
+from factory.finetune.images import choose_images
+from factory.method import METHODS, find_method
 from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
-from factory.models.generator import EMBEDDED, Generator, check_revision, find_generator
+from factory.models.generator import EMBEDDED, check_revision, find_generator
 from factory.real.field import Shown, scale_line
-from factory.real.leaks import check_apart
-from factory.real.splits import check_dataset
+from factory.real.splits import Split, check_dataset
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
-    from factory.real.splits import Split
 
 SMALL, LARGE, LARGE_CHANNELS = "cytodiff_small", "cytodiff", 320
 """Presets, and the channels with which the U-Nets of Stable Diffusion begin."""
 METHOD = "method"
 DEFAULT = "text"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """What is done with a method's configuration, in this order.
-
-    Args:
-        prepare: (config, dataset, split, output) to a plan that workers can read; `tell` gets lines
-            to show where that takes its time.
-        here: trains the plan in this process; `tell` gets lines to show.
-        on_ray: trains the plan on the cluster.
-        needs: what a worker needs in memory, as a line to show before; empty: not known.
-    """
-
-    prepare: Callable[..., Any]
-    here: Callable[..., Generator]
-    on_ray: Callable[[Any], Generator]
-    needs: Callable[[Any], str] = lambda _plan: ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
-    """A method: the model of its YAML, and what imports its training."""
-
-    kind: type[Frozen]
-    training: Callable[[], Training]
-
-
-def _silent(prepare: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `prepare` that is quick enough to say nothing."""
-    return lambda *given, **_: prepare(*given)
-
-
-def _text() -> Training:
-    from factory.finetune import run
-    from factory.finetune.memory import told_needs
-
-    return Training(
-        prepare=run.prepare,
-        here=run.finetune_here,
-        on_ray=run.finetune_on_ray,
-        needs=told_needs,
-    )
-
-
-def _pairs() -> Training:
-    from factory.finetune import pairs_run
-
-    return Training(
-        prepare=_silent(pairs_run.prepare),
-        here=pairs_run.finetune_here,
-        on_ray=pairs_run.finetune_on_ray,
-    )
-
-
-def _class_conditional() -> Training:
-    from factory.finetune import class_prepare, class_run
-
-    return Training(
-        prepare=_silent(class_prepare.prepare),
-        here=class_run.finetune_here,
-        on_ray=class_run.finetune_on_ray,
-    )
-
-
-METHODS: Mapping[str, Method] = {
-    "text": Method(kind=FinetuneConfig, training=_text),
-    "pairs": Method(kind=PairsConfig, training=_pairs),
-    "class_conditional": Method(kind=ClassConditionalConfig, training=_class_conditional),
-}
 
 
 def preset_for(overrides: Sequence[str], tell: Callable[[str], object] = lambda _line: None) -> str:
@@ -119,45 +44,36 @@ def preset_for(overrides: Sequence[str], tell: Callable[[str], object] = lambda 
     return chosen
 
 
-def load_training(source: str | Path, overrides: Sequence[str] = ()) -> tuple[Method, Any]:
-    """Return the method that a configuration names and the configuration itself.
+def load_training(source: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Return the configuration of a training, a `MethodConfig` of the method that it names.
 
     Raises:
-        ConfigError: an unknown method, or what `load_config` refuses.
+        ConfigError: a method that is not trained, or what `load_config` refuses.
     """
     stored = read_config(source, overrides)
     name = stored.get(METHOD, DEFAULT)
-    if name not in METHODS:
+    trained = [known for known in METHODS if find_method(known).configuration({})]
+    if name not in trained:
         raise ConfigError(
-            f"{source}: unknown method {name!r}", remedy=f"Choose one of {', '.join(METHODS)}"
+            f"{source}: unknown method {name!r}", remedy=f"Choose one of {', '.join(trained)}"
         )
-    config = parse_config(METHODS[name].kind, stored, where=str(source))
-    return METHODS[name], config
+    return parse_config(find_method(name).configuration(stored), stored, where=str(source))
 
 
-def check_training(config: Any, dataset: "RealDataset", split: "Split") -> None:
+def check_training(config: Any, dataset: "RealDataset", split: Split) -> None:
     """Raise where a training could not begin with these images.
 
     Raises:
         ConfigError: a class that the dataset has not.
-        DataError: a split of another dataset, see `choose_images`.
+        DataError: a split of another dataset, see `choose_images` and `check_images`.
     """
     check_dataset(split, dataset.fingerprint)
-    if unknown := sorted({*getattr(config, "classes", ()), *config.only} - set(dataset.labels)):
-        raise ConfigError(
-            f"class {unknown[0]!r} is not in the dataset",
-            remedy=f"Its classes are {', '.join(sorted(set(dataset.labels)))}",
-        )
-    if isinstance(config, PairsConfig):
-        check_apart(dataset, split)
-        check_masks(dataset, split, config)
-    else:
-        choose_images(dataset, split, config)
+    config.check_images(dataset, choose_images(dataset, split, config))
 
 
-def about_scale(config: Any, dataset: "RealDataset", split: "Split") -> list[str]:
+def about_scale(config: Any, dataset: "RealDataset", split: Split) -> list[str]:
     """Return what is said where a base learnt objects of another scale than these images show."""
-    if isinstance(config, ClassConditionalConfig) or config.base is None:
+    if getattr(config, "base", None) is None:
         return []
     base = find_generator(config.base, revision=getattr(config, "revision", None))
     if base.field == Shown():  # nobody measured it
@@ -168,7 +84,7 @@ def about_scale(config: Any, dataset: "RealDataset", split: "Split") -> list[str
     return [line] if line else []
 
 
-def check_bases(config: Any, source: str | Path) -> None:
+def check_bases(config: MethodConfig, source: str | Path) -> None:
     """Raise where a file or a generator that a configuration names is not there.
 
     Raises:
@@ -176,18 +92,8 @@ def check_bases(config: Any, source: str | Path) -> None:
         ModelError: see `find_generator`.
     """
     check_places(config, where=str(source))
-    if isinstance(config, FinetuneConfig) and config.expert is not None:
+    if config.expert is not None:
         read_notes(config.expert)
-    for name, revision in _bases(config):
+    for name, revision in config.bases():
         check_revision(name, revision)
         find_generator(name, revision=revision)
-
-
-def _bases(config: Any) -> Iterator[tuple[str, str | None]]:
-    if isinstance(config, FinetuneConfig):
-        yield config.base, config.revision
-    elif isinstance(config, ClassConditionalConfig):
-        if config.autoencoder.base is not None:
-            yield config.autoencoder.base, config.autoencoder.revision
-    else:
-        yield from ((name, None) for name in (config.base, config.autoencoder) if name is not None)

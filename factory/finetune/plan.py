@@ -1,182 +1,136 @@
-"""The plan of a fine-tuning: which images it learns from, and all that its workers need to know."""
+"""The plan of a training: which images it learns from, and all that its workers need to know."""
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from factory.atomic import write_text
 from factory.errors import ConfigError, DataError
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.pairs_config import PairsConfig
+from factory.finetune.config import MethodConfig
+from factory.finetune.data import Material, save_material
 from factory.gate.calibration import Calibration
-from factory.real.dataset import RealDataset
 from factory.real.field import Shown
-from factory.real.leaks import check_apart
-from factory.real.mask_values import found_values, number_objects
-from factory.real.splits import Split, n_shot
 
 PLAN = "plan.json"
-FEW = 8
-"""Images of a class below which a generator repeats them rather than learns the class."""
+FEWEST = 4
+"""Images that a KID needs on either side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything a worker needs to know; stored as `plan.json` in the output folder."""
 
-    config: FinetuneConfig
-    base_model_id: str
-    material: Path
-    validation: Path | None
-    targets: tuple[str, ...]
-    output: Path
+    method: str
+    config: Any
+    """The `MethodConfig` of the method, completed by what its base and its images say."""
+    learn: Path
+    """File of the images to learn from, see `factory.finetune.data`."""
+    held_out: Path | None
+    """File of those of the val part; None: there are none that tell anything."""
     gates: Calibration
     """What the images to learn from score."""
     field: Shown
     """What they show."""
+    targets: tuple[str, ...]
+    output: Path
+    stages: Path
+    """Where images, autoencoders and latents lie; several trainings may share them."""
+    facts: Mapping[str, Any]
+    """What else the method found, as JSON."""
 
     def save(self) -> None:
         """Write `plan.json`."""
         stored = {
+            "method": self.method,
             "config": self.config.model_dump(mode="json"),
-            "base_model_id": self.base_model_id,
-            "material": str(self.material),
-            "validation": str(self.validation) if self.validation else None,
-            "targets": list(self.targets),
+            "learn": str(self.learn),
+            "held_out": str(self.held_out) if self.held_out else None,
             "gates": self.gates.model_dump(mode="json"),
             "field": self.field.model_dump(mode="json"),
+            "targets": list(self.targets),
+            "stages": str(self.stages),
+            "facts": dict(self.facts),
         }
         write_text(self.output / PLAN, json.dumps(stored, indent=1))
 
-    @classmethod
-    def load(cls, output: Path) -> "Plan":
-        """Return the plan in `output`."""
-        stored = json.loads((output / PLAN).read_text())
-        return cls(
-            config=FinetuneConfig.model_validate(stored["config"]),
-            base_model_id=stored["base_model_id"],
-            material=Path(stored["material"]),
-            validation=Path(stored["validation"]) if stored["validation"] else None,
-            targets=tuple(stored["targets"]),
-            output=output,
-            gates=Calibration.model_validate(stored["gates"]),
-            field=Shown.model_validate(stored.get("field") or {}),
-        )
-
     def folder_of(self, target: str) -> Path:
-        """Return where the checkpoints and the weights of a target lie."""
+        """Return where the checkpoints, the samples and the weights of a target lie."""
         return self.output / "targets" / target
 
 
-class Choice(Protocol):
-    """What of a configuration decides which images are learnt from."""
-
-    @property
-    def only(self) -> tuple[str, ...]:
-        """Classes; none: all."""
-
-    @property
-    def n_shot(self) -> int | None:
-        """Images of each class; None: all."""
-
-    @property
-    def seed(self) -> int:
-        """Draws them."""
-
-
-def choose_images(dataset: RealDataset, split: Split, config: Choice) -> tuple[str, ...]:
-    """Return the ids to learn from: of the train part only, up to `n_shot` of each class if asked.
-
-    `thin_classes` says which classes have fewer.
+def read_plan(output: Path) -> dict[str, Any]:
+    """Return what `Plan.save` wrote into `output`, its configuration not yet parsed.
 
     Raises:
-        DataError: a class without images in the train part, or a split that `check_apart` refuses.
+        ConfigError: there is none, or one of older code.
     """
-    check_apart(dataset, split)
-    by_class = _train_part(dataset, split)
-    wanted = config.only or tuple(sorted(set(dataset.labels)))
-    if lacking := [name for name in wanted if name not in by_class]:
-        raise DataError(
-            f"class {lacking[0]!r} has no image in the train part",
-            remedy=f"Choose of {', '.join(by_class) or 'another split'}, or leave it out"
-            f" (--without {lacking[0]})",
-        )
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    if config.n_shot is None:
-        return tuple(i for i in split.train if labels[i] in wanted)
-    chosen: list[str] = []
-    for name in sorted(wanted):
-        only, shots = replace(split, train=by_class[name]), min(config.n_shot, len(by_class[name]))
-        chosen += n_shot(only, labels=labels, shots=shots, seed=config.seed)[name]
-    return tuple(chosen)
-
-
-def check_masks(dataset: RealDataset, split: Split, config: PairsConfig) -> None:
-    """Raise unless every image of the train part has a mask whose values can be classes.
-
-    Raises:
-        DataError: no mask, values that are no classes, or that number the objects of each image.
-    """
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    ids = [i for i in split.train if not config.only or labels[i] in config.only]
-    contents = dict(zip(dataset.ids, dataset.contents, strict=True))
-    if bare := [i for i in ids if not contents[i].mask_values]:
-        raise DataError(
-            f"image {bare[0]!r} has no mask ({len(bare)} of {len(ids)} to learn from have none)",
-            remedy="Give masks for all, or train another method on images alone",
-        )
-    if config.mask_values or config.base:  # which says what they mean
-        return
-    values = found_values(dataset, ids)
-    if number_objects(contents[i].mask_values for i in ids):
-        raise DataError(
-            f"the masks seem to number objects: from 0 to {values[-1]}, another number in each",
-            remedy="Pass --masks object (masks='object') for one class of all objects; if they are"
-            f" classes, say so with mask_values: [{', '.join(map(str, values))}]",
-        )
-
-
-def thin_classes(dataset: RealDataset, split: Split, config: Any) -> list[str]:
-    """Return a line on every class that a training learns less of than was asked, or nothing."""
-    by_class, lines = _train_part(dataset, split), []
-    for name in config.only or sorted(set(dataset.labels)):
-        found, shots = len(by_class.get(name, ())), getattr(config, "n_shot", None)  # pairs: all
-        if shots is not None and found < shots:
-            lines.append(
-                f"{name}: {found} of the {shots} shots asked, its train part has no more"
-                f" (--without leaves a class out)"
-            )
-        elif shots is None and found < FEW:
-            lines.append(f"{name}: {found} images in the train part (--without leaves a class out)")
-    return lines
-
-
-def without_classes(config: Any, dataset: RealDataset, names: Sequence[str]) -> Any:
-    """Return `config` without these classes of the dataset; itself where none is named.
-
-    Raises:
-        ConfigError: a class that the dataset has not, or nothing is left.
-    """
-    known = sorted(set(dataset.labels))
-    if unknown := sorted(set(names) - set(known)):
+    try:
+        stored: dict[str, Any] = json.loads((output / PLAN).read_text())
+        held_out = stored["held_out"]
+        return stored | {
+            "learn": Path(stored["learn"]),
+            "held_out": Path(held_out) if held_out else None,
+            "gates": Calibration.model_validate(stored["gates"]),
+            "field": Shown.model_validate(stored["field"]),
+            "targets": tuple(stored["targets"]),
+            "output": output,
+            "stages": Path(stored["stages"]),
+        }
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"--without {unknown[0]!r}: the dataset has no such class",
-            remedy=f"Its classes are {', '.join(known)}",
-        )
-    if not names:
-        return config
-    left = tuple(name for name in config.only or known if name not in names)
-    if not left:
-        raise ConfigError("--without leaves no class to train", remedy="Name fewer classes")
-    return config.model_copy(update={"only": left})
+            f"{output} holds no plan of a training that this version reads",
+            remedy="Give the command of the training itself: it goes on where it was",
+        ) from error
 
 
-def _train_part(dataset: RealDataset, split: Split) -> dict[str, tuple[str, ...]]:
-    """Return class -> its ids in the train part, classes without any left out."""
-    labels, members = dict(zip(dataset.ids, dataset.labels, strict=True)), defaultdict(list)
-    for image_id in split.train:
-        members[labels[image_id]].append(image_id)
-    return {name: tuple(members[name]) for name in sorted(members)}
+def planned(
+    method: str,
+    config: MethodConfig,
+    learn: Material,
+    held_out: Material | None,
+    *,
+    field: Shown,
+    targets: Sequence[str],
+    output: Path,
+    stages: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Write the images where every worker finds them and return the plan, not saved yet.
+
+    Raises:
+        DataError: the best checkpoint is asked for, and the val part is too small to tell it.
+    """
+    _check_validation(config, held_out, targets)
+    place = stages or output
+    return Plan(
+        method=method,
+        config=config,
+        learn=save_material(learn, place),
+        held_out=save_material(held_out, place) if held_out is not None else None,
+        gates=learn.measured(),
+        field=field,
+        targets=tuple(targets),
+        output=output,
+        stages=place,
+        facts=dict(facts or {}),
+    )
+
+
+def _check_validation(
+    config: MethodConfig, held_out: Material | None, targets: Sequence[str]
+) -> None:
+    """Raise unless every target has the images of the val part that its best checkpoint needs."""
+    best_by = config.validation.best_by
+    needed = {None: 0, "val_loss": 1, "val_kid": FEWEST}[best_by]
+    found = Counter(held_out.labels if held_out is not None else ())
+    for target in targets:
+        own = found[target] if target in found else sum(found.values()) if len(targets) == 1 else 0
+        if own < needed:
+            raise DataError(
+                f"validation.best_by {best_by} needs {needed} images in the val part, and target"
+                f" {target!r} has {own} that it can use",
+                remedy="Hold out more, or set validation.best_by to null",
+            )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from factory.atomic import new_folder, write_text, writing
 from factory.errors import ConfigError, ModelError, OutputError
@@ -91,10 +92,10 @@ def claimed(output: Path, method: str) -> Iterator[None]:
 
 
 def _check_method(output: Path, method: str) -> None:
-    stored: dict[str, dict[str, object]] = {}
+    stored: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         stored = json.loads((output / PLAN).read_text())
-    known = stored.get("config", {}).get("method", method)
+    known = stored.get("method") or stored.get("config", {}).get("method", method)
     if known != method:
         raise ConfigError(
             f"{output} holds a training of method {known!r}, this one is {method!r}",

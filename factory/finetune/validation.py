@@ -14,27 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from factory.atomic import write_text
-from factory.errors import DataError
 from factory.finetune.config import ValidationConfig
+from factory.finetune.data import Material, spread
 from factory.finetune.loop import Loop
-from factory.finetune.material import load_material, spread
+from factory.finetune.plan import FEWEST
 from factory.finetune.samples import Draw
 from factory.finetune.workers import inner
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import status_of
-from factory.measure.cache import NOTHING_KEPT, ArrayCache
 from factory.measure.distances import kid
-from factory.measure.features import Features, FeatureSpace
-from factory.measure.real_features import in_pieces
+from factory.measure.features import Features, FeatureSpace, load_feature_space
 from factory.measure.sheets import write_sheet
-from factory.real.dataset import RealDataset
 
 CURVE = "validation.json"
 FEWEST_POINTS, CHANGE = 4, 0.03
 """Of a curve that says something, and the share by which a loss must change to have changed."""
 MOST_PASS = 0.5
-FEWEST = 4
-"""Images that a KID needs on either side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +50,8 @@ class Validation:
     settings: ValidationConfig
     losses: Callable[[], dict[str, float]]
     """The losses on the val part; empty where there is none."""
-    sample: Draw
+    sample: Draw | None
+    """None: nobody can say what to draw, and there are no grids."""
     class_names: tuple[str, ...]
     folder: Path
     """Where the grids are written: step-00000200.png."""
@@ -78,14 +74,14 @@ class Validation:
 
     def draws(self, step: int) -> bool:
         """Whether a validation after `step` steps draws samples."""
-        if self.settings.draw_every is None:
+        if self.settings.draw_every is None or self.sample is None:
             return False
         number = step // self.settings.every_steps
         return step == self.loop.config.steps or number % self.settings.draw_every == 0
 
     def finish(self) -> Path | None:
         """Return the grid of the loop's present weights; drawn now if their step had none."""
-        if self.settings.draw_every is None:
+        if self.settings.draw_every is None or self.sample is None:
             return None
         if not self.draws(self.loop.step):
             with self._exported():
@@ -94,14 +90,17 @@ class Validation:
 
     def _draw(self) -> dict[str, float]:
         """Write the grid; return 'val_kid' where there is something to compare with."""
+        assert self.sample is not None  # noqa: S101 -- for mypy: see `draws`
         wanted = Counter(self.distance.labels if self.distance else ())
         shown = self.settings.images_per_class
         images = self.sample({name: max(shown, wanted[name]) for name in self.class_names})
         if self.loop.workers.first:
             write_sheet(self._grid(), {name: own[:shown] for name, own in images.items()})
         figures = {}
-        if self.gates is not None:  # of pairs the left half, without the mask
-            judged = [image[:, : len(image)] for own in images.values() for image in own[:shown]]
+        # Of pairs only the left half is judged and measured: the right one shows the mask.
+        images = {name: own[:, :, : own.shape[1]] for name, own in images.items()}
+        if self.gates is not None:
+            judged = [image for own in images.values() for image in own[:shown]]
             passed = [status_of(self.gates.judge(image)) == "accepted" for image in judged]
             figures["val_passed"] = sum(passed) / len(passed)
         if self.distance is not None:
@@ -169,49 +168,31 @@ def advice(curve: Mapping[int, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def keep_features(
-    dataset: RealDataset, ids: Sequence[str], space: FeatureSpace, *, size_px: int, folder: Path
-) -> None:
-    """Keep the features of the images `ids` beside their latents in `folder`, once."""
-    what = ["features", space.digest]
-    ArrayCache(folder=folder).get(
-        what,
-        lambda: in_pieces(
-            dataset, ids, size_px=size_px, what=what, compute=space.extract, cache=NOTHING_KEPT
-        ),
-    )
-
-
 def distance_to(
-    folder: Path, class_names: Sequence[str], space: FeatureSpace, *, max_images: int
+    held_out: Material | None, rows: Sequence[str], settings: ValidationConfig, *, device: str
 ) -> Distance | None:
-    """Return what samples of these classes are held against; None where a KID has too little.
+    """Return what samples are held against; None where nothing is, or a KID has too little.
 
     Args:
-        folder: latents of the val part, with `keep_features`.
-        class_names: whose images count.
-        space: the same as that of the features.
-        max_images: how many are drawn at most, in the val part's class mix.
+        held_out: images of the val part.
+        rows: what is drawn; one row that is no class stands for all classes.
+        settings: which features, and how many are drawn at most, in the val part's class mix.
+        device: computes the features.
 
     Raises:
-        DataError: the features are not there.
+        ModelError: the weights of the features are not there.
     """
-
-    def absent() -> Features:
-        raise DataError(
-            f"{folder} holds no features of {space.name}",
-            remedy="Use the same file for validation.features on every machine",
-        )
-
-    held_out = load_material(folder)
-    features = ArrayCache(folder=folder).get(["features", space.digest], absent)
-    rows = [row for row, label in enumerate(held_out.labels) if label in class_names]
-    of_classes = [held_out.labels[row] for row in rows]
-    if len(rows) < FEWEST:
+    if settings.features is None or held_out is None:
         return None
-    drawn = spread(of_classes, max(FEWEST, max_images))
+    labels = [rows[0]] * len(held_out) if len(rows) == 1 else list(held_out.labels)
+    known = [row for row, label in enumerate(labels) if label in rows]
+    if len(known) < FEWEST:
+        return None
+    space = load_feature_space(settings.features, device=device)
+    of_rows = [labels[row] for row in known]
+    drawn = spread(of_rows, max(FEWEST, settings.max_images))
     return Distance(
         space=space,
-        features=features[rows],
-        labels=tuple(of_classes[place] for place in drawn),
+        features=space.extract(held_out.images[known].numpy()),
+        labels=tuple(of_rows[place] for place in drawn),
     )

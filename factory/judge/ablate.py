@@ -134,8 +134,8 @@ def _set(overrides: Sequence[str]) -> list[str]:
 
 def _first_stage(first: Path) -> list[str]:
     """Return the overrides by which a training begins with the autoencoder of the first one."""
-    base = first / "base"
-    return [f"base={base}", "autoencoder={steps: 0}"] if (base / "factory.json").is_file() else []
+    made = [base for base in sorted(first.glob("base-*")) if (base / "factory.json").is_file()]
+    return [f"base={made[0]}", "autoencoder={steps: 0}"] if made else []
 
 
 def _claim(path: Path, words: list[str]) -> None:

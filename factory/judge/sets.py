@@ -377,7 +377,7 @@ def learnt_from(
         DataError: it was trained on another split of this dataset: what that one holds back is
             learnt from here, and the other way round.
     """
-    from factory.finetune.plan import choose_images
+    from factory.finetune.images import choose_images
 
     found: set[str] = set()
     for each in members_of(generator) or [generator]:

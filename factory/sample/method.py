@@ -111,6 +111,23 @@ class Method(ABC):
         shown = options is not None and options.shows_references
         return by_reference(planning, masks=options.reads_masks) if shown else by_class(planning)
 
+    def configuration(self, stored: Mapping[str, Any]) -> type[Frozen] | None:  # noqa: ARG002
+        """Return the model of a training's configuration, given as data; None: it is not trained.
+
+        It is a `factory.finetune.config.MethodConfig`.
+        """
+        return None
+
+    def training(self, config: Any) -> Any:  # noqa: ARG002
+        """Return how a training of that configuration goes: a `factory.finetune.method.Training`.
+
+        Raises:
+            ConfigError: it is not trained.
+        """
+        raise ConfigError(
+            f"method {self.name!r} is not trained", remedy="Train the generators that it binds"
+        )
+
     @abstractmethod
     def open(self, loaded: Loaded) -> Drawer:
         """Return what draws with a generator in memory."""

@@ -24,12 +24,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from cluster.local import free_ports
 from factory.config import parse_config
-from factory.finetune.config import FinetuneConfig
 from factory.finetune.loop import Loop, LoopConfig
-from factory.finetune.memory import GIB, needs
+from factory.finetune.memory import GIB, needs_of
 from factory.finetune.order import Part
-from factory.finetune.pretrain import TextConditioned
 from factory.finetune.workers import Workers, place
+from factory.methods.text.adapt import TextConditioned, text_sketch
+from factory.methods.text.config import FinetuneConfig
 from factory.models.generator import Generator
 from factory.models.lora import attach_lora
 from tests.fakes.stable_diffusion import TEXT_ENCODERS, UNETS
@@ -156,7 +156,8 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         base = configured(Path(name), width, size_px)
         config = parse_config(FinetuneConfig, stored, where="bench")
-        told = needs(config, base, workers=workers)
+        sketch, ways = text_sketch(config, base, None), [config.cluster.sharding]
+        (told,) = needs_of(config, sketch, workers=workers, shardings=ways)
         settings = {
             "folder": name,
             "config": stored,

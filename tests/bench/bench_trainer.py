@@ -21,16 +21,18 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from factory.config import load_config
-from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.ema import trainable
+from factory.finetune.data import Material
 from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop
-from factory.finetune.material import Material, load_material
+from factory.finetune.method import task_of
 from factory.finetune.order import Part
 from factory.finetune.plan import Plan
-from factory.finetune.run import prepare
+from factory.finetune.run import load_plan, loop_of, prepare
+from factory.finetune.state import trainable
 from factory.finetune.train import follow, this_worker, train_on_ray
+from factory.methods.text.adapt import Adaptation, adapt
+from factory.methods.text.config import FinetuneConfig
+from factory.methods.text.train import base_of, encoded_part
 from factory.models.generator import find_generator
 from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
@@ -51,6 +53,12 @@ def planned(folder: Path, *overrides: str) -> tuple[Plan, RealDataset]:
     known = [f"base={BASE}", "separate=false", "n_shot=null", "validation.draw_every=null"]
     config = load_config(FinetuneConfig, "cytodiff", [*known, *overrides])
     return prepare(config, dataset, split, folder), dataset
+
+
+def material_of(plan: Plan) -> Material:
+    """Return the images to learn from with their latents."""
+    base = base_of(plan)
+    return encoded_part(plan, plan.learn, base, load_pipeline(base).vae)
 
 
 def adapted(plan: Plan, material: Material, pipeline: Any = None) -> Adaptation:
@@ -80,7 +88,7 @@ def stable_diffusion() -> SimpleNamespace:
 
 def looped(adaptation: Adaptation, material: Material, checkpoints: Path | None = None) -> Loop:
     """Return its loop."""
-    return adaptation_loop(adaptation, material, base_model_id="bench", checkpoints=checkpoints)
+    return loop_of(task_of(adaptation, material), adaptation.config, checkpoints)
 
 
 def bare_seconds(adaptation: Adaptation, material: Material, steps: int) -> float:
@@ -104,8 +112,8 @@ def bare_seconds(adaptation: Adaptation, material: Material, steps: int) -> floa
 def on_worker(settings: dict[str, str]) -> None:
     """Train under Ray and write down the time of a step after the first."""
     torch.set_num_threads(int(settings["threads"]))
-    plan = Plan.load(Path(settings["output"]))
-    material = load_material(plan.material)
+    plan = load_plan(Path(settings["output"]))
+    material = material_of(plan)
     this_worker("none")
     loop, times = looped(adapted(plan, material), material), []
     inner_step = loop._step
@@ -125,7 +133,7 @@ def bench_ray(threads: int, steps: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name, ray_session():
         folder = Path(name)
         plan, _ = planned(folder, f"training.steps={steps}")
-        material = load_material(plan.material)
+        material = material_of(plan)
         bare = adapted(plan, material)
         bare_seconds(bare, material, 2)
 
@@ -174,7 +182,7 @@ def bench_latents(steps: int, rounds: int, base: str, batch_size: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         lengths = (f"training.steps={steps}", f"training.batch_size={batch_size}")
         plan, dataset = planned(Path(name), *lengths)
-        cached, pipeline = load_material(plan.material), None
+        cached, pipeline = material_of(plan), None
         if base != BASE:
             pipeline = stable_diffusion()
             object.__setattr__(cached, "latents", torch.randn(len(cached.ids), 8, 4, 8, 8))
@@ -220,7 +228,7 @@ def bench_saving(steps: int, interval_seconds: float) -> None:
             f"training.steps={steps}",
             f"cluster.checkpoint_seconds={interval_seconds}",
         )
-        material = load_material(plan.material)
+        material = material_of(plan)
         loop, blocked = looped(adapted(plan, material), material, Path(name) / "saved"), []
         with counted_saves(loop, blocked):
             begun = time.perf_counter()

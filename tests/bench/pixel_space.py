@@ -3,7 +3,7 @@
     python -m tests.bench.pixel_space --prepared OUTPUT --data DATASET --features WEIGHTS \
         --out FOLDER --steps 2600
 
-OUTPUT is the folder of `jobs/pretrain_base.py`: the same train part, prompts, loss, EMA and decay.
+OUTPUT is the folder of `factory pretrain`: the same train part, prompts, loss, EMA and decay.
 Pixels go in unshuffled (12 channels at half the side), as the U-Net is then four times cheaper.
 Prints the CPU minutes of the training, so that `--steps` can be chosen to match the latent run.
 """
@@ -20,25 +20,23 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from factory.config import load_config
-from factory.finetune.base_config import BaseConfig
-from factory.finetune.base_run import SPLIT
-from factory.finetune.latents import TURNS, cached_latents, to_signed, turn
+from factory.finetune.data import Material, load_material
+from factory.finetune.images import SPLIT
+from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop
+from factory.finetune.losses import training_scheduler
 from factory.finetune.meter import describe
-from factory.finetune.pretrain import (
-    TrainingSet,
-    build_denoiser,
-    denoiser_loop,
-    load_data,
-    training_scheduler,
-)
+from factory.finetune.method import task_of
+from factory.finetune.run import load_plan, loop_of
 from factory.judge.config import JudgeConfig
 from factory.judge.figures import measure, measure_floor
 from factory.judge.judge import open_judgement, settings_for
 from factory.judge.report import overall
 from factory.judge.sets import draw_plan
 from factory.measure.cache import ArrayCache
+from factory.methods.text.config import BaseConfig
 from factory.methods.text.draw import TextMethod
+from factory.methods.text.pretraining import pretraining
 from factory.models.generator import find_generator
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
@@ -48,7 +46,7 @@ from factory.sample.prepare import make_plan
 CHANNELS = (64, 128, 128)
 
 
-def unshuffled(data: TrainingSet) -> Tensor:
+def unshuffled(data: Material) -> Tensor:
     """Return pixels (N, 8, 12, S/2, S/2) float16 in [-1, 1], every turn of every image."""
     chunks = []
     for chunk in torch.split(data.images, 512):
@@ -63,6 +61,14 @@ class Unshuffled:
     dtype = torch.float32
     config = SimpleNamespace(block_out_channels=(0, 0), latent_channels=12, scaling_factor=1.0)
 
+    def requires_grad_(self, _on: bool) -> "Unshuffled":
+        """It has no weights."""
+        return self
+
+    def to(self, _device: str) -> "Unshuffled":
+        """It lies nowhere."""
+        return self
+
     @staticmethod
     def decode(latents: Tensor) -> SimpleNamespace:
         """Return (B, 3, S, S) for (B, 12, S/2, S/2)."""
@@ -71,10 +77,11 @@ class Unshuffled:
 
 def pixel_loop(config: BaseConfig, prepared: Path, out: Path) -> tuple[Loop, object]:
     """Return the loop of the second stage over pixels, and the tokenizer."""
-    data = load_data(prepared)
-    model, tokenizer = build_denoiser(data, config, Unshuffled)
-    latents = cached_latents(unshuffled(data), seed=config.seed)
-    return denoiser_loop(model, tokenizer, latents, data, config, out), tokenizer
+    data = load_material(load_plan(prepared).learn)
+    latents = replace(data, latents=unshuffled(data))
+    training = pretraining(latents, config, Unshuffled())
+    loop = loop_of(task_of(training, latents), config, out / "checkpoints")
+    return loop, training.tokenizer
 
 
 @click.command()

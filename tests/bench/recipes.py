@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from factory.finetune.latents import encode_turned, pick_turns
 from factory.finetune.loop import Loop, LoopConfig
-from factory.finetune.losses import add_noise, denoising_loss
+from factory.finetune.losses import add_noise, denoising_loss, training_scheduler
 from factory.finetune.order import Part, step_indices
-from factory.finetune.pretrain import training_scheduler
 from factory.models.generator import find_generator
 from factory.models.pipeline import load_pipeline
 from factory.models.unets import small_unet

@@ -19,8 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from factory.finetune.checkpoint import checkpoints
-from factory.finetune.plan import Plan
-from factory.finetune.run import finetune_on_ray
+from factory.finetune.run import finetune_on_ray, load_plan
 
 DEADLINE_SECONDS = 12
 
@@ -51,7 +50,7 @@ def drain(address: str, node_id: str) -> None:
 
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
-    plan = Plan.load(folder)
+    plan = load_plan(folder)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level="error")

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from factory.finetune.cluster import Sharding
 from factory.finetune.loop import Loop, LoopConfig
-from factory.finetune.losses import add_noise, denoising_loss
+from factory.finetune.losses import add_noise, denoising_loss, training_scheduler
 from factory.finetune.order import Part, step_indices
-from factory.finetune.pretrain import training_scheduler
 from factory.finetune.workers import Workers, place
 from factory.models.unets import small_unet
 

@@ -5,14 +5,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from factory.finetune.adversarial import (
+from factory.finetune.autoencoder_losses import (
     AdversarialTerm,
     PatchDiscriminator,
     discriminator_loss,
     generator_loss,
     gradient_ratio,
 )
-from factory.finetune.class_config import AdversarialConfig
+from factory.finetune.config import AdversarialConfig
 
 SMALL = AdversarialConfig(channels=(8, 16), start_step=0)
 

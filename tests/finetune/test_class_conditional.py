@@ -11,17 +11,17 @@ from torch import Tensor
 
 from factory.config import load_config, parse_config
 from factory.errors import ConfigError, DataError, ModelError
-from factory.finetune import class_conditional
-from factory.finetune.class_conditional import ClassTraining, build_network, class_training
-from factory.finetune.class_config import ClassConditionalConfig
-from factory.finetune.class_material import ClassMaterial, class_material, encode
-from factory.finetune.class_plan import ClassPlan
-from factory.finetune.class_prepare import prepare
-from factory.finetune.class_run import finetune_here
-from factory.finetune.first_stage import load_first_stage
-from factory.finetune.material import load_material
+from factory.finetune.autoencoder import load_first_stage
+from factory.finetune.data import Material, load_material
+from factory.finetune.latents import encode_turned
+from factory.finetune.losses import training_scheduler
 from factory.finetune.order import Part
-from factory.finetune.pixels import load_pixels
+from factory.finetune.plan import Plan
+from factory.finetune.run import finetune_here, load_plan, needs_of_plan, prepare
+from factory.methods.class_conditional import denoiser
+from factory.methods.class_conditional.config import ClassConditionalConfig
+from factory.methods.class_conditional.denoiser import ClassTraining, build_network, class_training
+from factory.methods.class_conditional.train import autoencoder_folder, encoded_part
 from factory.models.class_conditioning import CONDITIONINGS
 from factory.models.generator import Generator, open_generator
 from factory.models.pipeline import load_pipeline
@@ -72,17 +72,7 @@ def config(**changes: object) -> ClassConditionalConfig:
     return parse_config(ClassConditionalConfig, merged, where="test")
 
 
-@pytest.fixture(scope="module")
-def dataset() -> RealDataset:
-    return open_dataset("smear:60?size=16")
-
-
-@pytest.fixture(scope="module")
-def split(dataset: RealDataset) -> Split:
-    return split_of(dataset, train=0.6, val=0.2, test=0.2)
-
-
-Trained = tuple[ClassPlan, Generator, list[str]]
+Trained = tuple[Plan, Generator, list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +100,7 @@ def test_every_conditioning_trains_and_is_drawn_by_the_line(
     plan, generator, told = trained(conditioning)
     assert generator.class_names == ("eosinophil", "monocyte")
     assert generator.manifest["split_digest"] == split.digest
-    assert generator.field == ClassPlan.load(plan.output).field
+    assert generator.field == load_plan(plan.output).field
     assert set(generator.field.objects.means) == {"eosinophil", "monocyte"}
     assert any("val_loss" in line for line in told)
 
@@ -131,15 +121,14 @@ def test_every_conditioning_trains_and_is_drawn_by_the_line(
     assert {one.images.shape[1:] for one in drawn} == {(16, 16, 3)}
     assert sum(len(one) for one in drawn) == 4
     assert all((one.masks is not None) == masks for one in drawn)
-    assert (plan.output / "samples" / "step-00000004.png").exists() != masks
+    assert (plan.folder_of("all") / "samples" / "step-00000004.png").exists() != masks
 
 
 def test_the_scaling_factor_is_measured_and_stored(trained: Callable[[str], Trained]) -> None:
     plan, generator, _ = trained("context_class")
-    pixels = load_pixels(plan.train)
-    latents = load_material(plan.latents(pixels.digest)).latents
+    latents = material_of(plan).latents
     factor = load_pipeline(generator).vae.config.scaling_factor
-    assert factor == load_first_stage(plan.autoencoder).config.scaling_factor
+    assert factor == load_first_stage(autoencoder_folder(plan)).config.scaling_factor
     assert 0.7 < float((latents.float() * factor).std()) < 1.3
 
 
@@ -155,7 +144,7 @@ def test_only_the_train_part_is_learnt_and_only_the_val_part_validates(
     trained: Callable[[str], Trained], split: Split
 ) -> None:
     plan, _, _ = trained("context_class")
-    learnt, held_out = load_pixels(plan.train), load_pixels(plan.held_out)
+    learnt, held_out = load_material(plan.learn), load_material(plan.held_out)
     assert set(learnt.ids) <= set(split.train)
     assert set(held_out.ids) <= set(split.val)
     assert set(learnt.labels) == set(held_out.labels) == {"eosinophil", "monocyte"}
@@ -185,7 +174,7 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     run = Loop.run
 
     def killed(self: Loop, **how: object):  # type: ignore[no-untyped-def]
-        denoising = self.config.checkpoint_dir.name == "denoiser-checkpoints"
+        denoising = self.config.checkpoint_dir.name == "checkpoints"
         for progress in run(self, **how):
             yield progress
             if denoising == (stage == "denoiser") and progress.step == 1:
@@ -203,15 +192,15 @@ def test_killed_in_either_stage_it_goes_on_to_the_same_weights(
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def material_of(plan: ClassPlan, *, cached: bool = True, **changes: object) -> ClassMaterial:
-    pixels, autoencoder = load_pixels(plan.train), load_first_stage(plan.autoencoder)
-    latents = load_material(plan.latents(pixels.digest)).latents if cached else None
-    material = class_material(pixels, plan.class_names, autoencoder, latents=latents)
-    return replace(material, **changes)
+def material_of(plan: Plan, *, cached: bool = True) -> Material:
+    autoencoder = load_first_stage(autoencoder_folder(plan))
+    return encoded_part(plan, plan.learn, autoencoder) if cached else load_material(plan.learn)
 
 
-def training_of(chosen: ClassConditionalConfig, names: tuple[str, ...]) -> ClassTraining:
-    return class_training(build_network(chosen, names, latent_channels=4), chosen)
+def training_of(plan: Plan, chosen: ClassConditionalConfig | None = None) -> ClassTraining:
+    chosen, names = chosen or plan.config, load_material(plan.learn).class_names
+    autoencoder = load_first_stage(autoencoder_folder(plan))
+    return class_training(build_network(chosen, names, latent_channels=4), chosen, autoencoder)
 
 
 def test_conditions_are_dropped_as_often_as_asked(
@@ -219,11 +208,11 @@ def test_conditions_are_dropped_as_often_as_asked(
 ) -> None:
     plan, _, _ = trained("context_class")
     chosen = config(training={"batch_size": 2000, "condition_dropout": 0.2})
-    training, shown = training_of(chosen, plan.class_names), []
+    training, shown = training_of(plan, chosen), []
 
     def seen(
         self: ClassTraining,
-        material: ClassMaterial,
+        material: Material,
         rows: Tensor,
         turns: Tensor,
         present: Tensor,
@@ -244,7 +233,7 @@ def test_cached_latents_and_those_made_on_the_fly_cost_the_same(
     trained: Callable[[str], Trained],
 ) -> None:
     plan, _, _ = trained("context_class")
-    training = training_of(plan.config, plan.class_names)
+    training = training_of(plan)
     for step in range(3):
         cached, fresh = (
             training.loss(material_of(plan, cached=c), Part(step=step))["loss"].item()
@@ -255,19 +244,21 @@ def test_cached_latents_and_those_made_on_the_fly_cost_the_same(
 
 def test_turns_can_be_left_out(trained: Callable[[str], Trained]) -> None:
     plan, _, _ = trained("context_class")
-    pixels, autoencoder = load_pixels(plan.train), load_first_stage(plan.autoencoder)
-    assert encode(autoencoder, pixels, turns=False).shape[1] == 1
-    upright = material_of(plan, num_turns=1)
-    rows = torch.arange(4)
+    pixels, autoencoder = load_material(plan.learn), load_first_stage(autoencoder_folder(plan))
+    assert encode_turned(autoencoder, pixels.images, turns=1).shape[1] == 1
+    rows, training = torch.arange(4), training_of(plan)
+    upright = replace(material_of(plan), latents=material_of(plan).latents[:, :1])
     assert torch.equal(
-        upright.clean(rows, torch.zeros(4, dtype=torch.long)),
-        material_of(plan).clean(rows, torch.zeros(4, dtype=torch.long)),
+        training.clean(upright, rows, torch.zeros(4, dtype=torch.long)),
+        training.clean(material_of(plan), rows, torch.zeros(4, dtype=torch.long)),
     )
+    with_turns = replace(training, config=config(turns=False))
+    assert with_turns.loss(upright, Part(step=0))["loss"].isfinite()
 
 
 def test_parts_of_a_step_add_up_to_it(trained: Callable[[str], Trained]) -> None:
     plan, _, _ = trained("context_class")
-    training, material = training_of(plan.config, plan.class_names), material_of(plan)
+    training, material = training_of(plan), material_of(plan)
     whole = training.loss(material, Part(step=1))["loss"].item()
     halves = [training.loss(material, Part(step=1, number=n, of=2))["loss"].item() for n in (0, 1)]
     assert np.mean(halves) == pytest.approx(whole, rel=1e-5)
@@ -278,9 +269,8 @@ def test_a_checkpoint_of_another_configuration_names_the_keys(
 ) -> None:
     plan, _, _ = trained("class")
     other = config(unet={"conditioning": "class"}, training={"condition_dropout": 0.5})
-    changed = prepare(other, dataset, split, plan.output)
     with pytest.raises(ModelError, match=r"condition_dropout 0\.\d+ there, 0\.5 here"):
-        finetune_here(changed, tell=lambda _: None)
+        prepare(other, dataset, split, plan.output)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
@@ -289,7 +279,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     def broken(*_: object, **__: object) -> Tensor:
         return torch.tensor(float("nan"), requires_grad=True)
 
-    monkeypatch.setattr(class_conditional, "denoising_loss", broken)
+    monkeypatch.setattr(denoiser, "denoising_loss", broken)
     with pytest.raises(ModelError, match="step 0: loss nan"):
         finetune_here(prepare(config(), dataset, split, tmp_path), tell=lambda _: None)
 
@@ -299,7 +289,7 @@ def test_a_gpu_that_is_not_there_is_said(
     dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
     plan = prepare(config(cluster={"use_gpu": True}), dataset, split, tmp_path)
-    with pytest.raises(ConfigError, match="use_gpu: true, and this machine has 0 GPUs"):
+    with pytest.raises(ConfigError, match="use_gpu is true, and this machine has 0 GPUs"):
         finetune_here(plan, tell=lambda _: None)
 
 
@@ -386,7 +376,7 @@ def test_the_presets_are_the_originals_and_a_small_one() -> None:
     assert network.unet.num_parameters() == pytest.approx(65.1e6, abs=0.5e6)
     told = original.training
     assert (told.batch_size, told.learning_rate, told.condition_dropout) == (24, 5e-4, 0.2)
-    betas = class_conditional.noise_scheduler(original.noise).betas
+    betas = training_scheduler(original.noise).betas
     assert betas.tolist() == pytest.approx(
         (torch.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2).tolist(), rel=1e-5
     )
@@ -397,8 +387,21 @@ def test_the_presets_are_the_originals_and_a_small_one() -> None:
 
 def test_a_folder_is_what_its_plan_says(trained: Callable[[str], Trained]) -> None:
     plan, generator, _ = trained("context_class")
-    assert ClassPlan.load(plan.output) == plan
+    assert load_plan(plan.output) == plan
     assert open_generator(generator.folder).model_id == generator.model_id
     assert "two" not in generator.manifest
     card = (generator.folder / "README.md").read_text()
     assert "Class-conditional latent diffusion for images of 16 px" in card
+
+
+def test_a_denoiser_from_scratch_is_pulled_to_an_experts_features(
+    dataset: RealDataset, split: Split, expert_folder: Path, tmp_path: Path
+) -> None:
+    aligned = {"expert": str(expert_folder), "alignment": {"weight": 1}}
+    plan = prepare(config(n_shot={"monocyte": 3}, **aligned), dataset, split, tmp_path)
+    assert load_material(plan.learn).labels.count("monocyte") == 3
+    assert needs_of_plan(plan).startswith("needs about 0.")
+    told: list[str] = []
+    generator = finetune_here(plan, tell=told.append)
+    assert any("alignment" in line and "val_alignment" in line for line in told)
+    assert not any("projection" in name for name in weights(generator))

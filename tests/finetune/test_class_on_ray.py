@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
-from factory.finetune.class_prepare import prepare
-from factory.finetune.class_run import finetune_here, finetune_on_ray
+from factory.finetune.run import finetune_here, finetune_on_ray, prepare
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from tests.finetune.test_class_conditional import config, dataset, split, weights
+from tests.finetune.test_class_conditional import config, weights
 
-__all__ = ["dataset", "split"]  # fixtures
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
@@ -26,7 +24,7 @@ def test_two_workers_train_what_one_process_does(
     expected, found = weights(whole), weights(generator)
     assert all(torch.equal(expected[n], found[n]) for n in expected if n.startswith("vae."))
     assert max(float((expected[n] - found[n]).abs().max()) for n in expected) < 1e-6
-    assert (tmp_path / "ray" / "samples" / "step-00000004.png").exists()
+    assert (tmp_path / "ray" / "targets" / "all" / "samples" / "step-00000004.png").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

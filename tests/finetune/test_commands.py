@@ -12,12 +12,12 @@ from PIL import Image
 
 from factory.cli import cli
 from factory.errors import ConfigError, FactoryError
-from factory.finetune.class_config import ClassConditionalConfig
 from factory.finetune.cluster import ClusterConfig
-from factory.finetune.config import FinetuneConfig
 from factory.finetune.meter import Progress, describe
 from factory.finetune.methods import load_training, preset_for
 from factory.finetune.train import groups_abreast, turn_of
+from factory.methods.class_conditional.config import ClassConditionalConfig
+from factory.methods.text.config import FinetuneConfig
 from factory.models.generator import open_generator
 from tests.fakes.tiny import tiny_generator
 from tests.finetune.test_class_conditional import TINY
@@ -98,9 +98,9 @@ def test_a_folder_needs_no_root(tmp_path: Path) -> None:
 
 
 def test_the_configuration_says_the_method() -> None:
-    assert load_training("cytodiff")[0].kind is FinetuneConfig
-    training, config = load_training("blastdiffusion", ["training.steps=7"])
-    assert training.kind is ClassConditionalConfig
+    assert isinstance(load_training("cytodiff"), FinetuneConfig)
+    config = load_training("blastdiffusion", ["training.steps=7"])
+    assert isinstance(config, ClassConditionalConfig)
     assert config.training.steps == 7
     with pytest.raises(ConfigError, match=r"unknown method .gan.*Choose one of text"):
         load_training("cytodiff", ["method=gan"])
@@ -163,6 +163,34 @@ def test_a_training_in_the_output_of_another_method_is_refused(table: Path) -> N
     command = ["finetune", "--data", table, "--split", split, "--output", output, "--without-ray"]
     refused = factory(*command, *columns_of(table))
     assert "a training of method 'pairs', this one is 'text'" in str(refused.exception)
+
+
+def test_a_base_from_scratch_is_made_by_a_command_of_its_own(table: Path) -> None:
+    config, output = table.with_name("base.yaml"), table.parent / "base"
+    length = {"steps": 2, "batch_size": 2, "warmup_steps": 1, "decay_steps": 1}
+    stored = {
+        "name": "mine",
+        "size_px": 16,
+        "fractions": {"train": 0.8, "val": 0.2},
+        "prompt": {"subject": "{class_name}"},
+        "autoencoder": {"components": 4},
+        "denoiser": {**length, "channels": [32, 32]},
+        "validation": {"draw_every": None},
+    }
+    config.write_text(yaml.safe_dump(stored))
+    command = ["pretrain", "--config", config, "--data", table, "--output", output]
+    command += ["--without-ray", *columns_of(table)]
+    done = factory(*command)
+    assert done.exit_code == 0, done.output
+    made = open_generator(output / "generator")
+    assert (made.method, made.class_names) == ("text", ("0", "1"))
+    assert made.manifest["config"]["denoiser"]["steps"] == 2
+    assert "val_loss" in made.manifest["validation"]["all"]
+    again = factory(*command, "--export-only")
+    assert again.exit_code == 0, again.output
+    assert open_generator(output / "generator").model_id == made.model_id
+    refused = factory(*command, "--config", "cytodiff")
+    assert "cytodiff is no configuration of a base from scratch" in str(refused.exception)
 
 
 @pytest.mark.parametrize(

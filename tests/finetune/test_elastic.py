@@ -13,9 +13,7 @@ from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from tests.finetune.test_on_ray import LONG, difference
-from tests.finetune.test_run import base, config, dataset, split
-
-__all__ = ["base", "dataset", "split"]  # fixtures
+from tests.finetune.test_run import config
 
 
 @pytest.mark.fault

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from factory.cli import cli
 from factory.errors import ConfigError, DataError
-from factory.evaluate.generation_accuracy import expert_names
 from factory.finetune.config import ExpertConfig
-from factory.finetune.expert_run import make_expert
+from factory.finetune.expert import make_expert
+from factory.finetune.latents import to_signed
 from factory.models.expert_file import load_expert
 from factory.models.experts import state_digest
 from factory.real.dataset import RealDataset
@@ -45,8 +46,12 @@ def test_accuracy_on_val_and_the_split_are_noted(
     assert notes.spec.grey == grey
     assert notes.spec.class_names == tuple(sorted(set(dataset.labels)))
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
-    seen = expert_names(expert, dataset.array(16, split.val))
-    right = [name == labels[i] for name, i in zip(seen, split.val, strict=True)]
+    with torch.no_grad():
+        said = expert(to_signed(torch.from_numpy(dataset.array(16, split.val)))).argmax(1)
+    right = [
+        notes.spec.class_names[number] == labels[i]
+        for number, i in zip(said.tolist(), split.val, strict=True)
+    ]
     assert notes.val_accuracy == pytest.approx(np.mean(right))
 
 

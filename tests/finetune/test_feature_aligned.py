@@ -7,16 +7,15 @@ import pytest
 import torch
 
 from factory.config import parse_config
-from factory.finetune.adapt import adapt
-from factory.finetune.adapt_autoencoder import with_adapted_autoencoder
-from factory.finetune.config import AlignmentSettings, ExpertConfig, FinetuneConfig
-from factory.finetune.expert_features import FeaturesOf, features_of
-from factory.finetune.expert_run import make_expert
+from factory.finetune.alignment import FeaturesOf, features_of
+from factory.finetune.config import AlignmentSettings
+from factory.finetune.images import choose_images
 from factory.finetune.latents import to_signed, turn
-from factory.finetune.material import load_material
 from factory.finetune.order import Part
-from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
+from factory.methods.text.adapt import adapt
+from factory.methods.text.config import FinetuneConfig
+from factory.methods.text.train import base_of, with_adapted_autoencoder
 from factory.models.autoencoder import measure_scaling_factor
 from factory.models.expert_file import load_expert
 from factory.models.experts import Expert, state_digest
@@ -24,37 +23,8 @@ from factory.models.generator import Generator, open_generator
 from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
-from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from tests.fakes.splits import split_of
-from tests.fakes.tiny import tiny_generator
-
-
-@pytest.fixture(scope="module")
-def dataset() -> RealDataset:
-    return open_dataset("smear:40?size=16")
-
-
-@pytest.fixture(scope="module")
-def split(dataset: RealDataset) -> Split:
-    return split_of(dataset, train=0.5, val=0.25, test=0.25)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, dataset: RealDataset) -> Generator:
-    names = tuple(sorted(set(dataset.labels)))
-    return tiny_generator(tmp_path_factory.mktemp("base") / "tiny", class_names=names)
-
-
-@pytest.fixture(scope="module")
-def expert_folder(
-    tmp_path_factory: pytest.TempPathFactory, dataset: RealDataset, split: Split
-) -> Path:
-    folder = tmp_path_factory.mktemp("expert") / "expert"
-    training = {"steps": 1, "batch_size": 2}
-    config = {"backbone": "test_resnet", "size_px": 16, "training": training}
-    make_expert(ExpertConfig.model_validate(config), dataset, split, folder)
-    return folder
+from tests.finetune.test_run import encoded_of
 
 
 @pytest.fixture
@@ -89,7 +59,7 @@ def test_an_adapted_autoencoder_shows_the_images_better_and_nothing_else_changes
     told: list[str] = []
     asked = config(base, expert_folder, autoencoder={"steps": 40, "batch_size": 4})
     before = {path: path.stat().st_mtime_ns for path in base.folder.rglob("*")}
-    adapted = with_adapted_autoencoder(asked, dataset, split, output=tmp_path, tell=told.append)
+    adapted = with_adapted_autoencoder(asked, dataset, split, stages=tmp_path, tell=told.append)
     assert {path: path.stat().st_mtime_ns for path in base.folder.rglob("*")} == before
     assert any(line.startswith("autoencoder: step 40/40") for line in told)
     assert adapted.autoencoder.steps == 0
@@ -110,7 +80,7 @@ def test_an_adapted_autoencoder_shows_the_images_better_and_nothing_else_changes
         one, other = getattr(ours, name).state_dict(), getattr(theirs, name).state_dict()
         assert all(torch.equal(one[key], other[key]) for key in one)
     told.clear()
-    again = with_adapted_autoencoder(asked, dataset, split, output=tmp_path, tell=told.append)
+    again = with_adapted_autoencoder(asked, dataset, split, stages=tmp_path, tell=told.append)
     assert again == adapted
     assert told == []
 
@@ -126,7 +96,7 @@ def test_the_exported_generator_carries_the_adapted_autoencoder(
     asked = config(base, expert_folder, autoencoder={"steps": 2, "batch_size": 2})
     plan = prepare(asked, dataset, split, tmp_path)
     generator = finetune_here(plan, tell=lambda _: None)
-    adapted, drawn = load_pipeline_of(plan.config.base).vae, load_pipeline(generator).vae
+    adapted, drawn = load_pipeline(base_of(plan)).vae, load_pipeline(generator).vae
     assert drawn.config.scaling_factor == adapted.config.scaling_factor
     stored = load_pipeline(base).vae.state_dict()
     for name, value in adapted.state_dict().items():
@@ -144,9 +114,9 @@ def test_a_lora_is_for_the_base_that_learnt_to_show_its_shots_alone(
         "autoencoder": {"steps": 2, "batch_size": 2},
     }
     plan = prepare(config(base, expert_folder, **changes), dataset, split, tmp_path)
-    adapted = open_generator(Path(plan.config.base))
-    assert adapted.manifest["images_trained"] == 2 * len(set(dataset.labels))
     generator = finetune_here(plan, tell=lambda _: None)
+    adapted = base_of(plan)
+    assert adapted.manifest["images_trained"] == 2 * len(set(dataset.labels))
     assert generator.manifest["base_model_id"] == adapted.model_id != base.model_id
 
 
@@ -163,7 +133,7 @@ def test_kept_features_are_the_experts_of_the_turned_images(
 ) -> None:
     expert = load_expert(expert_folder)[0]
     plan = prepare(config(base, expert_folder), dataset, split, tmp_path)
-    material = load_material(plan.material)
+    material = encoded_of(plan)
     images = to_signed(torch.from_numpy(dataset.array(16, material.ids)))
     assert material.features is not None
     assert material.features.shape == (len(material.ids), 8, expert.width)
@@ -192,7 +162,7 @@ def test_the_term_is_the_same_whether_features_are_kept_or_asked_for(
 ) -> None:
     asked = config(base, expert_folder)
     plan = prepare(asked, dataset, split, tmp_path)
-    material = load_material(plan.material)
+    material = encoded_of(plan)
     expert = load_expert(expert_folder)[0]
     adaptation = adapt(
         load_pipeline(base), asked, tuple(sorted(set(material.labels))), expert=expert
@@ -212,7 +182,7 @@ def test_weight_0_is_the_plain_fine_tuning_bit_for_bit_and_the_expert_stays(
     def trained(name: str, **changes: object) -> Generator:
         asked = config(base, expert_folder, **changes)
         told: list[str] = []
-        plan = prepare(asked, dataset, split, tmp_path / name, latents=tmp_path / "latents")
+        plan = prepare(asked, dataset, split, tmp_path / name, stages=tmp_path / "stages")
         found = finetune_here(plan, tell=told.append)
         logged = "denoising" in "".join(told), "alignment" in "".join(told)
         assert logged == ((asked.alignment.weight > 0,) * 2)
@@ -233,7 +203,7 @@ def test_an_aligned_step_reaches_denoiser_and_w_and_never_the_expert(
     base: Generator, expert_folder: Path, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
     asked = config(base, expert_folder)
-    material = load_material(prepare(asked, dataset, split, tmp_path).material)
+    material = encoded_of(prepare(asked, dataset, split, tmp_path))
     expert = load_expert(expert_folder)[0]
     before = state_digest(expert)
     adaptation = adapt(
@@ -257,6 +227,6 @@ def test_loras_can_be_aligned(
     asked = config(base, expert_folder, train="lora", lora={"rank": 2}, alignment=alignment)
     plan = prepare(asked, dataset, split, tmp_path)
     finetune_here(plan, tell=lambda _: None)
-    tensors = open_lora(tmp_path / "targets" / "all").tensors
+    tensors = open_lora(tmp_path / "generator" / "lora" / "all").tensors
     assert not any("projection" in name for name in tensors)
     assert any(value.any() for name, value in tensors.items() if "lora_B" in name)

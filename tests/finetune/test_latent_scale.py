@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from factory.errors import ModelError
-from factory.finetune.latent_scale import check_latent_scale
+from factory.finetune.autoencoder import check_latent_scale
 from factory.finetune.latents import to_signed
 from factory.models.autoencoder import measure_scaling_factor, small_autoencoder
 

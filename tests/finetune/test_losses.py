@@ -5,16 +5,16 @@ import torch
 from diffusers import DDPMScheduler
 
 from factory.errors import ConfigError
-from factory.finetune.base_config import STABLE_DIFFUSION, NoiseLevels
+from factory.finetune.config import STABLE_DIFFUSION, NoiseLevels
 from factory.finetune.losses import (
     Noised,
     add_noise,
     denoising_loss,
     log_normal_timesteps,
     min_snr_weight,
+    training_scheduler,
 )
 from factory.finetune.order import Part, parts
-from factory.finetune.pretrain import training_scheduler
 
 CLEAN = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -8,16 +8,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from factory.finetune.memory import GIB, activation_bytes, memory, needs, told_needs
-from factory.finetune.pretrain import TextConditioned
-from factory.finetune.run import prepare
+from factory.finetune.memory import GIB, activation_bytes, memory, needs_of
+from factory.finetune.run import needs_of_plan, prepare
+from factory.methods.text.adapt import TextConditioned, text_sketch
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from tests.fakes.stable_diffusion import TEXT_ENCODERS, UNETS, on_meta
-from tests.finetune.test_run import base, config, dataset, split
-
-__all__ = ["base", "dataset", "split"]  # fixtures
+from tests.finetune.test_run import config
 
 UNET, TEXT = 859_520_964, 123_060_480
 """Parameters of Stable Diffusion 1.5, as in tests/models/test_lora.py."""
@@ -55,7 +53,8 @@ def test_checkpointing_leaves_a_third_of_the_activations(stable_diffusion: Gener
     for checkpointing in (False, True):
         training = {"batch_size": 1, "gradient_checkpointing": checkpointing}
         asked = config(stable_diffusion, lora={"rank": 16}, training=training)
-        held = needs(asked, stable_diffusion, workers=1)
+        sketch = text_sketch(asked, stable_diffusion, None)
+        (held,) = needs_of(asked, sketch, workers=1, shardings=["none"])
         sizes.append(held.activations)
     assert 1.2 * GIB < sizes[0] < 2 * GIB  # one image of 512 px
     assert sizes[1] < 0.4 * sizes[0]
@@ -84,7 +83,7 @@ def test_all_terms_are_told_before_a_training(
 ) -> None:
     cluster = {"sharding": "fsdp", "workers": 2}
     asked = config(base, train="full", cluster=cluster, training={"ema_decay": 0.99})
-    told = told_needs(prepare(asked, dataset, split, tmp_path))
+    told = needs_of_plan(prepare(asked, dataset, split, tmp_path))
     for term in ("needs about 0.", "weights", "gradients", "AdamW", "average", "activations"):
         assert term in told
     assert "on each of 2 workers" in told

@@ -20,9 +20,8 @@ from factory.models.generator import Generator
 from factory.models.lora import open_lora
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from tests.finetune.test_run import base, config, dataset, split
+from tests.finetune.test_run import config
 
-__all__ = ["base", "dataset", "split"]  # fixtures
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 

@@ -12,14 +12,16 @@ from PIL import Image
 
 from factory.config import load_config, parse_config
 from factory.errors import ConfigError, DataError
+from factory.finetune.data import Material, load_material
+from factory.finetune.loop import Loop
+from factory.finetune.method import task_of
 from factory.finetune.methods import check_training, load_training
 from factory.finetune.order import Part
-from factory.finetune.pairs import build_task, pairs_loop
-from factory.finetune.pairs_base import load_base
-from factory.finetune.pairs_config import PairsConfig
-from factory.finetune.pairs_data import PairSet, load_pairs, prepare_pairs
-from factory.finetune.pairs_run import export, finetune_here, load_plan, prepare
+from factory.finetune.run import finetune_here, load_plan, loop_of, needs_of_plan, prepare
 from factory.finetune.validation import CURVE, read_curve
+from factory.methods.pairs.config import PairsConfig
+from factory.methods.pairs.task import PairTask, build_task, load_base
+from factory.methods.pairs.train import export_target, learnt
 from factory.models.generator import Generator
 from factory.models.lora import folded_state
 from factory.models.pipeline import load_pipeline
@@ -60,10 +62,13 @@ def real(files: tuple[str, str]) -> tuple[RealDataset, Split]:
 
 
 @pytest.fixture(scope="module")
-def pairs(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathFactory) -> PairSet:
-    folder = tmp_path_factory.mktemp("material") / "pairs"
-    prepare_pairs(config(), *real, folder)
-    return load_pairs(folder)
+def pairs(real: tuple[RealDataset, Split]) -> Material:
+    return learnt(config(), *real)
+
+
+def pairs_loop(task: PairTask, pairs: Material, checkpoints: Path | None) -> Loop:
+    """Return the loop that trains `task` on `pairs`."""
+    return loop_of(task_of(task, pairs), task.config, checkpoints)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,7 @@ def clusters(real: tuple[RealDataset, Split], tmp_path_factory: pytest.TempPathF
     return path
 
 
-def test_only_the_train_part_is_prepared(pairs: PairSet, real: tuple[RealDataset, Split]) -> None:
+def test_only_the_train_part_is_prepared(pairs: Material, real: tuple[RealDataset, Split]) -> None:
     assert pairs.ids == tuple(sorted(real[1].train))
     assert pairs.images.shape == (12, 16, 16, 3)
     assert pairs.mask_values == (0, 128, 255)
@@ -86,7 +91,7 @@ def test_only_the_train_part_is_prepared(pairs: PairSet, real: tuple[RealDataset
     assert np.array_equal(pairs.masks[3].numpy() == 2, real[0].mask(row) == 255)
 
 
-def test_image_and_mask_are_turned_together(pairs: PairSet) -> None:
+def test_image_and_mask_are_turned_together(pairs: Material) -> None:
     task = build_task(config(), pairs)
     for number in range(8):
         images, planes = task.codec.decode(task.clean(pairs, [2, 5], [number, 0]))
@@ -98,7 +103,7 @@ def test_image_and_mask_are_turned_together(pairs: PairSet) -> None:
         assert torch.equal(torch.cat([images[0], planes[0]]), back)
 
 
-def test_a_few_steps_already_learn(pairs: PairSet, tmp_path: Path) -> None:
+def test_a_few_steps_already_learn(pairs: Material, tmp_path: Path) -> None:
     task = build_task(config(30), pairs)
     losses = [each.losses for each in pairs_loop(task, pairs, None).run()]
     first, last = (np.mean([each["loss"] for each in part]) for part in (losses[:6], losses[-6:]))
@@ -106,7 +111,7 @@ def test_a_few_steps_already_learn(pairs: PairSet, tmp_path: Path) -> None:
     assert losses[-1]["mask"] < losses[0]["mask"]
 
 
-def test_mask_and_image_weigh_as_asked(pairs: PairSet) -> None:
+def test_mask_and_image_weigh_as_asked(pairs: Material) -> None:
     part = Part(step=0)
     for weight in (1 / 3, 2.0):
         task = build_task(config(training={"mask_weight": weight}), pairs)
@@ -115,7 +120,7 @@ def test_mask_and_image_weigh_as_asked(pairs: PairSet) -> None:
         assert float(losses["loss"]) == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_a_resumed_training_ends_at_the_same_weights(pairs: PairSet, tmp_path: Path) -> None:
+def test_a_resumed_training_ends_at_the_same_weights(pairs: Material, tmp_path: Path) -> None:
     def weights(loop: Callable[..., object]) -> torch.Tensor:
         return torch.cat([p.flatten() for p in loop.model.parameters()])  # type: ignore[attr-defined]
 
@@ -161,7 +166,7 @@ def test_every_cluster_gets_its_own_generator(
 ) -> None:
     plan = prepare(config(2, clusters=clusters, per_cluster=True), *real, tmp_path)
     first = finetune_here(plan, tell=lambda _: None)
-    made = [export(plan, target) for target in plan.targets]
+    made = [export_target(plan, target) for target in plan.targets]
     assert len(made) == 3
     assert made[0].model_id == first.model_id
     members = [set(*g.manifest["clusters"]["members"].values()) for g in made]
@@ -202,7 +207,7 @@ def test_every_cluster_gets_a_lora_of_one_base(
     before = base.network.state_dict()
     finetune_here(plan, tell=lambda _: None)
     for target in plan.targets:
-        made = export(plan, target)
+        made = export_target(plan, target)
         assert made.manifest["base_model_id"] == trained.model_id
         assert "trained on from base" in (made.folder / "README.md").read_text()
         after = load_pipeline(made).unet.state_dict()
@@ -212,7 +217,7 @@ def test_every_cluster_gets_a_lora_of_one_base(
         assert all(any(f".{t}.weight" in n for t in LORA["unet_targets"]) for n in changed)
 
 
-def test_lora_and_folded_weights_predict_the_same(trained: Generator, pairs: PairSet) -> None:
+def test_lora_and_folded_weights_predict_the_same(trained: Generator, pairs: Material) -> None:
     asked = config(1, base=str(trained.folder), lora=LORA, condition="class")
     task = build_task(asked, pairs, base=load_base(asked))
     for name, value in task.network.named_parameters():
@@ -229,7 +234,7 @@ def test_lora_and_folded_weights_predict_the_same(trained: Generator, pairs: Pai
 
 
 def test_a_base_that_does_not_fit_is_refused(
-    real: tuple[RealDataset, Split], trained: Generator, pairs: PairSet, tmp_path: Path
+    real: tuple[RealDataset, Split], trained: Generator, pairs: Material, tmp_path: Path
 ) -> None:
     dataset, split = real
     base = {"base": str(trained.folder)}
@@ -297,17 +302,16 @@ def test_masks_that_are_no_classes_are_refused(
 
 
 def test_some_classes_alone_are_prepared(real: tuple[RealDataset, Split], tmp_path: Path) -> None:
-    prepare_pairs(config(only=("b",)), *real, tmp_path / "b")
-    assert set(load_pairs(tmp_path / "b").labels) == {"b"}
-    with pytest.raises(DataError, match="no image of c"):
-        prepare_pairs(config(only=("c",)), *real, tmp_path / "c")
+    assert set(load_material(prepare(config(only=("b",)), *real, tmp_path).learn).labels) == {"b"}
+    with pytest.raises(ConfigError, match="class 'c' is not in the dataset"):
+        prepare(config(only=("c",)), *real, tmp_path / "c")
 
 
 def test_a_mask_value_that_is_not_listed_is_refused(
     real: tuple[RealDataset, Split], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="holds the value 128"):
-        prepare_pairs(config(mask_values=(0, 255)), *real, tmp_path / "pairs")
+        prepare(config(mask_values=(0, 255)), *real, tmp_path / "pairs")
 
 
 @pytest.mark.parametrize(
@@ -324,15 +328,15 @@ def test_contradictions_are_refused(changes: dict[str, object], reason: str) -> 
         parse_config(PairsConfig, stored, where="job")
 
 
-def test_a_side_that_the_network_cannot_halve_is_refused(pairs: PairSet) -> None:
+def test_a_side_that_the_network_cannot_halve_is_refused(pairs: Material) -> None:
     odd = config(fold=8, network={**NETWORK, "block_out_channels": (8, 8, 8)})
     with pytest.raises(ConfigError, match="a side of 2 cannot be halved 2 times"):
         build_task(odd, pairs)
 
 
 def test_the_presets_are_read() -> None:
-    training, found = load_training("polyp_pairs_train")
-    assert training.kind is PairsConfig
+    found = load_training("polyp_pairs_train")
+    assert isinstance(found, PairsConfig)
     assert found.fold == 2
     job = load_config(GenerateConfig, "polyp_pairs")
     assert job.images_per_reference == 3
@@ -369,7 +373,7 @@ def test_a_validation_changes_no_weight_and_leaves_its_curve_and_samples(
         asked = config(4, validation={**SHORT, "draw_every": draw_every})
         made[name] = finetune_here(prepare(asked, *real, tmp_path / name), tell=lambda _: None)
     assert made["drawn"].model_id == made["none"].model_id
-    curve = read_curve(tmp_path / "drawn" / CURVE)
+    curve = read_curve(tmp_path / "drawn" / "targets" / "all" / CURVE)
     assert list(curve) == [2, 4]
     assert set(curve[4]) == {"val_loss", "val_image", "val_mask", "val_passed"}
     sheet = Image.open(made["drawn"].folder / "samples.png")
@@ -384,7 +388,7 @@ def test_the_best_step_of_pairs_can_be_exported(
 ) -> None:
     asked = config(6, validation={**SHORT, "draw_every": None, "best_by": "val_loss"})
     generator = finetune_here(prepare(asked, *real, tmp_path), tell=lambda _: None)
-    curve = read_curve(tmp_path / CURVE)
+    curve = read_curve(tmp_path / "targets" / "all" / CURVE)
     best = min(curve, key=lambda step: curve[step]["val_loss"])
     assert generator.manifest["steps_trained"] == best
 
@@ -418,3 +422,33 @@ def test_masks_that_cannot_be_classes_are_refused_before_anything_is_prepared(
     images = open_dataset(bare.parent)
     with pytest.raises(DataError, match=r"has no mask \(4 of 4 to learn from"):
         check_training(config(), images, split_of(images, train=0.5, val=0.25, test=0.25))
+
+
+def test_shots_of_every_class_and_a_kid_are_had_by_pairs_too(
+    real: tuple[RealDataset, Split], features: Path, tmp_path: Path
+) -> None:
+    asked = config(2, n_shot={"a": 2}, validation={**SHORT, "features": features})
+    plan = prepare(asked, *real, tmp_path)
+    labels = load_material(plan.learn).labels
+    assert (labels.count("a"), labels.count("b")) == (2, 6)
+    generator = finetune_here(plan, tell=lambda _: None)
+    (figures,) = generator.manifest["validation"].values()
+    assert {"val_loss", "val_passed"} <= set(figures)
+    assert ("val_kid" in figures) == (len(load_material(plan.held_out)) >= 4)
+    with pytest.raises(ConfigError, match="class 'c' is not in the dataset"):
+        prepare(config(n_shot={"c": 2}), *real, tmp_path / "c")
+
+
+def test_pairs_are_pulled_to_an_experts_features(
+    real: tuple[RealDataset, Split], expert_folder: Path, tmp_path: Path
+) -> None:
+    aligned = {"expert": expert_folder, "alignment": {"weight": 1}}
+    told: list[str] = []
+    plan = prepare(config(2, **aligned, validation=SHORT), *real, tmp_path / "on")
+    assert plan.config.expert == expert_folder
+    generator = finetune_here(plan, tell=told.append)
+    assert any("alignment" in line and "val_alignment" in line for line in told)
+    assert not any("projection" in name for name in load_pipeline(generator).unet.state_dict())
+    plain = finetune_here(prepare(config(2), *real, tmp_path / "off"), tell=lambda _: None)
+    assert plain.model_id != generator.model_id
+    assert needs_of_plan(plan).startswith("needs about 0.")

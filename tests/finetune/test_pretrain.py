@@ -1,35 +1,39 @@
 """A base that starts from another: what stays of it, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
 
 from factory.config import load_config
 from factory.errors import ConfigError
-from factory.finetune.base_config import BaseConfig, PatchConfig
-from factory.finetune.base_run import SPLIT, export_base, train_here
-from factory.finetune.class_config import AdversarialConfig, FirstStageConfig
-from factory.finetune.first_stage import Lesson, autoencoder_of, train_first_stage
+from factory.finetune.autoencoder import (
+    Lesson,
+    autoencoder_of,
+    fit_patch_autoencoder,
+    train_first_stage,
+)
+from factory.finetune.config import (
+    AdversarialConfig,
+    AlignmentSettings,
+    FirstStageConfig,
+    PatchConfig,
+    ValidationConfig,
+)
+from factory.finetune.data import load_material
 from factory.finetune.latents import cached_latents, encode_turned, encoded_latents
 from factory.finetune.loop import Loop
+from factory.finetune.losses import training_scheduler
 from factory.finetune.order import Part
-from factory.finetune.patches import fit_patch_autoencoder
-from factory.finetune.pretrain import (
-    _resumable,
-    build_denoiser,
-    load_field,
-    prepare_data,
-    train_autoencoder,
-    training_scheduler,
-)
+from factory.finetune.run import export_newest, finetune_here, load_plan, needs_of_plan, prepare
+from factory.methods.text.base import resumable
+from factory.methods.text.config import BaseConfig
+from factory.methods.text.pretraining import build_denoiser
 from factory.models.autoencoder import small_autoencoder
 from factory.models.export import write_generator
 from factory.models.pipeline import load_pipeline
-from factory.real.field import Shown
+from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from tests.fakes.splits import split_of
@@ -81,11 +85,11 @@ def test_keys_that_came_later_rename_nothing_at_their_default() -> None:
 def test_what_was_cut_before_is_part_of_the_field_and_of_no_training(tmp_path: Path) -> None:
     cells = open_dataset("smear:12?seed=1&size=16", crop="0.9")
     told = config().model_copy(update={"frames": "0.711"})
-    assert _resumable(told) == _resumable(config())
-    prepare_data(cells, split_of(cells, train=0.8, val=0.2), told, tmp_path)
-    assert load_field(tmp_path).crop == "0.6399"  # 0.9 of 0.711
-    assert load_field(tmp_path).objects is not None
-    assert load_field(tmp_path / "older") == Shown()
+    assert resumable(told) == resumable(config())
+    plan = prepare(told, cells, split_of(cells, train=0.8, val=0.2), tmp_path)
+    assert plan.field.crop == "0.6399"  # 0.9 of 0.711
+    assert plan.field.objects is not None
+    assert load_plan(tmp_path) == plan
     with pytest.raises(ConfigError, match=r"frames is 'half': .*no part of a frame"):
         load_config(BaseConfig, "wbc_base", ["frames=half"])
 
@@ -121,38 +125,40 @@ def test_a_denoiser_starts_from_the_base_it_names(tmp_path: Path) -> None:
         build_denoiser(DATA, config(base=str(base.folder), channels=(32, 64)), autoencoder)
 
 
+SHORT = ValidationConfig(every_steps=1, num_inference_steps=2, images_per_class=1)
+ALIGNED = AlignmentSettings(weight=0.5)
+
+
 def test_patches_need_no_training_and_a_second_run_goes_on_from_the_first_ones_export(
-    tmp_path: Path,
+    dataset: RealDataset, split: Split, expert_folder: Path, tmp_path: Path
 ) -> None:
     patches = PatchConfig(components=12)
-    cfg = config(steps=2).model_copy(update={"autoencoder": patches})
-    save_file({"images": DATA.images}, tmp_path / "train-images.safetensors")
-    facts = [
-        {"label": label, "attributes": row}
-        for label, row in zip(DATA.labels, DATA.attributes, strict=True)
-    ]
-    (tmp_path / "train-facts.json").write_text(json.dumps(facts))
-    ids = tuple(map(str, range(12)))
-    Split(dataset="d", seed=0, train=ids, val=(), test=()).save(tmp_path / SPLIT)
+    cfg = config(steps=2).model_copy(
+        update={"autoencoder": patches, "validation": SHORT, "alignment": ALIGNED}
+        | {"expert": expert_folder}
+    )
     told: list[str] = []
-    train_here(cfg, tmp_path, perceptual_weights=None, report=told.append)
-    assert not (tmp_path / "latents.safetensors").exists()
-    generator = export_base(cfg, tmp_path, tmp_path / "generator")
+    plan = prepare(cfg, dataset, split, tmp_path / "run", tell=told.append)
+    assert needs_of_plan(plan).startswith("needs about 0.")
+    generator = finetune_here(plan, tell=told.append)
+    assert any("val_loss" in line and "alignment" in line for line in told)
+    assert (generator.folder / "samples.png").exists()
+    assert not list((tmp_path / "run").glob("autoencoder-*/checkpoints"))
+    assert export_newest(plan).model_id
     pipeline = load_pipeline(generator)
     assert pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels == 12
     base = str(generator.folder)
     kept = FirstStageConfig(base=base, steps=0, trains="decoder")
     further = config(steps=2, base=base).model_copy(update={"autoencoder": kept})
-    autoencoder = train_autoencoder(
-        DATA, further, tmp_path / "more", perceptual=None, report=lambda _: None
-    )
-    model, _ = build_denoiser(DATA, further, autoencoder)
+    learn = load_material(plan.learn)
+    autoencoder = autoencoder_of(base, None)
+    model, _ = build_denoiser(learn, further, autoencoder)
     stored = pipeline.unet.state_dict()
     assert all(torch.equal(value, stored[name]) for name, value in model.unet.state_dict().items())
     with torch.no_grad():
         autoencoder.encoder.weight[::2] *= -1  # as components may come out on another machine
     with pytest.raises(ConfigError, match="draws the latents of another autoencoder"):
-        build_denoiser(DATA, further, autoencoder)
+        build_denoiser(learn, further, autoencoder)
 
 
 def test_a_run_that_goes_on_from_an_export_takes_its_autoencoder_as_it_is() -> None:

@@ -12,8 +12,8 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from factory.errors import ConfigError, DataError, ModelError
 from factory.finetune.cluster import ClusterConfig, check_gpus
+from factory.finetune.images import choose_images
 from factory.finetune.methods import about_scale, check_training, load_training
-from factory.finetune.plan import choose_images
 from factory.finetune.run import finetune_here, prepare
 from factory.finetune.train import told_by_worker
 from factory.models.conditioning import check_text_parts
@@ -25,9 +25,7 @@ from factory.real.sources import open_dataset
 from factory.real.splits import Split
 from tests.fakes.fields import with_pixels
 from tests.fakes.splits import split_of
-from tests.finetune.test_run import base, config, dataset, split
-
-__all__ = ["base", "dataset", "split"]  # fixtures
+from tests.finetune.test_run import config
 
 
 def test_a_base_of_another_scale_is_told_before_training(
@@ -113,7 +111,7 @@ def test_every_method_refuses_a_turned_copy_of_a_held_out_image(
     Image.open(taken).transpose(Image.Transpose.ROTATE_270).save(put)
     cells = open_dataset(tmp_path)
     moved = replace(divided, dataset=cells.fingerprint)
-    _, config = load_training(preset)
+    config = load_training(preset)
     with pytest.raises(DataError, match=rf"the train part saw {held} \(nearly {learnt}\)"):
         check_training(config, cells, moved)
 

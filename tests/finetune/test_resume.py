@@ -1,38 +1,36 @@
 """A killed training goes on as if it had never stopped: equal losses and weights, bit for bit."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from factory.config import load_config
-from factory.errors import ModelError
-from factory.finetune.base_config import BaseConfig
+from factory.errors import DataError, ModelError
+from factory.finetune.autoencoder import Lesson, train_first_stage
 from factory.finetune.checkpoint import Checkpoints, Notes, checkpoints, load_checkpoint
-from factory.finetune.latents import TURNS, cached_latents, turn
+from factory.finetune.data import Material, load_material, save_material
+from factory.finetune.latents import TURNS, turn
 from factory.finetune.loop import Loop
-from factory.finetune.order import Part, parts, step_indices
-from factory.finetune.pretrain import (
-    TrainingSet,
-    build_denoiser,
-    denoiser_loop,
-    load_data,
-    train_autoencoder,
-)
-from factory.finetune.schedule import warmup_hold_decay
+from factory.finetune.method import task_of
+from factory.finetune.order import Part, parts, step_indices, warmup_hold_decay
+from factory.finetune.run import loop_of
+from factory.methods.text.base import resumable
+from factory.methods.text.config import BaseConfig
+from factory.methods.text.pretraining import pretraining
+from factory.models.autoencoder import small_autoencoder
 
-DATA = TrainingSet(
+DATA = Material(
     images=torch.arange(12 * 16 * 16 * 3).remainder(251).to(torch.uint8).view(12, 16, 16, 3),
-    labels=["monocyte", "eosinophil"] * 6,
-    attributes=[{"cell_size": "big"}, {"cell_size": "small"}] * 6,
+    ids=tuple(map(str, range(12))),
+    labels=("monocyte", "eosinophil") * 6,
+    attributes=({"cell_size": "big"}, {"cell_size": "small"}) * 6,
+    dataset_fingerprint="d",
+    split_digest="s",
 )
-AUTOENCODER = SimpleNamespace(
-    config=SimpleNamespace(latent_channels=4, block_out_channels=(8, 8, 8))
-)
+AUTOENCODER = small_autoencoder(sample_size_px=16)
+AUTOENCODER.register_to_config(scaling_factor=1.0)
 LATENTS = torch.linspace(-1, 1, 12 * TURNS * 4 * 16).view(12, TURNS, 4, 4, 4).half()
 
 
@@ -48,9 +46,10 @@ def config(**changes: object) -> BaseConfig:
 
 
 def make_loop(output: Path, cfg: BaseConfig) -> Loop:
-    model, tokenizer = build_denoiser(DATA, cfg, AUTOENCODER)
-    latents = cached_latents(LATENTS, seed=cfg.seed)
-    return denoiser_loop(model, tokenizer, latents, DATA, cfg, output)
+    learn = replace(DATA, latents=LATENTS)
+    training = pretraining(learn, cfg, AUTOENCODER)
+    task = task_of(training, learn, depends_on=resumable(cfg))
+    return loop_of(task, cfg, output / "checkpoints")
 
 
 def state(loop: Loop) -> dict[str, torch.Tensor]:
@@ -85,7 +84,7 @@ def test_a_run_can_be_extended_but_not_changed(tmp_path: Path) -> None:
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
     list(make_loop(tmp_path, config()).run())
-    newest = checkpoints(tmp_path / "denoiser-checkpoints")[-1]
+    newest = checkpoints(tmp_path / "checkpoints")[-1]
     shard = next(newest.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(ModelError, match=f"{newest.name} cannot be read"):
@@ -97,7 +96,7 @@ def test_old_checkpoints_are_removed(tmp_path: Path) -> None:
     for loop.step in (1, 2, 3, 4):
         loop.save()
     loop.wait()
-    names = [p.name for p in checkpoints(tmp_path / "denoiser-checkpoints")]
+    names = [p.name for p in checkpoints(tmp_path / "checkpoints")]
     assert names == ["step-00000003", "step-00000004"]
 
 
@@ -108,10 +107,13 @@ def test_the_loss_falls(tmp_path: Path) -> None:
 
 
 def test_a_finished_autoencoder_is_loaded_not_trained_again(tmp_path: Path) -> None:
-    steps: list[int] = []
+    stage, steps = config().autoencoder, []
     for _ in range(2):
-        autoencoder = train_autoencoder(
-            DATA, config(), tmp_path, perceptual=None, report=lambda p: steps.append(p.step)
+        autoencoder = train_first_stage(
+            stage,
+            Lesson(images=DATA.images, seed=0),
+            tmp_path / "autoencoder",
+            follow=lambda loop: steps.extend(progress.step for progress in loop.run()),
         )
     assert steps == [1, 2, 3]
     assert autoencoder.config.scaling_factor > 0
@@ -206,12 +208,11 @@ def test_the_rate_warms_up_holds_and_decays_to_two_percent() -> None:
     assert rates[80:] == sorted(rates[80:], reverse=True)
 
 
-@pytest.mark.parametrize("name", ["train-facts.json", "train-images.safetensors"])
-def test_a_damaged_result_of_an_earlier_stage_is_named(name: str, tmp_path: Path) -> None:
-    facts = [{"label": x, "attributes": {}} for x in DATA.labels]
-    (tmp_path / "train-facts.json").write_text(json.dumps(facts))
-    save_file({"images": DATA.images}, tmp_path / "train-images.safetensors")
-    assert load_data(tmp_path).labels == DATA.labels
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
-    with pytest.raises(ModelError, match=f"{name} cannot be read"):
-        load_data(tmp_path)
+def test_damaged_images_of_a_training_are_named(tmp_path: Path) -> None:
+    path = save_material(DATA, tmp_path)
+    found = load_material(path)
+    assert (found.labels, found.attributes) == (DATA.labels, DATA.attributes)
+    assert torch.equal(found.images, DATA.images)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=f"{path.name} cannot be read"):
+        load_material(path)

@@ -12,42 +12,27 @@ import torch
 
 from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
-from factory.finetune.adapt import Adaptation, adapt, adaptation_loop
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.material import load_material
+from factory.finetune.data import Material, load_material
+from factory.finetune.images import choose_images, thin_classes, without_classes
 from factory.finetune.order import Part
-from factory.finetune.plan import Plan, choose_images, thin_classes, without_classes
-from factory.finetune.run import finetune_here, prepare
+from factory.finetune.plan import Plan
+from factory.finetune.run import finetune_here, load_plan, loop_of, prepare, training_of
+from factory.finetune.workers import Workers
 from factory.gate.calibration import calibration_of
 from factory.gate.verdict import status_of
+from factory.methods.text.adapt import Adaptation, adapt
+from factory.methods.text.config import FinetuneConfig
+from factory.methods.text.train import base_of, encoded_part
 from factory.models.generator import Generator, open_generator
 from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.models.windowed import attention_window, set_attention_window
 from factory.real.dataset import RealDataset
-from factory.real.sources import open_dataset
 from factory.real.splits import Split, n_shot
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
 from factory.sample.prepare import make_plan
-from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
-
-
-@pytest.fixture(scope="module")
-def dataset() -> RealDataset:
-    return open_dataset("smear:60")
-
-
-@pytest.fixture(scope="module")
-def split(dataset: RealDataset) -> Split:
-    return split_of(dataset, train=0.6, val=0.2, test=0.2)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, dataset: RealDataset) -> Generator:
-    names = tuple(sorted(set(dataset.labels)))
-    return tiny_generator(tmp_path_factory.mktemp("base") / "tiny", class_names=names)
 
 
 def config(generator: Generator, **changes: object) -> FinetuneConfig:
@@ -62,12 +47,28 @@ def config(generator: Generator, **changes: object) -> FinetuneConfig:
     return parse_config(FinetuneConfig, known | changes, where="test")
 
 
-def test_a_lora_for_every_class(
-    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
-) -> None:
-    told: list[str] = []
-    plan = prepare(config(base, separate=True), dataset, split, tmp_path)
-    generator = finetune_here(plan, tell=told.append)
+def encoded_of(plan: Plan) -> Material:
+    """Return the images to learn from with their latents."""
+    made = base_of(plan)
+    return encoded_part(plan, plan.learn, made, load_pipeline(made).vae)
+
+
+Separate = tuple[Plan, Generator, list[str]]
+
+
+@pytest.fixture(scope="module")
+def separate(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path_factory: pytest.TempPathFactory
+) -> Separate:
+    """A LoRA for every class, and what was told."""
+    training = {"steps": 6, "batch_size": 2, "warmup_steps": 1, "learning_rate": 0.05}
+    asked, told = config(base, separate=True, training=training), list[str]()
+    plan = prepare(asked, dataset, split, tmp_path_factory.mktemp("separate"))
+    return plan, finetune_here(plan, tell=told.append), told
+
+
+def test_a_lora_for_every_class(base: Generator, dataset: RealDataset, separate: Separate) -> None:
+    plan, generator, told = separate
     assert set(plan.targets) == set(dataset.labels)
     assert any("val_loss" in line for line in told)
     for target in plan.targets:
@@ -83,7 +84,8 @@ def test_only_images_of_the_train_part_are_learnt_from(
     base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:
     plan = prepare(config(base), dataset, split, tmp_path)
-    learnt, held_out = load_material(plan.material), load_material(plan.validation)
+    assert load_plan(tmp_path) == plan  # by a worker
+    learnt, held_out = load_material(plan.learn), load_material(plan.held_out)
     assert set(learnt.ids) <= set(split.train)
     assert set(held_out.ids) <= set(split.val)
     assert sorted(learnt.labels) == sorted([*set(dataset.labels)] * 2)
@@ -94,6 +96,13 @@ def test_few_shots_follow_the_seed(base: Generator, dataset: RealDataset, split:
         choose_images(dataset, split, config(base, seed=seed)) for seed in (0, 0, 1)
     )
     assert first == same != other
+    single = choose_images(dataset, split, config(base, n_shot={"monocyte": 1}))
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    found = Counter(labels[i] for i in single)
+    everything = Counter(labels[i] for i in split.train)
+    assert found == {**everything, "monocyte": 1}
+    with pytest.raises(ConfigError, match="class 'mono' is not in the dataset"):
+        choose_images(dataset, split, config(base, n_shot={"mono": 1}))
 
 
 def test_attention_is_made_local_by_a_full_training_and_stays_so_wherever_it_is_drawn(
@@ -125,20 +134,17 @@ def test_killed_training_goes_on_to_the_same_lora(
     def trained(folder: Path, stop: int | None) -> dict[str, torch.Tensor]:
         plan = prepare(config(base, only=["monocyte"]), dataset, split, folder)
         if stop:
-            material = load_material(plan.material)
-            loop = adaptation_loop(
-                adapt(load_pipeline(base), plan.config, ("monocyte",)),
-                material,
-                base_model_id=base.model_id,
-                checkpoints=folder / "targets" / "all" / "checkpoints",
-            )
+            training = training_of(plan)
+            training.first_stage(plan, device="cpu", follow=lambda *_: None)
+            task = training.task(plan, "all", Workers())
+            loop = loop_of(task, plan.config, plan.folder_of("all") / "checkpoints")
             steps = loop.run()
             for _ in range(stop):
                 next(steps)
             loop.save()
             loop.wait()
         finetune_here(plan, tell=lambda _: None)
-        return dict(open_lora(folder / "targets" / "all").tensors)
+        return dict(open_lora(folder / "generator" / "lora" / "all").tensors)
 
     whole, broken = trained(tmp_path / "a", None), trained(tmp_path / "b", 2)
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
@@ -165,7 +171,7 @@ def test_the_empty_prompt_comes_as_often_as_asked(
     training = {"steps": 3, "batch_size": 2000, "condition_dropout": 0.2}
     plan = prepare(config(base, training=training), dataset, split, tmp_path)
     adaptation = adapt(load_pipeline(base), plan.config, tuple(sorted(set(dataset.labels))))
-    material, shown = load_material(plan.material), []
+    material, shown = encoded_of(plan), []
     monkeypatch.setattr(
         Adaptation, "_losses", lambda _self, _noised, prompts, *_: shown.extend(prompts) or {}
     )
@@ -175,20 +181,11 @@ def test_the_empty_prompt_comes_as_often_as_asked(
     assert np.mean([prompt == "" for prompt in shown]) == pytest.approx(0.2, abs=0.01)
 
 
-def test_the_plan_can_be_read_by_a_worker(
-    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
-) -> None:
-    plan = prepare(config(base), dataset, split, tmp_path)
-    assert Plan.load(tmp_path) == plan
-
-
 @pytest.mark.slow
 def test_each_class_is_drawn_with_its_own_lora_and_redrawn_in_any_order(
-    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+    base: Generator, separate: Separate
 ) -> None:
-    training = {"steps": 6, "batch_size": 2, "warmup_steps": 1, "learning_rate": 0.05}
-    made = prepare(config(base, separate=True, training=training), dataset, split, tmp_path)
-    generator = finetune_here(made, tell=lambda _: None)
+    _, generator, _ = separate
     drawing = GenerateConfig(
         model=str(generator.folder),
         num_images=10,
@@ -261,11 +258,11 @@ def test_a_generator_brings_the_thresholds_of_the_images_it_learnt(
     plan = prepare(config(base), dataset, split, tmp_path)
     generator = finetune_here(plan, tell=lambda _: None)
     measured = calibration_of(generator)
-    learnt = load_material(plan.material).ids
+    learnt = load_material(plan.learn).ids
     assert measured.images == len(learnt)
     assert set(measured.real) == set(dataset.labels)
     assert set(generator.field.objects.means) == set(dataset.labels)
-    assert generator.field == Plan.load(tmp_path).field == plan.field
+    assert generator.field == load_plan(tmp_path).field == plan.field
     for image in dataset.array(generator.size_px, learnt):
         assert status_of(measured.thresholds.judge(image)) == "accepted"
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from factory.errors import ModelError
-from factory.evaluate.prepare_command import prepare
+from factory.evaluate.prepare_commands import segmenter
 from factory.finetune.config import SegmenterConfig
 from factory.finetune.segmenter import (
     mean_dice,
@@ -64,7 +64,7 @@ def test_a_missing_one_is_named() -> None:
 def test_the_command_trains_what_the_agreement_gate_asks(tmp_path: Path) -> None:
     data, split = write_pairs(tmp_path / "real", count=12)
     places = ["--data", data, "--split", split, "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(prepare, ["segmenter", *places, "--size-px", "16", "--steps", "2"])
+    done = CliRunner().invoke(segmenter, [*places, "--size-px", "16", "--steps", "2"])
     assert done.exit_code == 0, done.output
     assert load_segmenter(tmp_path / "out", device="cpu").size_px == 16
 

@@ -10,8 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from factory.finetune.ema import Ema, trainable
-from factory.finetune.state import state_tensors
+from factory.finetune.state import Ema, state_tensors, trainable
 from factory.models.shards import local
 
 

@@ -15,39 +15,26 @@ from safetensors.torch import load_file, save_file
 
 from cluster.local import free_ports
 from factory.errors import ConfigError, DataError
-from factory.finetune.adapt import adapt
 from factory.finetune.checkpoint import read_notes
 from factory.finetune.cluster import Sharding
-from factory.finetune.config import FinetuneConfig
-from factory.finetune.finish import Result
-from factory.finetune.material import spread
+from factory.finetune.data import spread
 from factory.finetune.plan import Plan
-from factory.finetune.run import finetune_here, prepare
-from factory.finetune.samples import draw_shared, sample_plan, text_samples
+from factory.finetune.run import Result, finetune_here, prepare
+from factory.finetune.samples import samples_of
 from factory.finetune.validation import Validation, add_to_curve, advice, read_curve
 from factory.finetune.workers import Workers
 from factory.measure.features import Images
+from factory.methods.text.adapt import adapt, text_samples
+from factory.methods.text.config import FinetuneConfig
 from factory.methods.text.draw import TextMethod
 from factory.models.generator import Generator, open_generator
 from factory.models.lora import open_lora
 from factory.models.pipeline import load_pipeline
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
-from tests.finetune.test_run import base, config, dataset, split
+from tests.finetune.test_run import config
 
-__all__ = ["base", "dataset", "split"]  # fixtures
 COUNTS = {"lymphocyte": 3, "monocyte": 2}
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the feature space, random: what they are is nothing to the code."""
-    import timm
-
-    path = tmp_path_factory.mktemp("features") / "lite0.safetensors"
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    save_file(network.state_dict(), path)
-    return path
 
 
 def settings(base: Generator, **validation: object) -> FinetuneConfig:
@@ -85,10 +72,9 @@ def trained(
 
 def test_the_grid_shows_what_the_exported_generator_draws(trained: Plan, tmp_path: Path) -> None:
     generator = open_generator(trained.output / "generator")
-    plan = sample_plan(
-        dict.fromkeys(generator.class_names, 2), trained.config, size_px=16, batch_size=4
-    )
-    images = draw_shared(TextMethod(load_pipeline(generator), "cpu"), plan, Workers())
+    method = TextMethod(load_pipeline(generator), "cpu")
+    draw = samples_of(method, trained.config, Workers(), size_px=16)
+    images = draw(dict.fromkeys(generator.class_names, 2))
     assert [len(own) for own in images.values()] == [2] * 5
     expected = grid_of(images, tmp_path / "expected.png")
     found = np.asarray(Image.open(trained.folder_of("all") / "samples" / "step-00000004.png"))

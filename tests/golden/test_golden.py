@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from catalog import Catalog, sql, write_batch
 from catalog.releases import verify_release
 from factory.finetune.loop import Loop
-from factory.models.generator import open_generator
+from factory.models.generator import Generator, open_generator
 from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute
 from factory.sample.stream import draw_here
-from tests.golden.write import DRAWN, PLANNED, STOPPED_AT, TEXT, TRAINED, config_of, train
+from tests.golden.write import DRAWN, PLANNED, STOPPED_AT, TEXT, TRAINED, config_of, pretrain, train
 
 DATA = Path(__file__).parent / "data"
 RUNS = json.loads((DATA / "runs.json").read_text())
@@ -114,21 +114,39 @@ def test_a_run_that_was_stopped_goes_on(golden: Path, tmp_path: Path) -> None:
     assert len(Catalog(uri).samples().to_table()) == before + 4
 
 
-@pytest.mark.parametrize("method", TRAINED)
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(
-    golden: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resumed: list[int] = []
+@pytest.fixture
+def resumed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps at which loops go on."""
+    found: list[int] = []
     restore = Loop.restore
 
     def noted(loop: Loop, path: Path) -> int:
-        resumed.append(restore(loop, path))
-        return resumed[-1]
+        found.append(restore(loop, path))
+        return found[-1]
 
     monkeypatch.setattr(Loop, "restore", noted)
+    return found
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+    golden: Path, method: str, resumed: list[int]
+) -> None:
     found = train(method, Path("trainings") / method)
     assert resumed == [STOPPED_AT - 1]  # the checkpoint of its last step was not yet on disk
     kept = open_generator(golden / "trainings" / f"{method}-trained")
+    _check_alike(found, kept)
+
+
+def test_a_base_that_was_killed_goes_on_to_the_same_weights(
+    golden: Path, resumed: list[int]
+) -> None:
+    found = pretrain(Path("trainings/base"))
+    assert resumed == [STOPPED_AT - 1]
+    _check_alike(found, open_generator(golden / "trainings" / "base-trained"))
+
+
+def _check_alike(found: Generator, kept: Generator) -> None:
     own, theirs = weights(found.folder), weights(kept.folder)
     assert own.keys() == theirs.keys()
     for name, tensor in theirs.items():

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,14 +21,20 @@ import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from catalog.releasing import create_release
+from factory.config import parse_config
+from factory.finetune.images import split_of_output
 from factory.finetune.loop import Loop
+from factory.finetune.losses import training_scheduler
 from factory.finetune.meter import Progress
 from factory.finetune.methods import load_training
-from factory.finetune.pretrain import training_scheduler
+from factory.finetune.run import finetune_here
+from factory.finetune.run import prepare as prepare_training
+from factory.methods.text.config import BaseConfig
 from factory.models.class_unet import ClassConditionalPipeline
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.models.generator import Generator
+from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
 from factory.sample.config import GenerateConfig
@@ -141,6 +148,17 @@ TRAINED: dict[str, dict[str, Any]] = {
     },
 }
 """Trainings that were killed after `STOPPED_AT` steps, and what they end with."""
+PRETRAINED: dict[str, Any] = {
+    "name": "mine",
+    "size_px": 16,
+    "fractions": {"train": 0.75, "val": 0.25},
+    "prompt": {"subject": "{class_name}"},
+    "autoencoder": {"base": "models/text", "steps": 0},
+    "denoiser": LENGTH | {"decay_steps": 4, "channels": [4, 8]},
+    "cluster": OFTEN,
+}
+"""A base from scratch that was killed likewise; its networks are `_small_unet` and a narrow text
+encoder."""
 
 
 def config_of(stored: dict[str, Any]) -> GenerateConfig:
@@ -257,11 +275,54 @@ def killed_after(steps: int) -> Iterator[None]:
 
 def train(method: str, output: Path) -> Generator:
     """Begin a training of `TRAINED`, or go on with it."""
-    kind, config = load_training(Path(f"trainings/{method}.yaml"))
-    training, dataset = kind.training(), open_dataset(REAL["data"])
-    split = load_split(Path(REAL["split"]))
-    plan = training.prepare(config, dataset, split, output, tell=str)
-    return training.here(plan, tell=str)
+    config = load_training(Path(f"trainings/{method}.yaml"))
+    dataset, split = open_dataset(REAL["data"]), load_split(Path(REAL["split"]))
+    return finetune_here(prepare_training(config, dataset, split, output), tell=str)
+
+
+def pretrain(output: Path) -> Generator:
+    """Begin the training of `PRETRAINED`, or go on with it."""
+    config, dataset = parse_config(BaseConfig, PRETRAINED, where="golden"), described()
+    output.mkdir(exist_ok=True, parents=True)
+    split, narrow = split_of_output(config, dataset, output), partial(small_text_encoder, width=8)
+    with (
+        patch("factory.methods.text.pretraining.small_text_encoder", narrow),
+        patch("factory.methods.text.pretraining.small_unet", _small_unet),
+    ):
+        return finetune_here(prepare_training(config, dataset, split, output), tell=str)
+
+
+def described() -> RealDataset:
+    """Return the real images with their classes in a column."""
+    return open_dataset("real/described", label="class")
+
+
+def _small_unet(**given: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=given["sample_size_latent"],
+        block_out_channels=given["channels"],
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=given["cross_attention_dim"],
+        attention_head_dim=2,
+    )
+
+
+def write_pretraining() -> None:
+    """Train the base to the end, and again to the middle, with a checkpoint after every step."""
+    folder = Path("real/described")
+    folder.mkdir()
+    rows = ["file_name,class"]
+    for path in sorted(Path(REAL["data"]).glob("images/*/*.png")):
+        shutil.copyfile(path, folder / path.name)
+        rows.append(f"{path.name},{path.parent.name}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    with killed_after(STOPPED_AT):
+        pretrain(Path("trainings/base"))
+    whole = pretrain(Path("whole/base"))
+    shutil.copytree(whole.folder, "trainings/base-trained")
 
 
 def write_trainings() -> None:
@@ -280,6 +341,7 @@ if __name__ == "__main__":
     write_models()
     write_runs()
     write_trainings()
+    write_pretraining()
     shutil.rmtree("whole")
     for log in Path("catalog").rglob(
         "_delta_log/*.json"

@@ -68,8 +68,8 @@ def test_every_arm_is_trained_and_judged_once_and_the_first_stage_is_shared(
     def finetune(context: click.Context) -> None:
         called.append(["finetune", *context.args])
         output = Path(context.args[context.args.index("--output") + 1])
-        (output / "base").mkdir(parents=True)
-        (output / "base" / "factory.json").write_text("{}")
+        (output / "base-1").mkdir(parents=True)
+        (output / "base-1" / "factory.json").write_text("{}")
 
     @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     @click.pass_context
@@ -90,7 +90,7 @@ def test_every_arm_is_trained_and_judged_once_and_the_first_stage_is_shared(
     assert "attention_window=null" in first
     assert "seed=0" in first
     assert not [word for word in first if word.startswith("base=")]
-    assert f"base={output / 'null-seed-0' / 'base'}" in second
+    assert f"base={output / 'null-seed-0' / 'base-1'}" in second
     assert "--without-ray" in second
     assert called[1][1] == str(output / "null-seed-0" / "generator")
     assert "part=val" in called[1]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from factory.config import load_config
-from factory.finetune.base_config import BaseConfig
+from factory.methods.text.config import BaseConfig
 from factory.models.card import adapted_licence, base_card
 from factory.models.generator import EMBEDDED
 

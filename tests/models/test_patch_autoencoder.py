@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from factory.errors import ConfigError
+from factory.finetune.autoencoder import fit_patch_autoencoder
 from factory.finetune.latents import TURNS, to_signed, turn
-from factory.finetune.patches import fit_patch_autoencoder
-from factory.finetune.pretrain import training_scheduler
+from factory.finetune.losses import training_scheduler
 from factory.models.conditioning import prompt_tokenizer, small_text_encoder
 from factory.models.export import write_generator
 from factory.models.patch_autoencoder import PatchAutoencoder

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
 from factory.config import load_config
-from factory.finetune.base_config import BaseConfig
+from factory.methods.text.config import BaseConfig
 from factory.models.conditioning import MAX_TOKENS, prompt_tokenizer, tokenize
 from factory.models.generator import EMBEDDED
 from factory.models.prompts import PromptGrammar, Reader, open_reader, vary_prompt

@@ -22,7 +22,7 @@ from factory.config import load_config, preset_names
 from factory.digest import canonical_json
 from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.config import StudyConfig
-from factory.finetune.config import FinetuneConfig
+from factory.methods.text.config import FinetuneConfig
 from factory.real.images import decode, decode_mask
 from factory.sample.config import GenerateConfig
 from factory.sample.recipe import recipe_from

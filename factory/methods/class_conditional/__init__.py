@@ -1,8 +1,13 @@
 """Class-conditional: class names to images without a prompt, also over the masks of real ones."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
+from factory.config import Frozen
 from factory.sample.method import Drawer, Loaded, Method, MethodOptions
+
+if TYPE_CHECKING:  # torch waits until something is trained
+    from factory.finetune.method import Training
 
 
 class ClassConditionalOptions(MethodOptions):
@@ -34,6 +39,18 @@ class ClassConditional(Method):
         from factory.models.class_unet import ClassConditionalPipeline
 
         return ClassConditionalPipeline, {}
+
+    def configuration(self, stored: Mapping[str, Any]) -> type[Frozen]:  # noqa: ARG002
+        """Return its one."""
+        from factory.methods.class_conditional.config import ClassConditionalConfig
+
+        return ClassConditionalConfig
+
+    def training(self, config: Any) -> "Training":  # noqa: ARG002
+        """Return what trains autoencoder and denoiser."""
+        from factory.methods.class_conditional import train
+
+        return train
 
     def open(self, loaded: Loaded) -> Drawer:
         """Return what draws with a `ClassConditionalPipeline`."""

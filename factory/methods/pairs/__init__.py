@@ -1,14 +1,18 @@
 """Pairs: images drawn together with their masks, from noise, from a real pair, or inside one."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from factory.config import Frozen
 from factory.methods.pairs.options import PairsOptions
 from factory.methods.pairs.plan import pairs_quotas
 from factory.models.generator import Generator
 from factory.sample.method import Drawer, Loaded, Method, MethodOptions
 from factory.sample.plan import Quota
 from factory.sample.quotas import Planning
+
+if TYPE_CHECKING:  # torch waits until something is trained
+    from factory.finetune.method import Training
 
 
 class Pairs(Method):
@@ -43,6 +47,18 @@ class Pairs(Method):
     def quotas(self, planning: Planning, options: PairsOptions) -> Iterator[Quota]:
         """Yield a recipe for every real image, target and cluster that is shown."""
         return pairs_quotas(planning, options)
+
+    def configuration(self, stored: Mapping[str, Any]) -> type[Frozen]:  # noqa: ARG002
+        """Return its one."""
+        from factory.methods.pairs.config import PairsConfig
+
+        return PairsConfig
+
+    def training(self, config: Any) -> "Training":  # noqa: ARG002
+        """Return what trains pairs."""
+        from factory.methods.pairs import train
+
+        return train
 
     def open(self, loaded: Loaded) -> Drawer:
         """Return what draws with a `PairPipeline`."""
