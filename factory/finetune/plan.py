@@ -87,7 +87,6 @@ def read_plan(output: Path) -> dict[str, Any]:
 
 
 def planned(
-    method: str,
     config: MethodConfig,
     learn: Material,
     held_out: Material | None,
@@ -106,7 +105,7 @@ def planned(
     _check_validation(config, held_out, targets)
     place = stages or output
     return Plan(
-        method=method,
+        method=config.method,
         config=config,
         learn=save_material(learn, place),
         held_out=save_material(held_out, place) if held_out is not None else None,

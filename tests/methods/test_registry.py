@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from catalog.query import sql
 from catalog.table import Catalog
+from factory.cli import cli
 from factory.config import parse_config
 from factory.errors import ConfigError
 from factory.method import METHODS, find_method, invertible_methods
@@ -62,6 +65,25 @@ def test_a_new_method_is_drawn_stopped_resumed_and_redrawn(toy: Generator, tmp_p
     assert max(np.max(published_pixels(row)[0]) for row in rows) <= 255 // 4
     outcomes = regenerate_images(uri, image_ids=[row["image_id"] for row in rows])
     assert [outcome.tier for outcome in outcomes] == [0] * 4
+
+
+def test_a_new_method_is_trained_by_the_same_command(toy: Generator, tmp_path: Path) -> None:
+    split, config = tmp_path / "split.json", tmp_path / "toy.yaml"
+    known = {"method": "toy", "name": "mine", "base": str(toy.folder), "lora": {"rank": 2}}
+    known |= {"training": {"steps": 1, "batch_size": 2}, "validation": {"draw_every": None}}
+    config.write_text(yaml.safe_dump(known | {"only": ["monocyte"]}))
+    where = ["--data", "smear:30?size=16", "--split", split, "--output", tmp_path / "run"]
+    for words in (
+        ["real", "split", "smear:30?size=16", "--out", split],
+        ["finetune", "--config", config, *where, "--without-ray"],
+    ):
+        done = CliRunner().invoke(cli, [str(word) for word in words])
+        assert done.exit_code == 0, (done.output, done.exception)
+    trained = open_generator(tmp_path / "run" / "generator")
+    assert trained.method == "toy"
+    run = prepare(job(trained, num_images=2, options={"shade": 0.25}), str(tmp_path / "catalog"))
+    *_, last = execute(run, stream=draw_here)
+    assert (last.complete, last.drawn) == (True, 2)
 
 
 def test_its_options_are_its_own_and_decide_the_run(toy: Generator) -> None:

@@ -73,7 +73,6 @@ def prepare(
     held = val_images(dataset, split, learn.class_names)
     values = torch.unique(learn.masks).tolist() if learn.masks is not None else []
     return planned(
-        "class_conditional",
         config,
         learn,
         take(held) if held else None,

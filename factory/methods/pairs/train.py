@@ -77,7 +77,6 @@ def prepare(
     for number in config.only_clusters:
         learn.of_cluster(number)  # named now, not by a worker
     return planned(
-        "pairs",
         config,
         learn,
         _held_out(config, dataset, split, learn),

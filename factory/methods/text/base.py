@@ -70,7 +70,6 @@ def prepare(
     learn = take(ids)
     held = val_images(dataset, split, learn.class_names)
     return planned(
-        "text",
         config,
         learn,
         take(held) if held else None,

@@ -85,7 +85,6 @@ def prepare(
     config = with_read_prompts(config, learn.class_names, pipeline.tokenizer, tell)
     held = val_images(dataset, split, learn.class_names)
     return planned(
-        "text",
         config,
         learn,
         take_material(dataset, held, split, size_px=size_px) if held else None,

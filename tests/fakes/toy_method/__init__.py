@@ -1,12 +1,14 @@
-"""A method that is one folder and one line: the text method's images, darkened."""
+"""A method that is one folder and one line: trained as text is, its images drawn darker."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from factory.methods.text import Text
+from factory.methods.text.config import FinetuneConfig
 from factory.sample.drawn import Drawn
 from factory.sample.method import Drawer, Loaded, MethodOptions, options_from
 from factory.sample.recipe import Request
@@ -19,12 +21,21 @@ class ToyOptions(MethodOptions):
     shade: float = Field(0.5, ge=0, le=1)
 
 
+class ToyConfig(FinetuneConfig):
+    """Of its training."""
+
+    method: Literal["toy"] = "toy"  # type: ignore[assignment]
+
+
 class Toy(Text):
-    """Draws with a pipeline of Stable Diffusion."""
+    """Trains and draws with a pipeline of Stable Diffusion."""
 
     name = "toy"
     options = ToyOptions
     invertible = False
+
+    def configuration(self, _stored: Mapping[str, Any]) -> type[FinetuneConfig]:
+        return ToyConfig
 
     def open(self, loaded: Loaded) -> Drawer:
         return _Shaded(super().open(loaded))
