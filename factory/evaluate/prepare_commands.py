@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from factory.real.options import FILE, FOLDER, column_options, opened
+from factory.command_line import tell_next
+from factory.real.options import FILE, FOLDER, column_options, given_again, opened
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
@@ -69,10 +70,12 @@ def bank(
     made = make_bank(out, dataset, split, size_px=size_px, weights=features)
     told = ", ".join(f"{name} {value:.4g}" for name, value in made.thresholds.items())
     click.echo(f"{out}  {len(made.ids)} training images; 1 % of unseen ones are nearer than {told}")
+    tell_next("generate", "--set", f"copies.bank={out}", "--set", f"brightness.bank={out}")
 
 
 @click.command("cluster-images", **_SHOWN)
 @click.option("--data", required=True, metavar="URI", help="Real images with masks.")
+@column_options
 @click.option("--split", "split_file", required=True, type=FILE)
 @click.option(
     "--features", required=True, type=FILE,
@@ -83,10 +86,17 @@ def bank(
 @click.option("--min-size", default=8, type=click.IntRange(1))
 @click.option("--seed", default=0, type=click.IntRange(0))
 def clusters(
-    data: str, split_file: Path, features: Path, out: Path, k: int, min_size: int, seed: int
+    data: str,
+    split_file: Path,
+    features: Path,
+    out: Path,
+    k: int,
+    min_size: int,
+    seed: int,
+    **columns: Any,
 ) -> None:
     """Group the real pairs of the train part by what they look like."""
-    dataset, split = _real(data, {}, split_file, out.parent, weights=features)
+    dataset, split = _real(data, columns, split_file, out.parent, weights=features)
     from factory.measure.features import load_feature_space
     from factory.real.clusters import make_clusters
 
@@ -104,10 +114,14 @@ def clusters(
     sizes = {number: len(ids) for number, ids in made.members.items()}
     click.echo(f"{out}  {len(sizes)} clusters of {len(made.ids)} pairs, {made.digest}")
     click.echo("sizes " + ", ".join(map(str, sizes.values())))
+    keys = ("--set", f"clusters={out}", "--set", "condition=cluster")
+    real = ("--data", data, *given_again(columns), "--split", split_file)
+    tell_next("finetune", "--config", "polyp_pairs_train", *real, *keys, "--output", "runs/pairs")
 
 
 @click.command("segmenter", **_SHOWN)
 @click.option("--data", required=True, metavar="URI", help="Real images with masks.")
+@column_options
 @click.option("--split", "split_file", required=True, type=FILE)
 @click.option("--out", required=True, type=FOLDER)
 @click.option("--size-px", default=64, type=click.IntRange(8))
@@ -117,7 +131,19 @@ def clusters(
 @click.option("--encoder", default="resnet18", help="Of timm; not small_unet's.")
 @click.option("--encoder-weights", type=FILE, help="Of the encoder, as safetensors.")
 @click.option("--half", type=click.Choice(["first", "second"]), help="Of the train part.")
-def segmenter(data: str, split_file: Path, out: Path, half: str | None, **settings: Any) -> None:
+def segmenter(
+    data: str,
+    split_file: Path,
+    out: Path,
+    half: str | None,
+    size_px: int,
+    steps: int,
+    seed: int,
+    decoder: str,
+    encoder: str,
+    encoder_weights: Path | None,
+    **columns: Any,
+) -> None:
     """Train the segmenter of the agreement gate, and tell its Dice on the val part.
 
     A study's judge must not be its gate: train one on each --half.
@@ -125,10 +151,18 @@ def segmenter(data: str, split_file: Path, out: Path, half: str | None, **settin
     from factory.config import parse_config
     from factory.finetune.config import SegmenterConfig
 
+    settings: dict[str, Any] = {
+        "size_px": size_px,
+        "steps": steps,
+        "seed": seed,
+        "decoder": decoder,
+    }
+    settings |= {"encoder": encoder, "encoder_weights": encoder_weights}
     config = parse_config(SegmenterConfig, settings, where="the options")
-    dataset, split = _real(data, {}, split_file, out, weights=config.encoder_weights)
+    dataset, split = _real(data, columns, split_file, out, weights=config.encoder_weights)
     from factory.finetune.segmenter import train_gate_segmenter
 
     score = train_gate_segmenter(out, dataset, split, config, half=half)
     told = "" if score is None else f"  Dice {score:.3f} on {len(split.val)} val images"
     click.echo(f"{out}{told}")
+    tell_next("generate", "--set", f"agreement.segmenter={out}")

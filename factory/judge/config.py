@@ -41,6 +41,7 @@ class JudgeConfig(Frozen):
     perceptual: Place | None = None
     """Weights of torchvision's squeezenet1_1, alexnet or vgg16, for LPIPS; null: not measured."""
     expert: Place | None = None
-    """Folder of a classifier to be asked beside the judge, see `factory expert`."""
+    """Folder of a classifier to be asked beside the judge, see `factory expert`; null: the one that
+    led the training, if there was one."""
     segmenter: Place | None = None
     """Folder of a segmenter that finds drawn masks again, see `factory segmenter`."""

@@ -102,6 +102,7 @@ class Measures:
     """Images of a class in the reference, at most."""
     perceptual: Perceptual | None
     expert: Expert | None
+    expert_val_accuracy: float | None = None
 
     @property
     def unlikes(self) -> dict[str, Pairwise]:

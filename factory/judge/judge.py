@@ -41,7 +41,7 @@ from factory.measure.judge import fit_judge
 from factory.measure.perceptual import load_perceptual
 from factory.measure.sheets import beside, pairs, sheet_of
 from factory.models.domains import domains_of
-from factory.models.expert_file import load_expert, read_notes
+from factory.models.expert_file import NOTES, load_expert
 from factory.models.extractors import find_extractor
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
@@ -143,7 +143,7 @@ def judge(
         model_id=generator.model_id,
         method=generator.method,
         steps_trained=generator.manifest.get("steps_trained"),
-        settings=config.generate.model_dump(mode="json", include=_TOLD),
+        settings=_told(config, subject),
         features=real.space.name,
         judge=real.judge_space.name,
         reference=config.reference,
@@ -156,7 +156,7 @@ def judge(
         pairs=judge_pairs(generator, drawn, real, config.segmenter),
         bridge=bridge,
         autoencoder=autoencoder,
-        expert_val_accuracy=read_notes(config.expert).val_accuracy if config.expert else None,
+        expert_val_accuracy=by.expert_val_accuracy,
         notes=[*notes, *_notes(config, generator, drawn[0], real, by)],
     )
     sheets = _sheets(drawn[0], real, found[0][1])
@@ -200,12 +200,15 @@ def open_judgement(
         spaces=(space, judge_space),
         cache=cache,
     )
+    folder = config.expert or _aligned(generator)
+    expert, known = load_expert(folder) if folder else (None, None)
     by = Measures(
         real=real,
         reference=config.reference,
         per_class=config.reference_per_class,
         perceptual=load_perceptual(config.perceptual) if config.perceptual else None,
-        expert=load_expert(config.expert)[0] if config.expert else None,
+        expert=expert,
+        expert_val_accuracy=known.val_accuracy if known else None,
     )
     return by, classes, notes
 
@@ -214,6 +217,20 @@ _TOLD = {
     *("num_images", "guidance_scale", "num_inference_steps", "scheduler", "seed"),
     *("dtype", "options"),
 }
+
+
+def _told(config: JudgeConfig, subject: Subject) -> Mapping[str, object]:
+    """Return how the images were drawn: their settings, or which of a catalog they are."""
+    if subject.published is not None:
+        return {"samples where": subject.published[1]}
+    return config.generate.model_dump(mode="json", include=_TOLD)
+
+
+def _aligned(generator: Generator) -> Path | None:
+    """Return the folder of the expert that led the training, where it still lies there."""
+    told = generator.manifest.get("config", {}).get("expert")
+    folder = Path(told) if isinstance(told, str) else None
+    return folder if folder is not None and (folder / NOTES).is_file() else None
 
 
 def _found(generator: Generator) -> Path:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from catalog import Catalog, SampleSink, write_batch
 from factory.config import load_config
 from factory.errors import CatalogError, ConfigError, DataError
+from factory.judge import commands
 from factory.judge import judge as module
 from factory.judge.config import FIGURES, PAGE, JudgeConfig
 from factory.judge.judge import Judged, Subject, judge
@@ -18,6 +20,9 @@ from factory.judge.report import to_text, write_report
 from factory.judge.sets import ImageSet, draw_set, learnt_from, read_sets
 from factory.measure.cache import ArrayCache
 from factory.measure.features import FeatureSpace
+from factory.models.config import ExpertSpec
+from factory.models.expert_file import save_expert
+from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
@@ -163,6 +168,21 @@ def test_one_that_repeats_what_it_learnt_is_called_a_copier(
     assert found.judge.overall.value > 0.6
 
 
+def test_the_expert_that_led_the_training_is_asked_beside_the_judge(
+    judged: Call, generator: Generator, tmp_path: Path
+) -> None:
+    spec = ExpertSpec(backbone="test_resnet", class_names=generator.class_names, size_px=16)
+    expert = build_expert(spec, seed=0).freeze()
+    save_expert(tmp_path / "expert", expert, val_accuracy=0.75, split_digest="s")
+    config = {**generator.manifest["config"], "expert": str(tmp_path / "expert")}
+    report = judged(
+        generator=replace(generator, manifest={**generator.manifest, "config": config})
+    ).report
+    assert report.expert_val_accuracy == 0.75
+    assert report.sets[0].expert.overall.n == report.sets[0].judge.overall.n == 25
+    assert report.floor.expert is not None
+
+
 def test_another_scale_is_in_the_notes(
     judged: Call, generator: Generator, cells: RealDataset
 ) -> None:
@@ -240,3 +260,29 @@ def test_what_was_published_is_judged_with_and_without_what_gates_refused(tmp_pa
         read_sets(Catalog(tmp_path), "true", own)
     with pytest.raises(CatalogError, match="0 of the 0 samples"):
         read_sets(Catalog(tmp_path), "false", drawn_by)
+
+
+def test_the_command_judges_writes_and_says_what_comes_next(
+    generator: Generator,
+    cells: RealDataset,
+    split: Split,
+    tiny_space: FeatureSpace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "load_feature_space", lambda _: tiny_space)
+    monkeypatch.setattr(commands, "opened", lambda *_: cells)
+    split.save(tmp_path / "split.json")
+    output = tmp_path / "judged"
+    quick = ("num_inference_steps=1", "guidance_scale=1", "scheduler=ddim")
+    words = [word for each in quick for word in ("--set", f"generate.{each}")]
+    words += ["--set", f"features={tmp_path}", "--num-images", "10", "--output", str(output)]
+    words += ["--data", "cells", "--split", str(tmp_path / "split.json")]
+    done = CliRunner().invoke(commands.judge, [str(generator.folder), *words])
+    assert done.exit_code == 0, done.output
+    assert {PAGE, FIGURES} <= {path.name for path in output.iterdir()}
+    assert "KID x 1000" in done.output
+    assert f"page: {output / PAGE}" in done.output
+    assert "generate --set" in done.output
+    stored = json.loads((output / FIGURES).read_text())
+    assert stored["sets"][0]["num_images"] == 10
