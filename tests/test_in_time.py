@@ -97,7 +97,7 @@ WRONG: list[tuple[str, str, str]] = [
     (f"{SMALL.replace('--without-ray', '--address 127.0.0.1:1')}", "no Ray head", "Start"),
     (f"{EVALUATE} --set learner.task=read", "is probe, classify or segment", "Correct"),
     (f"{EVALUATE} --set learner.weights=/no", "weights is '/no'", "Correct the path"),
-    (f"{EVALUATE} --config evaluate_clip --set learner.clip.folder=no", "no CLIP", "Give"),
+    (f"{EVALUATE} --config evaluate_clip --set learner.clip.folder=/no", "no CLIP", "Give"),
     (f"{EVALUATE} --set arms={{}}", "arms is {}", "Correct this value"),
     (EVALUATE, "no catalog has them", "Give --catalog"),
     (f"{EVALUATE} --catalog nowhere", "there is no catalog at 'nowhere'", "Check the"),
