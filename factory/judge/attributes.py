@@ -13,6 +13,7 @@ from factory.measure.features import Features, Images
 from factory.measure.intervals import Estimate, proportion
 from factory.measure.judge import Judge, balanced_accuracy, cross_fitted_logits, fit_judge
 from factory.measure.real_features import RealPart, in_pieces
+from factory.measure.sheets import beside, sheet_of
 from factory.models.generator import Generator
 from factory.models.prompts import PromptGrammar
 from factory.sample.config import GenerateConfig
@@ -22,6 +23,8 @@ from factory.sample.prepare import make_plan
 MIN_IMAGES = 10
 """A value that fewer held-out cells of the class show is too rare to judge."""
 COLOURS = "colours"
+SHOWN = 8
+"""Images of a prompt in its row of the sheet."""
 _LEVELS = np.linspace(0.025, 0.975, 19)
 
 
@@ -220,6 +223,20 @@ def judge_attributes(
         for each in contrasts
     ]
     return figures, drawn
+
+
+def attribute_sheet(
+    figures: Sequence[AttributeFigures], drawn: ImageSet | None
+) -> dict[str, bytes]:
+    """Return a picture by its caption: eight images of each prompt of a contrast in a row."""
+    if drawn is None:
+        return {}
+    prompts = np.array([f"{fact['prompt']}" for fact in drawn.facts])
+    rows = {}
+    for each in figures:
+        first, second = (drawn.images[prompts == prompt][:SHOWN] for prompt in each.prompts)
+        rows[f"{each.prompts[0]}  |  {each.prompts[1]}"] = beside(first, second)
+    return {"Two prompts that differ in one attribute": sheet_of(rows)}
 
 
 def colour_quantiles(images: Images) -> Features:

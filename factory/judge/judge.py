@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from catalog.table import Catalog
 from factory.errors import ConfigError
-from factory.judge.attributes import AttributeFigures, judge_attributes
+from factory.judge.attributes import AttributeFigures, attribute_sheet, judge_attributes
 from factory.judge.autoencoder import (
     AutoencoderFigures,
     autoencoder_figures,
@@ -169,7 +169,7 @@ def judge(
             report=partial(_tell_batch, tell, "attributes"),
         )
         report = replace(report, attributes=figures)
-        sheets |= _attribute_sheet(figures, shown)
+        sheets |= attribute_sheet(figures, shown)
     return Judged(report=report, sheets=sheets)
 
 
@@ -438,16 +438,3 @@ def _sheets(drawn: ImageSet, real: RealSets, near: Mapping[str, Nearest]) -> dic
     if closest:
         sheets["The drawn images nearest to learnt ones, each beside its own"] = sheet_of(closest)
     return sheets
-
-
-def _attribute_sheet(
-    figures: Sequence[AttributeFigures], drawn: ImageSet | None
-) -> dict[str, bytes]:
-    if drawn is None:
-        return {}
-    prompts = np.array([f"{fact['prompt']}" for fact in drawn.facts])
-    rows = {}
-    for each in figures:
-        first, second = (drawn.images[prompts == prompt][:SHOWN] for prompt in each.prompts)
-        rows[f"{each.prompts[0]}  |  {each.prompts[1]}"] = beside(first, second)
-    return {"Two prompts that differ in one attribute": sheet_of(rows)}
