@@ -122,6 +122,7 @@ def test_shipped_presets_are_valid() -> None:
     assert load_config(ExpertConfig, "expert").backbone == "tf_efficientnet_lite0"
     assert load_config(StudyConfig, "evaluate").controls[0] == "real"
     assert load_config(StudyConfig, "evaluate").learner.task == "probe"
+    assert load_config(StudyConfig, "evaluate_mask_probe").learner.task == "probe_masks"
     assert load_config(StudyConfig, "evaluate_finetuned").learner.task == "classify"
     assert load_config(StudyConfig, "evaluate_resnet50").learner.task == "classify"
     assert load_config(StudyConfig, "evaluate_segment").learner.task == "segment"

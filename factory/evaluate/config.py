@@ -186,6 +186,35 @@ class Probe(Frozen):
         """Nothing to look for: see `factory.evaluate.backbones`."""
 
 
+class MaskProbe(Frozen):
+    """A linear decoder on a frozen encoder's maps: masks, solved in a moment.
+
+    Beside a network that is trained (`task: segment`) it says whether pairs bring anything new to
+    features that know much already, for many draws of the shots.
+    """
+
+    task: Literal["probe_masks"] = "probe_masks"
+    backbone: str | None = None
+    """A name of timm that gives maps, or 'colours'; null: as a probe's."""
+    weights: Place | None = None
+    """As a probe's."""
+    input_px: int = Field(224, ge=32, le=1024)
+    """Side of what the encoder is shown."""
+    size_px: int = Field(64, ge=16, le=1024, multiple_of=2)
+    """Side at which masks are compared; the decoder sees every other pixel."""
+    strength: float = Field(1000.0, gt=0)
+    """The penalty is the mean square of a feature over this."""
+    turns: int = Field(4, ge=1, le=8)
+    """Views of a real training pair."""
+    drawn_turns: int = Field(1, ge=1, le=8)
+    """Views of a drawn one."""
+    mask_values: tuple[int, ...] = ()
+    """Stored value of every class in real masks, background first; empty: those that are found."""
+
+    def check(self) -> None:
+        """Nothing to look for: see `factory.evaluate.mask_probe`."""
+
+
 def _task_of(learner: Any) -> str:
     """Return 'classify' where a configuration names no task."""
     if isinstance(learner, dict):
@@ -196,11 +225,12 @@ def _task_of(learner: Any) -> str:
 Learner = Annotated[
     Annotated[Classifier, Tag("classify")]
     | Annotated[SegmenterLearner, Tag("segment")]
-    | Annotated[Probe, Tag("probe")],
+    | Annotated[Probe, Tag("probe")]
+    | Annotated[MaskProbe, Tag("probe_masks")],
     Discriminator(
         _task_of,
         custom_error_type="task",
-        custom_error_message="task is probe, classify or segment",
+        custom_error_message="task is probe, probe_masks, classify or segment",
     ),
 ]
 

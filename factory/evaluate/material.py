@@ -7,7 +7,7 @@ import numpy as np
 
 from catalog import Catalog
 from factory.evaluate.arms import source_id
-from factory.evaluate.config import Probe, SegmenterLearner
+from factory.evaluate.config import MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.synthetic import mask_pixels, pixels
 from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
@@ -46,7 +46,7 @@ def study_material(
     foreign = {i: row for i, row in every.items() if row.made in ("source", "unlabelled")}
     images, masks = [dataset.array(learner.size_px, real)], []
     values: tuple[int, ...] = ()
-    if isinstance(learner, SegmenterLearner):
+    if isinstance(learner, SegmenterLearner | MaskProbe):
         values = learner.mask_values or found_values(dataset, real)
         stored = dataset.mask_array(learner.size_px, real)
         masks.append(class_index_array(stored, values, names=real))
@@ -73,7 +73,47 @@ def study_material(
     if isinstance(learner, Probe):
         strong = {row.id for unit in units if unit.manifest.strong for row in unit.manifest.rows}
         return with_features(material, learner, rows, strong=strong, tell=tell)
+    if isinstance(learner, MaskProbe):
+        return with_equations(material, learner, rows, sorted(held))
     return material
+
+
+def with_equations(
+    material: Material, probe: MaskProbe, rows: Mapping[str, bool], held: Sequence[str]
+) -> Material:
+    """Return the material with what a probe for masks works on.
+
+    Args:
+        material: images and masks.
+        probe: encoder and views.
+        rows: whether a training image is drawn, or another lab's, by id.
+        held: ids of val and test images.
+
+    Raises:
+        ConfigError: see `encoder_of`.
+        ModelError: the same.
+    """
+    from factory.evaluate.mask_probe import Dense, Equations, encoder_of, equations_of, maps_of
+
+    maps = encoder_of(probe)
+    equations: dict[str, list[Equations]] = {}
+    for other, turns in ((False, probe.turns), (True, probe.drawn_turns)):
+        own = [i for i, drawn in rows.items() if drawn is other]
+        at = material.rows(own)
+        found = equations_of(
+            maps,
+            material.images[at],
+            material.masks[at],
+            classes=material.num_mask_classes,
+            turns=turns,
+        )
+        equations |= dict(zip(own, found, strict=True))
+    dense = Dense(
+        equations=equations,
+        maps=maps_of(maps, material.images[material.rows(held)]),
+        position={i: n for n, i in enumerate(held)},
+    )
+    return replace(material, dense=dense)
 
 
 def with_features(

@@ -11,7 +11,7 @@ from scipy import special
 
 from catalog import Catalog
 from factory.errors import ConfigError
-from factory.evaluate.config import Fitting, Probe, StudyConfig
+from factory.evaluate.config import Fitting, MaskProbe, Probe, StudyConfig
 from factory.evaluate.lineage import Known, ancestors
 from factory.evaluate.study import Planned
 from factory.evaluate.synthetic import drawn_look, known_models, read_pool
@@ -94,7 +94,7 @@ def said_first(planned: Planned) -> list[str]:
         Counter(dataset.labels[dataset.index_of(i)] for i in tested),
         num_folds=len(folds),
         num_groups=groups,
-        masks=config.learner.task == "segment",
+        masks=of_masks(config),
         draws=config.draws,
     )
     lines = [
@@ -106,7 +106,7 @@ def said_first(planned: Planned) -> list[str]:
         f"differences below about {least:.0f} points will hardly be told from chance (80 % power,"
         + (
             f" where the Dice of an image differs by {DICE_DIFFERENCE} between trainings)"
-            if config.learner.task == "segment"
+            if of_masks(config)
             else " where trainings disagree on one image in five)"
         ),
     ]
@@ -185,6 +185,11 @@ def detectable_points(
     return min(100.0, 100 * quantiles * math.sqrt(variance))
 
 
+def of_masks(config: StudyConfig) -> bool:
+    """Return whether a study is about masks: its learners are scored by Dice."""
+    return config.learner.task in ("segment", "probe_masks")
+
+
 def power_lines(planned: Planned) -> list[str]:
     """Return what the study could see with more or fewer draws of its shots, and what it cannot."""
     config, dataset = planned.config, planned.inputs.dataset
@@ -192,7 +197,7 @@ def power_lines(planned: Planned) -> list[str]:
     tested = [i for unit in folds.values() for i in unit.test]
     counts = Counter(dataset.labels[dataset.index_of(i)] for i in tested)
     groups = len({dataset.groups[dataset.index_of(i)] for i in tested})
-    masks = config.learner.task == "segment"
+    masks = of_masks(config)
     asked = sorted({10, 20, 50, 100, config.draws}) if config.draws else [None]
     lines = []
     for draws in asked:
@@ -261,7 +266,7 @@ def expected_seconds(
 def _expected_seconds(units: Sequence[Unit], material: Material) -> float:
     from factory.evaluate.tasks import run_unit
 
-    if isinstance(units[0].learner, Probe):
+    if isinstance(units[0].learner, Probe | MaskProbe):
         some = [units[n * (len(units) - 1) // 4] for n in range(5)]
         run_unit(replace(some[0], test=()), material)  # with what is imported once
         times = [run_unit(replace(each, test=()), material).seconds for each in some]

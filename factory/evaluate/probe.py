@@ -205,7 +205,7 @@ class Space:
     features; of more rows the first 256 are kept.
     """
 
-    middle: Floats
+    middle: Features
     factor: float
     axes: Features
     """(F, C) orthonormal."""
@@ -213,15 +213,16 @@ class Space:
     @classmethod
     def of(cls, examples: Examples) -> "Space":
         """Return the space of training examples; which class they are of plays no part."""
-        weights = examples.weights / examples.weights.sum()
+        weights = (examples.weights / examples.weights.sum()).astype(np.float32)
         middle = weights @ examples.features
-        centred = (examples.features - middle).astype(np.float32)
-        length = float(np.sqrt(weights @ np.square(centred, dtype=np.float64).sum(axis=1))) or 1.0
+        centred = examples.features - middle
+        squares = np.einsum("nf,nf->n", centred, centred)
+        length = float(np.sqrt(weights @ squares)) or 1.0
         return cls(middle=middle, factor=_SCALE / length, axes=_span(centred))
 
     def inputs(self, features: Features) -> Features:
         """Return features (N, F) as what a head is fitted to, (N, C)."""
-        return np.asarray((self.factor * (features - self.middle)).astype(np.float32) @ self.axes)
+        return np.asarray((features - self.middle) @ (np.float32(self.factor) * self.axes))
 
     def outside(self, head: "Head") -> "Head":
         """Return a head that was fitted inside as one for features."""

@@ -164,12 +164,13 @@ def make_report(
     baselines = {arm: best_of(config.controls_of(arm)) for arm in config.mixed}
     baseline = config.baseline or next(iter(baselines.values()), best_of(config.controls))
     named = config.primary.split(" minus ") if config.primary else ["", ""]
+    if named[0] and named[0] not in baselines:
+        baselines[named[0]] = named[1]
     comparisons = {
         arm: {
             c: compare(tallies[arm], tallies[c], task.score)
             for c in (*config.controls, *config.bounds)
-            if c in (*config.controls_of(arm), *config.bounds_of(arm), baseline)
-            or [arm, c] == named
+            if c in (*config.controls_of(arm), *config.bounds_of(arm)) or [arm, c] == named
         }
         for arm in (*config.mixed, *({named[0]} - {"", *config.mixed}))
     }

@@ -12,7 +12,7 @@ from factory.atomic import write_text
 from factory.code_version import code_version
 from factory.config import to_yaml
 from factory.errors import ConfigError, OutputError
-from factory.evaluate.config import Probe
+from factory.evaluate.config import MaskProbe, Probe
 from factory.evaluate.material import study_material
 from factory.evaluate.outset import about_scale, expected_seconds
 from factory.evaluate.study import Planned
@@ -72,7 +72,7 @@ def run_study(
         seconds = expected_seconds(todo, material, threads=None if workers is None else 1)
         on = "" if workers is None else f" on {counted(workers, 'core')}"
         tell(f"about {duration(seconds / min(workers or 1, len(todo)))}{on}")
-    every = max(1, len(todo) // 50) if isinstance(planned.config.learner, Probe) else 1
+    every = max(1, len(todo) // 50) if isinstance(planned.config.learner, Probe | MaskProbe) else 1
     begun = time.monotonic()
     for number, result in enumerate(execute(todo, material), start=1):
         unit = named[result.unit_id]
@@ -142,7 +142,7 @@ def execute_on_ray(units: Sequence[Unit], material: Material) -> Iterator[Result
 
     shared = ray.put(material)
     task = ray.remote(num_cpus=1, max_retries=3)(_run_units)
-    probes = bool(units) and isinstance(units[0].learner, Probe)
+    probes = bool(units) and isinstance(units[0].learner, Probe | MaskProbe)
     size = PROBES_AT_ONCE if probes else 1  # a probe is shorter than the start of a task
     waiting = [task.remote(units[n : n + size], shared) for n in range(0, len(units), size)]
     while waiting:

@@ -19,8 +19,9 @@ from factory.evaluate.classifier import (
     train_classifier,
 )
 from factory.evaluate.compare import Floats, Place, Score, Tally
-from factory.evaluate.config import Classifier, Learner, Probe, SegmenterLearner
+from factory.evaluate.config import Classifier, Learner, MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.learner import Fitted
+from factory.evaluate.mask_probe import best_shift, encoder_of, masks_of, solve
 from factory.evaluate.probe import chances_of, fit_probe
 from factory.evaluate.scores import (
     accuracy,
@@ -73,6 +74,8 @@ def check_learner(learner: Learner, class_names: tuple[str, ...]) -> None:
         build_classifier(learner, class_names, seed=0)
     elif isinstance(learner, Probe):
         open_backbone(learner)
+    elif isinstance(learner, MaskProbe):
+        encoder_of(learner)
     else:
         build_segmenter(learner, 2, seed=0)
 
@@ -196,10 +199,34 @@ def _train_segmenter(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
         wanted = material.rows(ids)
         counts = mask_rows(segment(network, material.images[wanted]), material.masks[wanted])
-        found = {name: float(of(counts.sum(axis=0))) for name, of in MASK_SCORES.items()}
-        return found, tuple(map(tuple, counts.tolist()))
+        return mask_metrics(counts), tuple(map(tuple, counts.tolist()))
 
     return fitted, tested
+
+
+def _solve_masks(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
+    assert isinstance(unit.learner, MaskProbe)  # noqa: S101 -- its task says so
+    dense, size_px = material.dense, unit.learner.size_px
+    assert dense is not None  # noqa: S101 -- its material has it
+    decoder = solve(unit.learner, unit.manifest, dense)
+
+    def maps(ids: Sequence[str]) -> NDArray[np.float16]:
+        return dense.maps[[dense.position[i] for i in ids]]
+
+    held = material.masks[material.rows(unit.val)]
+    shift = best_shift(decoder, maps(unit.val), held, size_px=size_px)
+
+    def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
+        said = masks_of(decoder, maps(ids), size_px=size_px, shift=shift)
+        counts = mask_rows(said, material.masks[material.rows(ids)])
+        return mask_metrics(counts), tuple(map(tuple, counts.tolist()))
+
+    return Fitted(best_step=0, curve=()), tested
+
+
+def mask_metrics(counts: Floats) -> dict[str, float]:
+    """Return the scores of masks by name, from counts (N, 6)."""
+    return {name: float(of(counts.sum(axis=0))) for name, of in MASK_SCORES.items()}
 
 
 MASK_SCORES: Mapping[str, Score] = {
@@ -237,4 +264,8 @@ TASKS: dict[str, Task] = {
         classes=False,
     ),
 }
-TASKS = {"probe": replace(TASKS["classify"], train=_train_probe), **TASKS}
+TASKS = {
+    "probe": replace(TASKS["classify"], train=_train_probe),
+    "probe_masks": replace(TASKS["segment"], train=_solve_masks),
+    **TASKS,
+}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from factory.digest import digest
 from factory.evaluate.arms import Manifest
 from factory.evaluate.config import Fitting, Learner
+
+if TYPE_CHECKING:
+    from factory.evaluate.mask_probe import Dense
 
 VERSION = 2
 """Raised when equal settings give other results: finished trainings are not mixed with new ones."""
@@ -36,6 +39,8 @@ class Material:
         default_factory=lambda: np.empty((0, 0), np.float32), repr=False
     )
     """(M, F) of all views of all images, for probes; else empty."""
+    dense: "Dense | None" = field(default=None, repr=False)
+    """What probes for masks work on."""
     view_rows: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """First and last + 1 row of an image's views."""
 

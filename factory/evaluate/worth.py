@@ -69,11 +69,10 @@ def learning_curve(
         units: its trainings.
         found: what test images add to the score of each arm.
     """
-    real = {
-        labels_of(config, name, units): name
-        for name, arm in config.arms.items()
-        if isinstance(arm, Real) and arm.augment
-    }
+    plain = [
+        n for n, a in config.arms.items() if isinstance(a, Real) and a.augment and not a.strong
+    ]
+    real = {labels_of(config, name, units): name for name in reversed(plain)}
     if len(real) < 2 or not config.draws:
         return None
     points = [(labels, real[labels]) for labels in sorted(real)]

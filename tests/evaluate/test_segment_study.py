@@ -92,3 +92,19 @@ def test_drawn_images_without_masks_are_refused(
     planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))
     with pytest.raises(DataError, match="has no mask"):
         run_study(planned, tmp_path / "out", execute_here)
+
+
+def test_a_linear_decoder_finds_masks_without_being_trained(real, split, tmp_path):
+    """Many draws of the shots, and pairs that look like the real ones are no loss."""
+    learner = {"task": "probe_masks", "backbone": "colours", "size_px": 32, "turns": 2}
+    arms = {"real": {"design": "real"}, "all": {"design": "real", "shots": "all"}}
+    arms["mixed"] = {"design": "add", "per_class": 6}
+    asked = {"learner": learner, "arms": arms, "seeds": [0], "shots": 2, "draws": 3}
+    asked["equal_information"] = False  # each draw is another one than the generator's
+    config = parse_config(StudyConfig, asked, where="test")
+    catalog = publish(tmp_path / "catalog", split, masks=True)
+    planned = plan_study(config, Inputs(dataset=real, splits=(split,), catalog=catalog))
+    report = run_study(planned, tmp_path / "out", execute_here)
+    assert min(report.arms["mixed"].test["dice"]) > 0.8
+    assert report.findings["mixed"] != "hurts"
+    assert report.curve is not None
