@@ -20,7 +20,7 @@ from factory.evaluate.backbones import COLOURS, DEFAULT, found_weights
 from factory.evaluate.config import MaskProbe
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed, turn
-from factory.models.tensors import read_tensors
+from factory.models.shards import read_tensors
 
 Maps = Callable[[Tensor], Tensor]
 """Images (B, 3, S, S) in [-1, 1] to maps (B, F, G, G)."""
