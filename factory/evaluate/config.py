@@ -230,7 +230,7 @@ Learner = Annotated[
     Discriminator(
         _task_of,
         custom_error_type="task",
-        custom_error_message="task is probe, probe_masks, classify or segment",
+        custom_error_message="task is probe, classify or segment, or probe_masks",
     ),
 ]
 
