@@ -8,18 +8,26 @@ IMAGES ?= 320
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: wbc check test test-ray test-rest test-all fuzz lint bench clean
+.PHONY: wbc check test test-ray test-stored test-rest test-all fuzz lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
 
 DEFAULT := not slow and not gpu
 
-test: $(VENV)/installed ## the default tests: those on Ray, which often wait, beside the others
-	@$(MAKE) --no-print-directory -j 2 test-ray test-rest
+STORED := $(addprefix tests/,catalog cluster gate models monitor real security submit)
 
-test-ray test-rest: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m "$(DEFAULT) and $(if $(findstring ray,$@),ray,not ray)"
+test: $(VENV)/installed ## the default tests, in three processes: those on Ray often wait
+	@$(MAKE) --no-print-directory -j 3 test-ray test-stored test-rest
+
+test-ray: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and ray"
+
+test-stored: $(VENV)/installed ## real images in, tables and pages out
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(STORED)
+
+test-rest: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(addprefix --ignore=,$(STORED))
 
 test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
 	$(BIN)/python -m pytest -q -m "not gpu and not fuzz"
