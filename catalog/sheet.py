@@ -87,11 +87,16 @@ def _lines(indices: Image.Image) -> Image.Image:
 
 
 def _indices(mask: Mapping[str, bytes]) -> Image.Image:
+    return _opened(mask, "L", f"mask {mask.get('path')!r}")
+
+
+def _opened(cell: Mapping[str, bytes], mode: str, named: str) -> Image.Image:
+    """Return the picture in a cell of a column of pictures, in one of Pillow's modes."""
     try:
-        return Image.open(io.BytesIO(mask["bytes"])).convert("L")
+        return Image.open(io.BytesIO(cell["bytes"])).convert(mode)
     except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CatalogError(
-            f"mask {mask.get('path')!r} is no readable PNG ({error})",
+            f"{named} is no readable PNG ({error})",
             remedy="Draw it again with `factory regenerate`, or leave it out with --where",
         ) from error
 
@@ -239,13 +244,7 @@ def _blocks(
 
 def decoded(image: dict[str, bytes], name: str) -> Image.Image:
     """Return the picture in an image column; `CatalogError` when there is none."""
-    try:
-        return Image.open(io.BytesIO(image["bytes"])).convert("RGB")
-    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CatalogError(
-            f"image {image.get('path')!r} of class {name!r} is no readable PNG ({error})",
-            remedy="Draw it again with `factory regenerate`, or leave it out with --where",
-        ) from error
+    return _opened(image, "RGB", f"image {image.get('path')!r} of class {name!r}")
 
 
 def _tile(rows: pa.Table, place: int, name: str) -> Image.Image:

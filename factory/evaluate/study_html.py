@@ -25,26 +25,9 @@ from factory.evaluate.worth import (
     curve_rows,
 )
 from factory.measure.intervals import Estimate, counted, spread
+from factory.measure.page import TEMPLATES
 
-STYLE = """
-:root { color-scheme: light; --ink: #1c2733; --soft: #5b6b7b; --line: #d9e0e7; --blue: #2b6cb0; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 72rem;
-  padding: 1.5rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-p, li { max-width: 46rem; } .soft { color: var(--soft); }
-.verdict { border-left: .4rem solid #8795a5; padding: .5rem .9rem; margin: .5rem 0;
-  background: #f5f7f9; }
-.helps { border-color: #2f855a; } .hurts { border-color: #c53030; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { color: var(--soft); font-weight: 600; }
-img { max-width: 100%; image-rendering: pixelated; } svg { max-width: 100%; height: auto; }
-.pair { display: flex; flex-wrap: wrap; gap: 2rem; }
-@media (max-width: 32rem) { body { padding: .8rem; }
-  th, td { padding: .3rem .35rem; font-size: .85rem; } }
-"""
+STYLE = (TEMPLATES / "page.css").read_text()
 WIDTH, ROW, LEFT, RIGHT = 760, 30, 200, 40
 
 

@@ -105,6 +105,7 @@ def build_alignment(
     *,
     seed: int,
     decode: Callable[[Tensor], Tensor] | None = None,
+    joins: nn.Module | None = None,
 ) -> Alignment | None:
     """Return the term for `denoiser`, or None for weight 0: then there is nothing to compute.
 
@@ -116,6 +117,7 @@ def build_alignment(
         seed: of the initial W.
         decode: maps what the denoiser denoises to images (B, 3, H, W) in [-1, 1]: for latents the
             autoencoder's decoder with their scaling undone. None: these are images.
+        joins: gets W as its `projection`, so that W is trained and checkpointed with the rest.
 
     Raises:
         ConfigError: no expert, an unknown layer, or one whose width cannot be told.
@@ -133,6 +135,8 @@ def build_alignment(
         source = layer_width(expert.network, settings.expert_layer)
     with seeded(seed):
         projection = nn.Linear(source, layer_width(denoiser, layer))
+    if joins is not None:
+        joins.projection = projection
     return Alignment(
         settings=settings,
         layer=layer,

@@ -9,6 +9,7 @@ from torch import Tensor
 from factory.errors import ConfigError
 from factory.finetune.config import STABLE_DIFFUSION, NoiseConfig, NoiseLevels
 from factory.finetune.order import Part, step_generator
+from factory.sample.levels import clean_of
 
 VALIDATION_SEED = 1_000_003
 """Of the noise that held-out images are shown with, the same in every validation."""
@@ -135,26 +136,21 @@ def training_target(scheduler: DDPMScheduler, noised: Noised) -> Tensor:
 
 
 def predicted_clean(scheduler: DDPMScheduler, noised: Noised, prediction: Tensor) -> Tensor:
-    """Return the x_0 (B, C, h, w) that a prediction amounts to in one step.
-
-    Source: Ho et al. 2020, equation 15 (noise); Salimans and Ho 2022, appendix D (velocity).
+    """Return the x_0 (B, C, h, w) that a prediction amounts to in one step, see `clean_of`.
 
     Raises:
         ConfigError: another prediction type.
     """
     alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(noised.noisy.device)
     alpha = alphas_cumprod[noised.timesteps][:, None, None, None]
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return (noised.noisy - (1 - alpha).sqrt() * prediction.float()) / alpha.sqrt()
-        case "v_prediction":
-            return alpha.sqrt() * noised.noisy - (1 - alpha).sqrt() * prediction.float()
-        case "sample":
-            return prediction.float()
-    raise ConfigError(
-        f"unknown prediction type {scheduler.config.prediction_type!r}",
-        remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
-    )
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction", "sample"):
+        raise ConfigError(
+            f"unknown prediction type {kind!r}",
+            remedy="Choose epsilon, v_prediction or sample in the scheduler's configuration",
+        )
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    return clean_of(kind, noised.noisy, prediction.float(), signal, sigma)
 
 
 def min_snr_weight(scheduler: DDPMScheduler, timesteps: Tensor, *, gamma: float) -> Tensor:

@@ -254,9 +254,8 @@ def class_training(
         scheduler,
         seed=config.seed,
         decode=lambda latents: autoencoder.decode(latents / factor).sample,
+        joins=network,
     )
-    if alignment is not None:
-        network.projection = alignment.projection  # trained and checkpointed with the rest
     return ClassTraining(
         model=place(network, workers),
         network=network,

@@ -255,9 +255,8 @@ def build_task(
         scheduler,
         seed=config.seed,
         decode=lambda joined: codec.decode_images(joined[:, : codec.image_channels]),
+        joins=network,
     )
-    if alignment is not None:
-        network.projection = alignment.projection  # trained and checkpointed with the rest
     return PairTask(
         model=place(network, workers),
         network=network,

@@ -175,9 +175,8 @@ def adapt(
         scheduler,
         seed=config.seed,
         decode=lambda latents: vae.to(latents.device).decode(latents / factor).sample,
+        joins=network,
     )
-    if alignment is not None:
-        network.projection = alignment.projection  # trained and checkpointed with the rest
     prompts = ["", *(config.prompt_of(name) for name in class_names)]
     return Adaptation(
         model=place(network, workers),

@@ -175,9 +175,8 @@ def pretraining(
         scheduler,
         seed=config.seed,
         decode=lambda given: vae.decode(given / factor).sample,
+        joins=network,
     )
-    if alignment is not None:
-        network.projection = alignment.projection  # trained and checkpointed with the rest
     return Pretraining(
         model=place(network, workers),
         network=network,
