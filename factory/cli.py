@@ -24,6 +24,7 @@ from factory.monitor.commands import runs
 from factory.real.commands import real
 from factory.sample.commands import bridge, generate, regenerate, verify
 from factory.search.commands import sweep
+from factory.start.commands import start
 from factory.submit.commands import submit
 from factory.terminal import guarded
 
@@ -53,6 +54,7 @@ def cli(log_format: str) -> None:
 
 
 COMMANDS = (
+    start,
     *(real, bank, clusters, segmenter, prepare),
     *(expert, pretrain, finetune, memory, bridge, judge, ablate),
     *(generate, catalog, gallery, export, marks, regenerate, mix, evaluate, sweep),

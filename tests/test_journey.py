@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from factory.cli import cli
 from factory.command_line import program
-from factory.sample import session, stream
+from factory.sample import batches, session, stream
 from tests.fakes import strangers
 from tests.fakes.readme import JOURNEY, commands, section, unknown
 from tests.fakes.tiny import tiny_generator
@@ -105,7 +105,7 @@ class Stranger:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, where images are drawn in this process; searches run on Ray as ever."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stream, "stream_batches", stream.draw_here)
+    monkeypatch.setattr(stream, "stream_batches", batches.draw_here)
     monkeypatch.setattr(session, "ray_session", _session)
     return tmp_path
 

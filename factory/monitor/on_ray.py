@@ -5,6 +5,7 @@ as `ray_` + name on every node's metrics port.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,13 +149,17 @@ class RayRecorder(Recorder):
 @contextmanager
 def busy(run_id: str, device: str) -> Iterator[None]:
     """Count the seconds spent inside as an actor's; nothing is counted without Ray."""
-    import ray
-
     begun = time.monotonic()
     yield
-    if ray.is_initialized():
+    if _on_ray():
         seconds = time.monotonic() - begun
         _made(BUSY_SECONDS).inc(max(seconds, 1e-6), {"run_id": run_id, "device": device})
+
+
+def _on_ray() -> bool:
+    """Whether this process is of a Ray; where nobody imported it, it is not imported either."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def price_per_hour(environ: Mapping[str, str]) -> float | None:
@@ -193,13 +198,11 @@ def recorder_for(environ: Mapping[str, str]) -> Recorder:
         ConfigError: FACTORY_PRICE_PER_HOUR is no price, or OPENLINEAGE_URL is set and the package
             that sends events is missing.
     """
-    import ray
-
     from factory.monitor.lineage import lineage_recorder
 
     price = price_per_hour(environ)
     chosen: list[Recorder] = [LogRecorder()]
-    if ray.is_initialized():
+    if _on_ray():
         chosen.append(RayRecorder(price_per_hour=price))
     if environ.get("OPENLINEAGE_URL"):
         chosen.append(lineage_recorder(environ))

@@ -42,7 +42,7 @@ PIXEL_SIZES = ("pixel_size_um", "um_per_px", "um_per_pixel", "mpp")
 """Columns that are taken for the size of a pixel in micrometres."""
 LIKELY_GROUP = re.compile(
     "(patient|subject|case|slide|wsi|sequence|study|series|participant|donor|animal|mouse|lesion"
-    "|specimen|biopsy|accession|exam|video|mrn)(instance)?(id|uid|number|no|name)?"
+    "|specimen|biopsy|embryo|accession|exam|video|mrn)(instance)?(id|uid|number|no|name)?"
 )
 """Names, without case and separators, of columns that are proposed as groups but not taken: what
 was read without them must stay the same dataset."""

@@ -1,9 +1,17 @@
 """`factory generate`, and what draws again: `factory regenerate`, `factory release verify`."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from catalog.commands import catalog_option, parse_place, storage_option
+from factory.command_line import tell_next
 from factory.terminal import one_line, say
+
+if TYPE_CHECKING:
+    from factory.sample.prepare import Run
 
 _SHOWN = 20
 """Problems that are printed one by one."""
@@ -17,6 +25,12 @@ _SHOWN = 20
 @click.option("--num-images", type=click.IntRange(min=1), help="How many images to draw.")
 @click.option("--resume", "run_id", metavar="RUN_ID", help="Go on with a run of this catalog.")
 @click.option("--address", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A running Ray head.")
+@click.option("--without-ray", is_flag=True, help="Draw in this process.")
+@click.option(
+    "--preview", is_flag=False, flag_value="preview.png", metavar="[PNG]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw ten into this picture, say what all would take, and publish nothing.",
+)  # fmt: skip
 def generate(
     source: str,
     overrides: tuple[str, ...],
@@ -25,14 +39,18 @@ def generate(
     num_images: int | None,
     run_id: str | None,
     address: str | None,
+    without_ray: bool,
+    preview: Path | None,
 ) -> None:
     """Draw images and publish them into a catalog while they are drawn.
 
-    Without --address (or RAY_ADDRESS) a local Ray is started and stopped again.
+    Without --address (or RAY_ADDRESS) a local Ray is started and stopped again: an actor for every
+    core or GPU. --without-ray needs no such start, which pays for a few images.
 
     \b
     factory generate --num-images 64
     factory generate --set guidance_scale=3 --set classes='{eosinophil: an eosinophil}'
+    factory generate --preview
     factory generate --resume run-0123456789ab
     """  # noqa: D301 -- \b is click's mark
     from factory.sample.session import ray_session, start_run
@@ -44,10 +62,37 @@ def generate(
         run_id=run_id,
         place=parse_place(uri, storage),
     )
+    if preview is not None:
+        keys = [*overrides, f"seed={run.config.seed}"]  # the very images that are shown
+        keys += [f"num_images={num_images}"] if num_images is not None else []
+        sets = [word for key in keys for word in ("--set", key)]
+        _preview(run, preview, ["--resume", run_id] if run_id else ["--config", source, *sets])
+        return
     from factory.sample.console import follow
 
+    if without_ray:
+        from factory.sample.batches import draw_here
+
+        follow(run, stream=draw_here)
+        return
     with ray_session(address, tell=say):
         follow(run)
+
+
+def _preview(run: "Run", path: Path, words: Sequence[str]) -> None:
+    """Draw ten images of a run, tell of them and name the command, of `words`, that draws all."""
+    import os
+
+    from factory.monitor.on_ray import price_per_hour
+    from factory.sample.console import place_words
+    from factory.sample.preview import preview
+
+    price = price_per_hour(os.environ)
+    say(f"{run.run_id}: ten of {run.plan.num_images} images, which are not published ...")
+    for line in preview(run, path, price_per_hour=price).lines():
+        say(line)
+    say(f"sheet    {path}")
+    tell_next("generate", *words, *place_words(run))
 
 
 @click.command()
@@ -86,7 +131,6 @@ def regenerate(
     factory regenerate --sample 1%
     """  # noqa: D301 -- \b is click's mark
     from functools import partial
-    from pathlib import Path
 
     from factory.sample.regenerate import regenerate_images
 
@@ -129,8 +173,6 @@ def bridge(domains: tuple[str, ...], out: str) -> None:
                    --out runs/bridge
     factory generate --config adbd --set model=runs/bridge --set data=... --set split=...
     """  # noqa: D301 -- \b is click's mark
-    from pathlib import Path
-
     from factory.models.domains import parse_domains, write_domains
 
     chosen = parse_domains(domains)

@@ -19,7 +19,7 @@ from factory.command_line import typed
 from factory.gate.calibration import Calibration, calibration_of
 from factory.monitor.on_ray import recorder_for
 from factory.sample.prepare import Run
-from factory.sample.run import RunProgress, execute
+from factory.sample.run import RunProgress, Stream, execute
 from factory.terminal import console as guarded_console
 from factory.terminal import duration, one_line, rate
 
@@ -30,8 +30,11 @@ FEWEST_DRAWN = 4
 """Images of a class before anything is said of its losses."""
 
 
-def follow(run: Run) -> RunProgress:
-    """Execute `run` with a progress display, print the summary, return the last progress."""
+def follow(run: Run, *, stream: Stream | None = None) -> RunProgress:
+    """Execute `run` with a progress display, print the summary, return the last progress.
+
+    `stream` draws, see `execute`.
+    """
     console = guarded_console(width=100)
     _say(console, f"{run.run_id}: {run.plan.num_images} images into {run.place.uri}")
     for line in run.said:
@@ -46,12 +49,12 @@ def follow(run: Run) -> RunProgress:
     progress = None
     try:
         with show:
-            for progress in execute(run, recorder=recorder_for(os.environ)):
+            for progress in execute(run, stream=stream, recorder=recorder_for(os.environ)):
                 for line in losses.lines(progress):
                     _say(console, line)
                 show.update(progress)
     except KeyboardInterrupt:
-        resume = typed("generate", "--resume", run.run_id, *_place(run))
+        resume = typed("generate", "--resume", run.run_id, *place_words(run))
         _say(console, f"stopped; what was published stays. Go on with: {resume}")
         raise
     if progress is None:
@@ -191,10 +194,10 @@ def _summary(console: Console, run: Run) -> None:
         ("regenerate", image_id),
         ("gallery",),
     ):
-        _say(console, f"  {typed(*words, *_place(run))}")
+        _say(console, f"  {typed(*words, *place_words(run))}")
 
 
-def _place(run: Run) -> list[str]:
+def place_words(run: Run) -> list[str]:
     """Return the options that name the run's catalog; values of storage options may be secret."""
     names = sorted(run.place.storage_options)
     given = [word for name in names for word in ("--storage-option", f"{name}=...")]

@@ -16,13 +16,21 @@ from catalog.tombstones import forgotten
 from factory.code_version import code_version
 from factory.errors import CatalogError
 from factory.gate.calibration import gates_for
+from factory.gate.gate import Gate
 from factory.gate.registry import sections
 from factory.models.domains import members_of
 from factory.models.generator import Generator
+from factory.sample.config import GenerateConfig
 from factory.sample.fingerprint import software
 from factory.sample.prepare import Run, lineage
 from factory.sample.quotas import class_names
 from factory.sample.rows import RunFacts
+
+
+def light_gates(config: GenerateConfig) -> tuple[Gate, ...]:
+    """Return the gates that judge where images are encoded, of pixels first."""
+    light = [g for g in sections(config) if not g.heavy and g is not config.gates]
+    return (gates_for(config.gates, None), *light)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +53,12 @@ class RunRecord:
         self._refuse_forgotten()
         self._record_event("started", {})
         first, run = self._events()[0], self.run
-        light = [g for g in sections(run.config) if not g.heavy and g is not run.config.gates]
         return RunFacts(
             run_id=run.run_id,
             started_at=first["started_at"],
             code_version=code_version(),
             class_names=class_names(run.config, run.generator),
-            gates=(gates_for(run.config.gates, None), *light),
+            gates=light_gates(run.config),
             lineage=lineage(run.generator),
         )
 

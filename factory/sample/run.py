@@ -89,8 +89,10 @@ def execute(
     Raises:
         CatalogError: another run has drawn these very images, or the catalog cannot be written.
     """
-    from factory.sample.stream import stream_batches  # Ray: not before a plan is checked
+    if stream is None:
+        from factory.sample.stream import stream_batches  # Ray: not before a plan is checked
 
+        stream = stream_batches
     _refuse_drawn_elsewhere(run, Catalog.create(run.place))
     record = RunRecord(run=run, num_requested=run.plan.num_images, now=now)
     sink = SampleSink(run.place, run.run_id, retry=_told(recorder))
@@ -104,7 +106,7 @@ def execute(
         begun, worked = replace(run, plan=plan, facts=record.started()), True
         recorder.begun(_info(run, tally))
         try:
-            for file in _published(begun, stream or stream_batches, todo, sink, tally):
+            for file in _published(begun, stream, todo, sink, tally):
                 tally.add(file)
                 yield tally.progress()
         except BaseException as error:

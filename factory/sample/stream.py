@@ -6,12 +6,10 @@ The plan travels as recipes and counts; what flows between the stages is one bat
 memory depends on the actors in flight and not on the number of images.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,21 +18,12 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from catalog.sink import BatchFile, write_batch
+from catalog.sink import BatchFile
 from factory.errors import FactoryError
-from factory.gate.gate import Judge
-from factory.gate.registry import sections
-from factory.gate.verdict import Verdict
-from factory.monitor.on_ray import busy
+from factory.sample.batches import NUMBER, SampleActor, write_drawn
 from factory.sample.config import StreamConfig
-from factory.sample.drawn import Drawn
-from factory.sample.plan import Batch, Ranges
+from factory.sample.plan import Ranges
 from factory.sample.prepare import Run
-from factory.sample.rows import batch_rows
-
-if TYPE_CHECKING:
-    from factory.sample.engine import Engine
-
 
 ENCODE_CPUS = 0.25
 """Share of a core reserved for an encoding task; actors leave it free."""
@@ -71,101 +60,6 @@ def stream_batches(
         raise _cause(error) from error
 
 
-def draw_here(
-    run: Run, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
-) -> Iterator[BatchFile]:
-    """Do in this process, batch by batch, what `stream_batches` does on Ray: the same files."""
-    todo = Ranges.of(indices)
-    actor = SampleActor(run, todo)
-    for number in range(len(todo)):
-        written = write_drawn(actor({COLUMN: np.array([number])}), run)
-        yield BatchFile(**{name: values[0] for name, values in written.items()})
-
-
-class SampleActor:
-    """Holds one generator and draws a batch per call."""
-
-    def __init__(self, run: Run, todo: Ranges) -> None:
-        """Keep the plan; `todo` are the batch indices of this run."""
-        self._run, self._todo = run, todo
-
-    @cached_property
-    def _engine(self) -> "Engine":
-        """Loaded by the first batch: an error in an actor's __init__ reaches the driver as text."""
-        from factory.models.generator import find_generator
-        from factory.sample.engine import Engine
-
-        config = self._run.config
-        generator = find_generator(config.model, revision=config.revision)
-        return Engine(generator, dtype=config.dtype, references=self._run.references)
-
-    @cached_property
-    def _judges(self) -> list[Judge]:
-        """The gates that need a network or training images, loaded once for each actor."""
-        return [gate.open() for gate in sections(self._run.config) if gate.heavy]
-
-    def _judged(self, drawn: Drawn, batch: Batch) -> Drawn:
-        """Return `drawn` with what these gates say beside the method's own verdicts."""
-        classes = [request.recipe.class_name for request in batch.requests]
-        every = [list(drawn.verdicts_of(number)) for number in range(len(drawn))]
-        for judge in self._judges:
-            for own, more in zip(every, judge(drawn.images, drawn.masks, classes), strict=True):
-                own += more
-        return replace(drawn, verdicts=every)
-
-    def __call__(self, row: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
-        """Draw the batch that `row["number"]`, an array of one, points to."""
-        batch = self._run.plan.batch(self._todo[int(row[COLUMN][0])])
-        engine = self._engine  # loading is no drawing
-        with busy(self._run.run_id, engine.device):
-            drawn = self._judged(engine.draw(batch), batch)
-        columns: dict[str, Any] = {
-            "batch_index": np.full(len(drawn), batch.index),
-            "engine": np.full(len(drawn), json.dumps(self._engine.fingerprint)),
-            "image": drawn.images,
-            "told": np.array([_told(drawn, number) for number in range(len(drawn))]),
-        }
-        return columns if drawn.masks is None else columns | {"mask": drawn.masks}
-
-
-def write_drawn(drawn: dict[str, NDArray[Any]], run: Run) -> dict[str, Any]:
-    """Encode, judge and write the batches of a block; return their `BatchFile`s as columns."""
-    files, begun = [], run.facts
-    if begun is None:
-        raise AssertionError("a run that has not begun draws nothing")
-    for index in dict.fromkeys(drawn["batch_index"].tolist()):
-        rows = drawn["batch_index"] == index
-        batch = run.plan.batch(int(index))
-        facts = replace(begun, engine=json.loads(drawn["engine"][rows][0]))
-        files.append(
-            write_batch(
-                run.place,
-                run_id=facts.run_id,
-                batch_index=batch.index,
-                rows=batch_rows(batch, _again(drawn, rows), facts),
-            )
-        )
-    columns = [asdict(file) for file in files]
-    return {name: [column[name] for column in columns] for name in columns[0]}
-
-
-def _told(drawn: Drawn, number: int) -> str:
-    """Return what a method says of an image beside its pixels, as the text that travels."""
-    verdicts = [asdict(verdict) for verdict in drawn.verdicts_of(number)]
-    return json.dumps({"columns": drawn.facts(number), "verdicts": verdicts})
-
-
-def _again(columns: dict[str, NDArray[Any]], rows: NDArray[np.bool_]) -> Drawn:
-    """Return what a batch was drawn as, from the `rows` of a block that are its own."""
-    told = [json.loads(text) for text in columns["told"][rows]]
-    return Drawn(
-        images=np.stack(list(columns["image"][rows])),
-        masks=np.stack(list(columns["mask"][rows])) if "mask" in columns else None,
-        columns={name: [each["columns"][name] for each in told] for name in told[0]["columns"]},
-        verdicts=[[Verdict(**verdict) for verdict in each["verdicts"]] for each in told],
-    )
-
-
 def actor_pool(asked: int | None) -> tuple[int, dict[str, Any]]:
     """Return how many actors to run at most, and the resources of each.
 
@@ -200,7 +94,6 @@ def _cause(error: ray.exceptions.RayTaskError) -> BaseException:
 
 MAX_BLOCKS = 20_000
 """Ray Data keeps a little state per block; beyond this a block carries several batches."""
-COLUMN = "number"
 
 
 class Numbers(Datasource):  # type: ignore[misc]
@@ -233,7 +126,7 @@ class Numbers(Datasource):  # type: ignore[misc]
                 ReadTask(
                     partial(_read, start, stop),
                     metadata,
-                    schema=pa.schema([(COLUMN, pa.int64())]),
+                    schema=pa.schema([(NUMBER, pa.int64())]),
                     per_task_row_limit=per_task_row_limit,
                 )
             )
@@ -241,7 +134,7 @@ class Numbers(Datasource):  # type: ignore[misc]
 
 
 def _read(start: int, stop: int) -> Iterator[pa.Table]:
-    yield pa.table({COLUMN: pa.array(range(start, stop), pa.int64())})
+    yield pa.table({NUMBER: pa.array(range(start, stop), pa.int64())})
 
 
 def numbers(count: int) -> ray.data.Dataset:

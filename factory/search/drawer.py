@@ -1,10 +1,11 @@
 """Draws what trials lack, through the line that all images go through."""
 
 from catalog.place import Where
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.run import RunProgress, execute
-from factory.sample.stream import draw_here, stream_batches
+from factory.sample.stream import stream_batches
 from factory.terminal import duration, rate
 
 

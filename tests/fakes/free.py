@@ -4,10 +4,10 @@ from functools import cached_property
 
 import numpy as np
 
+from factory.sample.batches import SampleActor
 from factory.sample.drawn import Drawn
 from factory.sample.fingerprint import engine_fingerprint
 from factory.sample.plan import Batch
-from factory.sample.stream import SampleActor
 
 SIZE_PX = 16
 

@@ -22,11 +22,12 @@ from catalog.transaction import OnStep
 from cluster.local import Head
 from factory.config import load_config
 from factory.models.generator import Generator
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.run import execute
 from factory.sample.session import ray_session
-from factory.sample.stream import draw_here, stream_batches
+from factory.sample.stream import stream_batches
 
 STORAGE = "FAULT_STORAGE_OPTIONS"
 HERE = "here"

@@ -27,7 +27,7 @@ from factory.config import load_config, parse_config
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
+from factory.sample.batches import draw_here
 
 model, uri = sys.argv[1:]
 plain = {"model": model, "num_images": 4, "num_inference_steps": 1, "batch_size": 2, "seed": 1}

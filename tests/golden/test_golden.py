@@ -20,11 +20,11 @@ from catalog import Catalog, sql, write_batch
 from catalog.releases import verify_release
 from factory.finetune.loop import Loop
 from factory.models.generator import Generator, open_generator
+from factory.sample.batches import draw_here
 from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 from tests.golden.write import DRAWN, PLANNED, STOPPED_AT, TEXT, TRAINED, config_of, pretrain, train
 
 DATA = Path(__file__).parent / "data"

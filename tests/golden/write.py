@@ -37,10 +37,10 @@ from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 from tests.fakes.bridge import lora_per_class
 from tests.fakes.class_unet import tiny_class_unet
 from tests.fakes.pair_generator import tiny_pairs

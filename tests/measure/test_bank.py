@@ -19,10 +19,10 @@ from factory.real.build import build_dataset
 from factory.real.dataset import RealDataset
 from factory.real.smear import smear_items
 from factory.real.splits import Split
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 from tests.fakes.splits import split_of
 
 SIZE_PX = 32

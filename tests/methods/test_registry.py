@@ -17,12 +17,12 @@ from factory.errors import ConfigError
 from factory.method import METHODS, find_method, invertible_methods
 from factory.models.generator import Generator, open_generator
 from factory.real.pixels import published_pixels
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.method import Method
 from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from factory.models.generator import Generator
 from factory.monitor.lineage import dataset_name, lineage_recorder
+from factory.sample.batches import draw_here
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 from tests.monitor.test_recorder import prepared
 
 pytest.importorskip("openlineage.client", reason="the extra `openlineage` is not installed")

@@ -11,10 +11,10 @@ from catalog.table import Catalog
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder
 from factory.monitor.recorder import Recorder, RunInfo, Several
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import Run, prepare
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 
 
 def prepared(tiny: Generator, uri: Path, *, seed: int = 1, blur: float = 0.0) -> Run:

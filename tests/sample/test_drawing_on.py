@@ -14,13 +14,13 @@ from factory.gate.calibration import Calibration, calibration_of
 from factory.gate.pixel import PixelGates
 from factory.models.generator import Generator, open_generator
 from factory.real.pixels import pixel_sha256
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.console import Losses
 from factory.sample.engine import Engine
 from factory.sample.plan import Plan, Quota, plan_further
 from factory.sample.prepare import Run, make_plan, prepare, prepare_resume, run_id_of, with_gates
 from factory.sample.run import RunProgress, execute
-from factory.sample.stream import draw_here
 from tests.fakes.tiny import tiny_generator
 
 

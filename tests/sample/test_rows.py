@@ -15,11 +15,11 @@ from factory.gate.masks import MaskGates
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import Verdict
 from factory.real.pixels import pixel_sha256
+from factory.sample.batches import _again, _told
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request
 from factory.sample.rows import RunFacts, batch_rows
-from factory.sample.stream import _again, _told
 from tests.laws.test_identity import recipe
 
 RNG = np.random.default_rng(0)

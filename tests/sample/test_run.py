@@ -17,12 +17,13 @@ from catalog.table import Catalog
 from factory.errors import CatalogError, ConfigError, ModelError
 from factory.models.generator import Generator
 from factory.real.pixels import pixel_sha256
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
 from factory.sample.prepare import Run, prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import RunProgress, execute
-from factory.sample.stream import draw_here, stream_batches
+from factory.sample.stream import stream_batches
 
 pytestmark = pytest.mark.ray
 

@@ -6,13 +6,13 @@ import pytest
 
 from factory.errors import ConfigError
 from factory.models.generator import Generator
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.levels import solver_levels
 from factory.sample.prepare import prepare
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute
 from factory.sample.schedulers import SCHEDULERS, Solver
-from factory.sample.stream import draw_here
 
 
 def test_a_new_one_is_configured_drawn_with_and_redrawn(

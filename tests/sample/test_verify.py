@@ -13,11 +13,11 @@ from catalog.upkeep import optimize
 from factory.cli import cli
 from factory.errors import CatalogError, ConfigError
 from factory.models.generator import Generator
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.regenerate import redraw_release
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 from tests.catalog.test_releases import MADE
 
 

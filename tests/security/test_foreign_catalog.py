@@ -141,10 +141,10 @@ def test_an_export_stays_where_it_was_asked_for(place, uri, form):
 
 def test_redrawn_images_stay_where_they_were_asked_for(place, tiny: Generator):
     """Rows that can be redrawn, under ids that lead elsewhere: PWN3 of the review."""
+    from factory.sample.batches import draw_here
     from factory.sample.config import GenerateConfig
     from factory.sample.prepare import prepare
     from factory.sample.run import execute
-    from factory.sample.stream import draw_here
 
     config = GenerateConfig(model=str(tiny.folder), num_images=4, batch_size=4, seed=1)
     config = config.model_copy(update={"num_inference_steps": 1})
@@ -171,10 +171,10 @@ def test_a_study_of_its_images_is_refused_in_words_that_do_not_act(place, uri):
 
 
 def test_a_run_into_it_writes_below_it_alone(place, uri, tiny: Generator):
+    from factory.sample.batches import draw_here
     from factory.sample.config import GenerateConfig
     from factory.sample.prepare import prepare
     from factory.sample.run import execute
-    from factory.sample.stream import draw_here
 
     before = place.tree(uri)
     config = GenerateConfig(model=str(tiny.folder), num_images=2, batch_size=2, seed=1)

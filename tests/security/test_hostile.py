@@ -25,10 +25,10 @@ from factory.errors import ConfigError, DataError
 from factory.models.generator import Generator
 from factory.monitor.log import LogRecorder, set_up
 from factory.real.images import decode
+from factory.sample.batches import draw_here
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import prepare
 from factory.sample.run import execute
-from factory.sample.stream import draw_here
 
 
 def png_with(kind: bytes, body: bytes) -> bytes:

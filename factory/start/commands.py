@@ -1,0 +1,182 @@
+"""`factory start`: a folder of images in, a plan in plain words out, which it runs when agreed."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from factory.command_line import tell_next
+from factory.errors import DataError
+from factory.real.options import FOLDER, column_options, given_again, opened
+from factory.terminal import say
+
+if TYPE_CHECKING:
+    from factory.real.describe import Description
+    from factory.start.plan import Images, Proposal, Speed
+
+PRESETS = {"classes": "cytodiff_small", "masks": "polyp_pairs_train"}
+
+
+@click.command()
+@click.argument("uri")
+@column_options
+@click.option("--output", type=FOLDER, help="Of all that is made. Default: runs/NAME.")
+@click.option(
+    "--task", type=click.Choice(["classes", "masks"]),
+    help="Draw images of classes, or images with their masks. Default: what the images suggest.",
+)  # fmt: skip
+@click.option("--folds", type=click.Choice(["1", "3", "5"]), help="Default: as time allows.")
+@click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True)
+@click.option("--yes", is_flag=True, help="Run the plan without asking.")
+def start(
+    uri: str,
+    output: Path | None,
+    task: str | None,
+    folds: str | None,
+    minutes: float,
+    yes: bool,
+    **options: Any,
+) -> None:
+    """Your own images: say what they are, what they can show, and run the whole line on them.
+
+    It proposes a plan with times that it measures here in some seconds: split, training, drawing,
+    judgement, study. Each step is a command that can be typed alone; those that are done are not
+    done again, so that the same words go on after an interruption.
+
+    \b
+    factory start my-images
+    factory start my-images --minutes 120 --yes
+    factory start glands --masks object --group patient
+    """  # noqa: D301 -- \b is click's mark
+    from factory.atomic import check_writable
+
+    begun = time.monotonic()
+    output = output or Path("runs") / (Path(uri.partition("?")[0]).name or "mine")
+    check_writable(output)
+    images, found, taken = looked_at(uri, options, task)
+
+    from factory.start.run import Journal, run_steps
+    from factory.start.words import about_end, about_images, about_plan, about_study
+
+    for line in about_images(found, images, taken):
+        say(line)
+    journal = Journal(
+        output,
+        {
+            "data": images.dataset.fingerprint,
+            "words": [uri, *images.words],
+            "task": images.task,
+            "folds": folds,
+            "minutes": minutes,
+            "output": str(output),
+        },
+    )
+    if not journal.steps:
+        say("measuring how fast this machine is ...")
+        read = time.monotonic() - begun
+        proposal, speed = _proposed(images, output, minutes=minutes, folds=folds, read=read)
+        for line in (*about_study(proposal, images), *about_plan(proposal, speed)):
+            say(line)
+        again = ["start", uri, *given_again(options), "--output", str(output)]
+        again += [*(("--task", task) if task else ()), *(("--folds", folds) if folds else ())]
+        again += ["--minutes", f"{minutes:g}"]
+        asks = sys.stdin.isatty() and not yes
+        if not yes and not (asks and click.confirm("run it?")):
+            tell_next(*again, "--yes")
+            return
+        journal.agree(proposal.steps)
+    if status := run_steps(journal, tell=say):
+        raise click.exceptions.Exit(status)
+    for line in about_end([step.writes for step in journal.steps]):
+        say(line)
+    tell_next("gallery", "--catalog", output / "catalog", "--data", uri)
+
+
+def looked_at(
+    uri: str, options: dict[str, Any], task: str | None
+) -> "tuple[Images, Description, list[str]]":
+    """Return the images as they are read, their description, and options that were taken for them.
+
+    Patients that a column names, and masks that number objects, are taken as such: it was asked of
+    nobody, so it is said. `options` is completed by them.
+
+    Raises:
+        DataError: images that cannot be read, or masks asked for where images have none.
+    """
+    from factory.real.columns import likely_groups
+    from factory.real.describe import describe
+    from factory.real.duplicates import grouped
+    from factory.start.plan import Images
+
+    dataset, taken = opened(uri, options, keep_faults=True), []
+    found = describe(dataset)
+    likely = likely_groups(list(found.attributes))
+    if not found.grouped_by and likely:
+        options["group"] = likely[0]
+        taken.append(f"--group {likely[0]}: no patient, slide or study is in two parts")
+    if found.masks_number_objects and options["masks"] is None:
+        options["masks"] = "object"
+        taken.append("--masks object: they number objects, which are one class to learn")
+    if taken:
+        dataset = opened(uri, options, tell=False, keep_faults=True)
+        found = describe(dataset)
+    if wrong := [*([] if options["skip_broken"] else found.broken), *found.faults]:
+        raise DataError(
+            f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong with {uri},"
+            f" first: {wrong[0]}",
+            remedy=f"`factory real describe {uri}` lists all; mend them, or pass --skip-broken",
+        )
+    masked = found.num_masks == found.num_images
+    if task == "masks" and not masked:
+        raise DataError(
+            f"{found.num_images - found.num_masks} of {found.num_images} images have no mask",
+            remedy="Give a mask for each, or leave --task masks out",
+        )
+    objects = options["masks"] is not None or len(found.classes) == 1
+    suggested = "masks" if masked and objects else "classes"
+    if masked and task is None:
+        other = "classes" if suggested == "masks" else "masks"
+        taken.append(f"--task {suggested}, as the images suggest; --task {other} is the other way")
+    images = Images(
+        uri=uri,
+        words=tuple(given_again(options)),
+        dataset=dataset,
+        groups=tuple(grouped(dataset)),
+        task="masks" if (task or suggested) == "masks" else "classes",
+    )
+    return images, found, taken
+
+
+def _proposed(
+    images: "Images", output: Path, *, minutes: float, folds: str | None, read: float
+) -> "tuple[Proposal, Speed]":
+    """Return the plan, with times that were measured."""
+    from factory.real.splits import make_split
+    from factory.start.plan import divisions, propose
+
+    dataset = images.dataset
+    ways = divisions(images)
+    split = ways[-1].splits[0] if ways else make_split(
+        dataset=dataset.fingerprint, ids=dataset.ids, labels=dataset.labels,
+        groups=images.groups, fractions={"train": 1.0}, seed=0,
+    )  # fmt: skip
+    begun = time.monotonic()
+    from factory.evaluate.backbones import DEFAULT, found_weights
+    from factory.finetune.methods import load_training
+    from factory.start.speed import measured
+
+    config = load_training(PRESETS[images.task])
+    left = tuple(images.counts(ways[-1].without if ways else ()))
+    config = config.model_copy(update={"only": left if images.task == "masks" else left[:1]})
+    speed = measured(images, split, config, begun=begun, read=read)
+    found = propose(
+        images,
+        speed,
+        output,
+        minutes=minutes,
+        folds=None if folds is None else int(folds),
+        features=found_weights(DEFAULT),
+    )
+    return found, speed
