@@ -4,10 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 DIGEST_CHARS = 32
 """Hex characters kept of a SHA-256 (128 bits: a collision among 10^12 ids has p < 2e-15)."""
+
+LARGE_BYTES = 2**26
+"""Files from here on are hashed once in a process."""
 
 
 def canonical_json(value: object) -> str:
@@ -55,4 +59,17 @@ def sha256_hex(data: bytes) -> str:
 
 def digest_files(root: Path, names: Iterable[str]) -> str:
     """Return a digest of the named files below `root`: names and contents, in sorted order."""
-    return digest({name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names})
+    return digest({name: _sha256_of(root / name) for name in names})
+
+
+def _sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file; of a large one once, as long as it is not written again."""
+    told = path.stat()
+    read = _read_once if told.st_size >= LARGE_BYTES else _read_once.__wrapped__
+    return read(path, told.st_size, told.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_once(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

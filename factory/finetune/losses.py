@@ -100,6 +100,39 @@ def log_normal_timesteps(
     return torch.searchsorted(between, levels.log_mean + levels.log_deviation * normal)
 
 
+def add_flow_noise(
+    clean: Tensor, part: Part, *, batch_size: int, seed: int, shift: float = 1.0
+) -> Noised:
+    """Move the images of `part` along the straight line to noise, x_s = (1 - s) x + s noise.
+
+    s is logit-normal, most often in the middle, and moved towards noise by `shift` as in drawing:
+    shift s / (1 + (shift - 1) s). It stands in `Noised.timesteps`, float32 in (0, 1).
+
+    Source: P. Esser et al., Scaling Rectified Flow Transformers, 2024, section 3.1 (rf/lognorm
+    with m = 0, s = 1) and equation 23.
+
+    Args:
+        clean: (B, C, h, w), this part only, about unit variance.
+        part: of a step.
+        batch_size: of the whole step: noise is drawn for all of it, whoever computes it.
+        seed: of the training.
+        shift: of the model's own scheduler.
+    """
+    generator = step_generator(part.step, seed=seed)
+    noise = torch.randn((batch_size, *clean.shape[1:]), generator=generator)
+    level = torch.sigmoid(torch.randn(batch_size, generator=generator))
+    level = shift * level / (1 + (shift - 1) * level)
+    noise, level = part.take(noise).to(clean.device), part.take(level).to(clean.device)
+    share = level.view(-1, 1, 1, 1)
+    noisy = (1 - share) * clean + share * noise
+    return Noised(clean=clean, noise=noise, timesteps=level, noisy=noisy)
+
+
+def flow_loss(noised: Noised, prediction: Tensor) -> Tensor:
+    """Return the mean squared error of a velocity (B, C, h, w); the true one is noise - image."""
+    return (prediction.float() - (noised.noise - noised.clean)).square().mean()
+
+
 def denoising_loss(
     scheduler: DDPMScheduler, noised: Noised, prediction: Tensor, *, snr_gamma: float | None
 ) -> Tensor:

@@ -268,7 +268,8 @@ def _key(tensor: Tensor) -> int:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return _FLOAT32 * sum(tensor.numel() for tensor in tensors)
+    sizes = ((tensor, tensor.numel()) for tensor in tensors)
+    return sum(n * (t.element_size() if t.is_floating_point() else _FLOAT32) for t, n in sizes)
 
 
 def _largest(groups: Iterable[Iterable[Tensor]]) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from factory.atomic import new_folder
 from factory.models.generator import BASE_FOLDER, LORA_FOLDER, Generator
-from factory.models.lora import Lora, LoraNotes, fuse_lora, open_lora, save_lora
+from factory.models.lora import PARTS, Lora, LoraNotes, fuse_lora, open_lora, save_lora
 
 
 def write_adapters(
@@ -98,7 +98,8 @@ class Adapted:
     def _parameters(self) -> dict[str, Tensor]:
         return {
             f"{part}.{name}": parameter
-            for part in ("unet", "text_encoder")
+            for part in PARTS
+            if getattr(self._pipeline, part, None) is not None
             for name, parameter in getattr(self._pipeline, part).named_parameters()
         }
 

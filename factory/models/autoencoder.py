@@ -1,6 +1,6 @@
 """Autoencoders: images (B, 3, H, W) in [-1, 1] to latents (B, C, H/4, W/4); a small KL one."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
@@ -51,6 +51,22 @@ def shrinkage(autoencoder: Autoencoder) -> int:
     """Return how many pixels wide a place of the latents is."""
     levels: int = len(autoencoder.config.block_out_channels)
     return int(2 ** (levels - 1))
+
+
+def scaled(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Return what a denoiser sees of an autoencoder's latents (B, C, h, w): about unit variance.
+
+    By its own mean and deviation of every channel, or by its shift and scaling factor; one without
+    a shift is scaled alone.
+    """
+    config = autoencoder.config
+    shift: Any = getattr(config, "shift_factor", None) or 0.0
+    deviation: Any = 1.0
+    told = [getattr(config, f"latents_{name}", None) for name in ("mean", "std")]
+    if None not in told:
+        shift, deviation = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in told)
+    found: Tensor = (latents - shift) * config.scaling_factor / deviation
+    return found
 
 
 def last_weights(autoencoder: Autoencoder) -> Tensor:

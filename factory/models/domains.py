@@ -17,6 +17,7 @@ from factory.atomic import new_folder
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError, ModelError
 from factory.method import invertible_methods
+from factory.models.families import STABLE_DIFFUSION
 from factory.models.folder import MANIFEST, read_json
 from factory.models.generator import DOMAINS, EMBEDDED, Generator, find_generator, open_generator
 
@@ -40,7 +41,7 @@ class Domain:
     @property
     def weights(self) -> Path:
         """The folder that holds its U-Net and autoencoder."""
-        return (self.generator.base() if self.generator.adapters else self.generator).folder
+        return self.generator.weights
 
 
 def domains_of(generator: Generator) -> dict[str, Domain]:
@@ -148,6 +149,26 @@ def check_fit(domains: list[Domain]) -> None:
                     )
 
 
+def check_invertible(domain: Domain) -> None:
+    """Refuse a domain whose images cannot be carried back to noise.
+
+    Raises:
+        ModelError: of another method, or of a family that is drawn as a whole.
+    """
+    known = invertible_methods()
+    if domain.generator.method not in known:
+        raise ModelError(
+            f"domain {domain.name!r} is drawn by method {domain.generator.method!r}",
+            remedy=f"Bridge generators of {' or '.join(known)}",
+        )
+    if (family := domain.generator.family) is not STABLE_DIFFUSION:
+        raise ModelError(
+            f"domain {domain.name!r} is a generator of family {family.name}, whose images are not"
+            " carried back to noise here",
+            remedy=f"Bridge generators of {STABLE_DIFFUSION.name}, or trained here from scratch",
+        )
+
+
 def latent_space(folder: Path) -> str:
     """Return a digest of a generator's autoencoder: equal weights, however precisely stored."""
     from safetensors.torch import load_file
@@ -161,12 +182,7 @@ def latent_space(folder: Path) -> str:
 
 
 def _size(domain: Domain) -> dict[str, str]:
-    known = invertible_methods()
-    if domain.generator.method not in known:
-        raise ModelError(
-            f"domain {domain.name!r} is drawn by method {domain.generator.method!r}",
-            remedy=f"Bridge generators of {' or '.join(known)}",
-        )
+    check_invertible(domain)
     return {"size": f"{domain.generator.size_px} px"}
 
 

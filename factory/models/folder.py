@@ -17,7 +17,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".dill", ".joblib"
 UNSAFE = (*PICKLES, ".h5", ".msgpack", ".py")
 """Suffixes of pickles, other frameworks' weights and code: some loader might run them."""
 
-_DECIDING = (".safetensors", ".json", ".txt", ".model")
+_DECIDING = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _NOT_LOADED = ("safety_checker",)
 
 
@@ -115,6 +115,14 @@ def deciding_files(folder: Path) -> list[str]:
         for path in _files(folder)
         if path.suffix in _DECIDING and path.name != MANIFEST
     )
+
+
+def variant_of(folder: Path) -> str | None:
+    """Return which of a folder's weights are to be read: 'fp16' where only such are there."""
+    names = [path.name for path in folder.glob("*/*.safetensors")]
+    variants = {name.split(".")[-2].partition("-")[0] for name in names if name.count(".") > 1}
+    plain = any(name.count(".") == 1 for name in names)
+    return variants.pop() if len(variants) == 1 and not plain else None
 
 
 def _files(folder: Path) -> Iterator[Path]:

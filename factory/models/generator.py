@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from factory.digest import digest, digest_files
 from factory.errors import ConfigError, ModelError
+from factory.models.families import STABLE_DIFFUSION, Family, family_of, side_px
 from factory.models.folder import (
     INDEX,
-    MANIFEST,
     check_folder,
     deciding_files,
-    read_json,
     read_manifest,
 )
 from factory.real.field import Look, Shown
@@ -59,18 +58,29 @@ class Generator:
         """Side length of the images it was trained on.
 
         Raises:
-            ModelError: neither factory.json nor the U-Net's configuration says.
+            ModelError: neither factory.json nor the denoiser's configuration says.
         """
         if size_px := self.manifest.get("size_px"):
             return int(size_px)
-        path = self.folder / "unet" / "config.json"
-        side_latent = read_json(path).get("sample_size")
-        if not isinstance(side_latent, int):
-            raise ModelError(
-                f"{path} gives no sample_size ({side_latent!r})",
-                remedy=f"Write size_px, the side of the images, into {self.folder / MANIFEST}",
-            )
-        return 8 * side_latent
+        return side_px(self.folder)
+
+    @property
+    def weights(self) -> Path:
+        """The folder of its pipeline: its own, or that of the base that its LoRAs change.
+
+        Raises:
+            ModelError: the base is missing, see `base`.
+        """
+        return self.base().folder if self.adapters else self.folder
+
+    @property
+    def family(self) -> Family:
+        """What its pipeline needs to be drawn with and trained; our methods' are drawn by parts.
+
+        Raises:
+            ModelError: it draws no images from text alone, or its base is missing.
+        """
+        return family_of(self.weights) if self.method == "text" else STABLE_DIFFUSION
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -258,7 +268,7 @@ def _download(name: str, revision: str | None) -> Path:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"],
+                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
             )
         )
     except (OSError, ValueError) as error:

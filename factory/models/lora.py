@@ -28,6 +28,8 @@ from factory.models.generator import LORA_FILE
 from factory.models.shards import whole
 
 _log = logging.getLogger(__name__)
+PARTS = ("unet", "transformer", "text_encoder")
+"""Parts of a pipeline that a LoRA of ours changes."""
 
 
 def attach_lora(
@@ -88,13 +90,20 @@ def lora_tensors(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Tensor]:
     Sharded weights are gathered, so with FSDP every worker must call it. The text encoder's names
     start with 'text_model.', as files of the field do whatever the version of transformers.
     """
-    tensors = {}
-    for part, network in (("unet", unet), ("text_encoder.text_model", text_encoder)):
-        for name, value in network.named_parameters():
-            if ".lora_A." in name or ".lora_B." in name:
-                place = name.removeprefix("text_model.").replace(".default.", ".")
-                tensors[f"{part}.{place}"] = whole(value).detach().float().cpu().contiguous()
-    return tensors
+    return part_tensors("unet", unet) | part_tensors("text_encoder.text_model", text_encoder)
+
+
+def part_tensors(part: str, network: nn.Module) -> dict[str, Tensor]:
+    """Return the LoRA weights of one network, named as a `part` of its pipeline's file."""
+    return {
+        f"{part}.{name.removeprefix('text_model.').replace('.default.', '.')}": whole(value)
+        .detach()
+        .float()
+        .cpu()
+        .contiguous()
+        for name, value in network.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
 
 
 def folded_state(network: nn.Module, settings: LoraSettings) -> dict[str, Tensor]:
@@ -170,6 +179,8 @@ def save_lora(folder: Path, tensors: Mapping[str, Tensor], notes: LoraNotes) -> 
     """Write `folder/pytorch_lora_weights.safetensors` atomically; equal content, equal bytes."""
     settings = notes.settings
     adapters = {"unet": settings.unet_targets, "text_encoder": settings.text_targets}
+    if any(name.startswith("transformer.") for name in tensors):
+        adapters = {"transformer": settings.unet_targets}
     peft = {
         f"{part}.{key}": value
         for part, targets in adapters.items()
@@ -260,7 +271,7 @@ def _changes(pipeline: Any, lora: Lora) -> Iterator[tuple[Tensor, Tensor, Tensor
 
 def _weight(pipeline: Any, place: str) -> Tensor | None:
     part, _, name = place.partition(".")
-    network = getattr(pipeline, part, None) if part in ("unet", "text_encoder") else None
+    network = getattr(pipeline, part, None) if part in PARTS else None
     layers = dict(network.named_modules()) if network is not None else {}
     return lora_weight(layers.get(name) or layers.get(name.removeprefix("text_model.")))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from factory.models.families import STABLE_DIFFUSION
 from factory.models.folder import read_json
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -104,6 +105,8 @@ class Reading:
     """The words that are not, the one that is read in part among them; empty: none."""
     unknown: str
     """Letters that the tokenizer does not know, and reads as nothing."""
+    ids: tuple[int, ...]
+    """The tokens that are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,18 +146,32 @@ class Reader:
             read=read,
             cut=prompt[len(read) :].strip(),
             unknown="".join(unknown),
+            ids=tuple(ids if read == prompt else self.backend.encode(read).ids),
         )
 
 
-def open_reader(folder: Path) -> Reader | None:
-    """Return the reader of the tokenizer in a generator's folder; None: it has none.
+def open_reader(
+    folder: Path, tokens: Mapping[str, int | None] = STABLE_DIFFUSION.tokens
+) -> Reader | None:
+    """Return the reader of a generator's folder; None: it has none of these tokenizers.
+
+    Args:
+        folder: of its pipeline.
+        tokens: `Family.tokens`: tokenizers in the order in which they are looked for, and how many
+            tokens of a prompt are read; None: as many as a CLIP tokenizer's own files say.
 
     Raises:
         ModelError: its files are damaged.
     """
-    if not (folder / "tokenizer").is_dir():
+    name = next((name for name in tokens if (folder / name).is_dir()), None)
+    if name is None:
         return None
-    path = folder / "tokenizer" / "tokenizer.json"
+    path, most = folder / name / "tokenizer.json", tokens[name]
+    if most is not None:
+        from transformers import AutoTokenizer
+
+        known = AutoTokenizer.from_pretrained(path.parent, local_files_only=True)
+        return Reader(backend=known.backend_tokenizer, most=most, unknown_id=known.unk_token_id)
     if not path.is_file():  # Stable Diffusion's own files
         from transformers import CLIPTokenizer
 

@@ -62,7 +62,7 @@ class Engine:
             )
         base = generator.base() if generator.adapters else generator
         self._pipeline = pipeline = load_pipeline(base, dtype=dtype).to(self.device)
-        for network in (pipeline.unet, getattr(pipeline, "vae", None)):
+        for network in (getattr(pipeline, name, None) for name in ("unet", "vae")):
             if network is not None:  # 1.1 to 1.4 times faster on a CPU
                 network.to(memory_format=torch.channels_last)
         self._adapted = Adapted(pipeline, generator, base_model_id=base.model_id)

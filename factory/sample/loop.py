@@ -5,6 +5,7 @@ and then, and what lies between two climbs is a sampling of its own.
 """
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
@@ -36,7 +37,8 @@ def denoise(
         timesteps: a stretch of the solver's own.
         generators: one per image, for solvers that draw noise.
     """
-    extra = {} if generators is None else {"generator": list(generators)}
+    takes = generators is not None and "generator" in signature(solver.step).parameters
+    extra = {"generator": list(generators or ())} if takes else {}
     for timestep in solver.timesteps if timesteps is None else timesteps:
         scaled = solver.scale_model_input(state, timestep)
         state = solver.step(predict(scaled, timestep), timestep, state, **extra).prev_sample

@@ -14,6 +14,7 @@ from factory.errors import ConfigError
 from factory.gate.calibration import calibration_of, gates_for
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import sections
+from factory.models.families import GENERIC, is_guided, learnt_flow
 from factory.models.generator import Generator, find_generator
 from factory.models.prompts import open_reader
 from factory.sample.config import GenerateConfig
@@ -23,6 +24,7 @@ from factory.sample.quotas import Planning
 from factory.sample.recipe import Recipe
 from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
+from factory.sample.schedulers import OWN, check_fits
 
 SURELY_READ = 40
 """Letters of a prompt that are read by every tokenizer here: a token each, of 48 or 77."""
@@ -59,7 +61,7 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
             `check_bank`.
     """
     generator = find_generator(config.model, revision=config.revision)
-    config = with_classes(with_seed(config), generator)
+    config = with_scheduler(with_classes(with_seed(config), generator), generator)
     config = config if begun else with_gates(config, generator)
     said = check_prompts(config, generator, begun=begun)
     references = None if config.data is None else open_references(config.data, config.split)
@@ -141,6 +143,19 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
     return config.model_copy(update={"classes": {name: generator.prompts[name] for name in names}})
 
 
+def with_scheduler(config: GenerateConfig, generator: Generator) -> GenerateConfig:
+    """Return `config` with a scheduler: the generator's own, where it names none.
+
+    The default is for models of diffusion alone; one that learnt a flow, or is of no known family,
+    has its own.
+    """
+    if "scheduler" in config.model_fields_set:
+        return config
+    unknown = generator.family is GENERIC
+    own = unknown or learnt_flow(generator.weights)
+    return config.model_copy(update={"scheduler": OWN}) if own else config
+
+
 def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     """Return `config` with the thresholds that count, all named, and its tries.
 
@@ -162,7 +177,9 @@ def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) 
     Raises:
         ConfigError: with the words that would be cut.
     """
-    own, said = set(generator.prompts.values()), []
+    own, said = set(generator.prompts.values()), list[str]()
+    if not is_guided(generator.family, generator.weights):
+        said.append(f"guidance_scale is not used: {generator.name} does not ask for it")
     asked = [("negative_prompt", config.negative_prompt)] + [
         (name, prompt)
         for name, prompts in config.prompts.items()
@@ -174,10 +191,9 @@ def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) 
         if len(prompt) > SURELY_READ or not (prompt in own or _PLAIN.fullmatch(prompt))
     ]
     if not doubtful:
-        return []
-    whole = generator.base() if generator.adapters else generator
-    if (reader := open_reader(whole.folder)) is None:
-        return []
+        return said
+    if (reader := open_reader(generator.weights, generator.family.tokens)) is None:
+        return said
     for name, prompt in doubtful:
         found = reader.read(prompt)
         if found.cut and not begun and prompt not in own:
@@ -215,6 +231,11 @@ def make_plan(
     config = with_classes(config, generator)
     base = _base_recipe(config, generator)
     method = check_method(base.method, generator)
+    check_fits(
+        config.scheduler,
+        flow=learnt_flow(generator.weights),
+        num_inference_steps=config.num_inference_steps,
+    )
     options = method.resolved(parse_options(base.method, config.options), generator)
     planning = Planning(
         config=config,

@@ -19,7 +19,13 @@ class Solver:
     """It draws noise at every step, and so needs a generator per image."""
     walks: bool = True
     """It visits the levels that it is given, and so can start from an image and go back."""
+    flow: bool | None = False
+    """It is for models that learnt a flow; None: for whatever the model is."""
 
+
+OWN = "own"
+LCM_STEPS = 50
+"""Of the teacher that consistency models are distilled from: `original_inference_steps`."""
 
 SCHEDULERS: Mapping[str, Solver] = {
     "ddpm": Solver(kind="DDPMScheduler", noisy=True),
@@ -36,8 +42,14 @@ SCHEDULERS: Mapping[str, Solver] = {
     ),
     "unipc": Solver(kind="UniPCMultistepScheduler", settings={"timestep_spacing": "trailing"}),
     "pndm": Solver(kind="PNDMScheduler", settings={"skip_prk_steps": True}, walks=False),
+    "euler": Solver(
+        kind="EulerDiscreteScheduler", settings={"timestep_spacing": "trailing"}, walks=False
+    ),
+    "lcm": Solver(kind="LCMScheduler", noisy=True, walks=False),
+    "flow_euler": Solver(kind="FlowMatchEulerDiscreteScheduler", walks=False, flow=True),
+    OWN: Solver(kind="", noisy=True, walks=False, flow=None),
 }
-"""Name -> solver: a line here is all that a new one needs.
+"""Name -> solver: a line here is all that a new one needs. `OWN` is the folder's, as it stands.
 
 'trailing' spacing starts at pure noise, where a trajectory does start (S. Lin et al., Common
 Diffusion Noise Schedules and Sample Steps are Flawed, 2024, table 2).
@@ -57,16 +69,60 @@ def check_scheduler(name: str) -> str:
     return name
 
 
-def make_scheduler(name: str, training_config: Mapping[str, Any], num_inference_steps: int) -> Any:
-    """Return a fresh scheduler with its timesteps set.
+def check_fits(name: str, *, flow: bool, num_inference_steps: int) -> None:
+    """Raise where a scheduler is not for such a model, or cannot take so many steps.
+
+    Args:
+        name: a known one.
+        flow: whether the model learnt a flow.
+        num_inference_steps: of a drawing.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: naming those that are for it.
+    """
+    solver = SCHEDULERS[check_scheduler(name)]
+    if solver.flow is not None and solver.flow != flow:
+        kinds = ("a diffusion", "a flow from noise to images")
+        fitting = [n for n, s in SCHEDULERS.items() if s.flow in (None, flow)]
+        raise ConfigError(
+            f"scheduler {name!r} is for models that learnt {kinds[not flow]}, and this one learnt"
+            f" {kinds[flow]}",
+            remedy=f"Set scheduler to {' or '.join(fitting)}",
+        )
+    if name == "lcm" and num_inference_steps > LCM_STEPS:
+        raise ConfigError(
+            f"scheduler 'lcm' cannot take {num_inference_steps} steps: it was distilled from"
+            f" {LCM_STEPS}",
+            remedy=f"Set num_inference_steps to {LCM_STEPS} or fewer; 4 to 8 are usual",
+        )
+
+
+def new_scheduler(name: str, training_config: Mapping[str, Any]) -> Any:
+    """Return a fresh scheduler with the training schedule of a model, and no timesteps yet.
+
+    Raises:
+        ConfigError: unknown name, or the model's own is asked for and its files do not name it.
     """
     import diffusers
 
-    solver = SCHEDULERS[check_scheduler(name)]
-    kind = getattr(diffusers, solver.kind)
-    scheduler = kind.from_config(dict(training_config), **solver.settings)
+    solver, config = SCHEDULERS[check_scheduler(name)], dict(training_config)
+    kind = solver.kind or str(config.get("_class_name"))
+    if not hasattr(diffusers, kind):
+        raise ConfigError(
+            f"scheduler {name!r}: the model's own is {kind}, which diffusers has not",
+            remedy=f"Choose one of {', '.join(n for n in SCHEDULERS if n != OWN)}",
+        )
+    if solver.flow and "flow_shift" in config:  # as solvers that also know diffusion call it
+        config["shift"] = config["flow_shift"]
+    return getattr(diffusers, kind).from_config(config, **solver.settings)
+
+
+def make_scheduler(name: str, training_config: Mapping[str, Any], num_inference_steps: int) -> Any:
+    """Return a fresh scheduler with its timesteps set, see `new_scheduler`.
+
+    Raises:
+        ConfigError: see `new_scheduler`.
+    """
+    scheduler = new_scheduler(name, training_config)
     scheduler.set_timesteps(num_inference_steps)
     return scheduler

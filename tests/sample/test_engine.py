@@ -46,7 +46,7 @@ def test_loading_shows_no_bars_and_leaves_the_setting(
     assert logging.is_progress_bar_enabled() == before
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", [n for n, s in SCHEDULERS.items() if not s.flow])
 def test_a_slot_does_not_know_its_neighbours(
     engine: Engine, tiny: Generator, scheduler: str
 ) -> None:

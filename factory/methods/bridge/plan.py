@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.errors import ConfigError
-from factory.models.domains import domains_of
+from factory.models.domains import check_invertible, domains_of
 from factory.models.expert_file import read_notes
 from factory.models.generator import Generator
 from factory.sample.config import GenerateConfig
@@ -170,7 +170,10 @@ def _check(config: GenerateConfig, generator: Generator, options: BridgeOptions)
         raise ConfigError(
             f"scheduler {config.scheduler!r} cannot be run backwards", remedy="Set scheduler: ddim"
         )
-    methods = {domain.generator.method for domain in domains_of(generator).values()}
+    domains = domains_of(generator).values()
+    for domain in domains:
+        check_invertible(domain)
+    methods = {domain.generator.method for domain in domains}
     if options.away_from_source and methods != {"text"}:
         raise ConfigError(
             f"options.away_from_source needs prompts, generators of {', '.join(sorted(methods))}"

@@ -65,18 +65,8 @@ class Adaptation:
     def loss(self, material: Material, part: Part) -> dict[str, Tensor]:
         """Return the named losses of a part of a step; 'loss' is minimised."""
         training, seed = self.config.training, self.config.seed
+        mine, turns, prompts = chosen(self.config, material, part)
         assert material.latents is not None  # noqa: S101 -- for mypy: they are encoded before
-        indices = step_indices(
-            part.step, batch_size=training.batch_size, num_images=len(material.ids), seed=seed
-        )
-        places = part.take(range(training.batch_size))
-        rngs = [step_random(part.step, seed=seed, place=place) for place in places]
-        mine = [int(indices[place]) for place in places]
-        turns = [rng.randrange(material.latents.shape[1]) for rng in rngs]
-        prompts = [
-            "" if rng.random() < training.condition_dropout else self._prompt(material.labels[i])
-            for rng, i in zip(rngs, mine, strict=True)
-        ]
         noised = self._noised(material.latents[mine, turns], part, training.batch_size, seed)
         known = material.features
         return self._losses(noised, prompts, None if known is None else known[mine, turns])
@@ -131,6 +121,26 @@ class Adaptation:
             ),
             features=features,
         )
+
+
+def chosen(
+    config: FinetuneConfig, material: Material, part: Part
+) -> tuple[list[int], list[int], list[str]]:
+    """Return rows, turns and prompts of a part of a step; '' where the condition is dropped."""
+    training, seed = config.training, config.seed
+    assert material.latents is not None  # noqa: S101 -- for mypy: they are encoded before
+    indices = step_indices(
+        part.step, batch_size=training.batch_size, num_images=len(material.ids), seed=seed
+    )
+    places = part.take(range(training.batch_size))
+    rngs = [step_random(part.step, seed=seed, place=place) for place in places]
+    mine = [int(indices[place]) for place in places]
+    turns = [rng.randrange(material.latents.shape[1]) for rng in rngs]
+    prompts = [
+        "" if rng.random() < training.condition_dropout else config.prompt_of(material.labels[i])
+        for rng, i in zip(rngs, mine, strict=True)
+    ]
+    return mine, turns, prompts
 
 
 def adapt(

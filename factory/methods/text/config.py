@@ -53,6 +53,11 @@ class FinetuneConfig(MethodConfig):
     turns: bool = True
     """Show images under flips and quarter turns; only where up and down mean nothing."""
     lora: LoraSettings = LoraSettings()
+    lora_scale: float = Field(1.0, gt=0)
+    """By how much of its LoRAs the generator is drawn with where a job names no other scale."""
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen base, which a LoRA of other families than Stable Diffusion 1.x/2.x may have in
+    half the memory; the LoRA itself is in float32."""
     autoencoder: AutoencoderAdaptation = AutoencoderAdaptation()
     """Of the base, before anything else, where it cannot show such images. The base so made stands
     in the output, and a LoRA is for it."""
@@ -63,6 +68,11 @@ class FinetuneConfig(MethodConfig):
         if self.train == "lora" and self.attention_window is not None:
             raise ValueError("attention_window changes the whole network: set train: full")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        later = {"lora_scale": 1.0, "base_dtype": "float32"}
+        return without_later_keys(later, self, dump(self))
 
     @field_validator("prompt")
     @classmethod

@@ -24,7 +24,7 @@ from factory.finetune.data import Material, encoded, load_material, take_materia
 from factory.finetune.images import choose_images, val_images
 from factory.finetune.latents import TURNS
 from factory.finetune.memory import Sketch
-from factory.finetune.method import Follow, Task, Tell, task_of
+from factory.finetune.method import Follow, InTraining, Task, Tell, task_of
 from factory.finetune.plan import Plan, planned
 from factory.finetune.run import Result, figures_of, finished, manifest_of, sheet_of
 from factory.finetune.stages import check_seal, seal
@@ -32,15 +32,17 @@ from factory.finetune.train import follow_here
 from factory.finetune.workers import Workers
 from factory.methods.text.adapt import TextConditioned, adapt, described, text_samples, text_sketch
 from factory.methods.text.config import FinetuneConfig
+from factory.methods.text.lora import adapt_family, check_family, family_samples, family_sketch
 from factory.models.adapters import write_adapters
 from factory.models.card import adapted_licence, finetuned_card
-from factory.models.conditioning import check_text_parts, tokenize
+from factory.models.conditioning import check_text_parts
 from factory.models.export import write_generator
+from factory.models.families import STABLE_DIFFUSION
 from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
 from factory.models.lora import LoraNotes
 from factory.models.patch_autoencoder import PatchAutoencoder
-from factory.models.pipeline import load_pipeline
-from factory.models.prompts import Reader
+from factory.models.pipeline import load_autoencoder, load_pipeline
+from factory.models.prompts import Reader, open_reader
 from factory.models.windowed import set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
@@ -78,11 +80,10 @@ def prepare(
         # components of other cells (docs/studies/base.md).
         tell(f"autoencoder: that of {base.name} is of patches and needs no adapting")
         config = config.model_copy(update={"autoencoder": AutoencoderAdaptation()})
-    pipeline = load_pipeline(base)
-    check_text_parts(pipeline)
+    config, reader = checked(config, base)
     size_px = config.size_px or base.size_px
     learn = take_material(dataset, ids, split, size_px=size_px)
-    config = with_read_prompts(config, learn.class_names, pipeline.tokenizer, tell)
+    config = with_read_prompts(config, learn.class_names, reader, tell)
     held = val_images(dataset, split, learn.class_names)
     return planned(
         config,
@@ -96,6 +97,25 @@ def prepare(
     )
 
 
+def checked(config: FinetuneConfig, base: Generator) -> tuple[FinetuneConfig, Reader | None]:
+    """Return `config` with what the base's family decides, and what reads its prompts.
+
+    Raises:
+        ConfigError: a base whose parts do not belong together, or that is not trained so.
+        ModelError: it cannot be loaded.
+    """
+    if base.family is not STABLE_DIFFUSION:
+        return check_family(config, base), open_reader(base.folder, base.family.tokens)
+    if config.base_dtype != "float32":
+        raise ConfigError(
+            f"base_dtype {config.base_dtype!r}: a {STABLE_DIFFUSION.name} base learns in float32",
+            remedy="Leave base_dtype out; training.precision: bfloat16 computes in it",
+        )
+    pipeline = load_pipeline(base)
+    check_text_parts(pipeline)
+    return config, Reader.of(pipeline.tokenizer)
+
+
 def trains_first(plan: Plan) -> bool:
     """Whether the autoencoder of the base is still to be adapted."""
     return plan.config.autoencoder.steps > 0 and not _adapted_folder(plan).is_dir()
@@ -106,7 +126,7 @@ def first_stage(plan: Plan, *, device: str, follow: Follow) -> None:
     if plan.config.autoencoder.steps:
         adapt_autoencoder(plan, load_material(plan.learn), device=device, follow=follow)
     base = base_of(plan)
-    autoencoder = load_pipeline(base).vae
+    autoencoder = load_autoencoder(base)
     for path in (plan.learn, plan.held_out):
         if path is not None:
             encoded_part(plan, path, base, autoencoder, device=device)
@@ -159,7 +179,7 @@ def depends_on(plan: Plan, target: str) -> Mapping[str, Any] | None:
 
 def _depends_on(plan: Plan, target: str, base: Generator) -> Mapping[str, Any]:
     config, part = plan.config, _part(load_material(plan.learn), target)
-    unused = {"cluster", "validation", "name", "autoencoder"}
+    unused = {"cluster", "validation", "name", "autoencoder", "lora_scale"}
     found: dict[str, Any] = config.model_dump(mode="json", exclude=unused)
     if config.autoencoder.steps:
         found |= {"base": str(base.folder), "revision": None}
@@ -173,21 +193,27 @@ def _depends_on(plan: Plan, target: str, base: Generator) -> Mapping[str, Any]:
 def task(plan: Plan, target: str, workers: Workers) -> Task:
     """Return the base ready to be trained on the images of a target."""
     config, base = plan.config, base_of(plan)
-    pipeline = load_pipeline(base)
-    encode = partial(encoded_part, plan, base=base, autoencoder=pipeline.vae, device=workers.device)
+    pipeline = load_pipeline(base, dtype=config.base_dtype)
+    half = config.base_dtype != "float32"
+    vae = load_autoencoder(base) if half else pipeline.vae
+    encode = partial(encoded_part, plan, base=base, autoencoder=vae, device=workers.device)
     everything = encode(plan.learn)
     learn = _part(everything, target)
     held_out = _part(encode(plan.held_out), target) if plan.held_out else None
-    adaptation = adapt(
-        pipeline, config, everything.class_names, expert=expert_of(config), workers=workers
-    )
-
+    names = everything.class_names
+    training: InTraining
+    if base.family is STABLE_DIFFUSION:
+        training = adapt(pipeline, config, names, expert=expert_of(config), workers=workers)
+        sample = text_samples(training, learn.images.shape[1])
+    else:
+        training = adapt_family(pipeline, base, config, names, workers=workers)
+        sample = family_samples(training)
     return task_of(
-        adaptation,
+        training,
         learn,
         held_out,
         depends_on=_depends_on(plan, target, base),
-        sample=text_samples(adaptation, learn.images.shape[1]),
+        sample=sample,
         rows=learn.class_names,
     )
 
@@ -209,7 +235,7 @@ def export(plan: Plan) -> Generator:
         base=base.manifest.get("name", config.base) if made_here else config.base,
         base_revision=config.revision,
         base_model_id=base.model_id,
-        lora_scale=1.0,
+        lora_scale=config.lora_scale,
         licence=adapted_licence(base.manifest),
     )
     folder, pictures = plan.output / "generator", sheet_of(results)
@@ -235,7 +261,9 @@ def export(plan: Plan) -> Generator:
 
 def sketch(config: FinetuneConfig, learn: Material | None) -> Sketch:
     """Return the network on paper; the base may be a folder of configurations alone."""
-    return text_sketch(config, described(config), learn)
+    base = described(config)
+    of_family = text_sketch if base.family is STABLE_DIFFUSION else family_sketch
+    return of_family(config, base, learn)
 
 
 def _notes(config: FinetuneConfig, base: Generator, part: Material) -> LoraNotes:
@@ -352,16 +380,23 @@ def _adaptation(plan: Plan, learn: Material) -> dict[str, Any]:
 def with_read_prompts(
     config: FinetuneConfig,
     class_names: Sequence[str],
-    tokenizer: Any,
+    reader: Reader | None,
     tell: Callable[[str], object],
 ) -> FinetuneConfig:
     """Return `config` with prompts of which every word is read; `tell` hears what is left out.
 
+    Args:
+        config: of the training.
+        class_names: whose prompts are asked for.
+        reader: of the base; None where nobody knows how it reads.
+        tell: gets lines.
+
     Raises:
         ConfigError: classes that one LoRA, or the whole network, could not tell apart.
     """
-    reader, used = Reader.of(tokenizer), dict[str, str]()
-    tokens: dict[tuple[int, ...], str] = {}
+    if reader is None:
+        return config
+    used, tokens = dict[str, str](), dict[tuple[int, ...], str]()
     for name in class_names:
         found = reader.read(config.prompt_of(name))
         if found.cut:
@@ -372,8 +407,7 @@ def with_read_prompts(
             )
         elif found.unknown:
             tell(f"{name}: the base does not know the letters {found.unknown!r} of its prompt")
-        ids = tuple(tokenize(tokenizer, [found.read])[0].tolist())
-        same = tokens.setdefault(ids, name)
+        same = tokens.setdefault(found.ids, name)
         if same != name and not config.separate:
             raise ConfigError(
                 f"classes {same!r} and {name!r} have prompts that the base reads alike:"
