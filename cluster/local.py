@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 HOST = "127.0.0.1"
-START_SECONDS = 90
+START_SECONDS = 180
+UP, TOO_BUSY = "Ray runtime started", "timed out during startup"  # words of `ray start`
 JOB_STOP_SECONDS = 20  # within which a job that is stopped records where it stands
 STOP_SECONDS = 3  # after a stream, Ray waits half a minute for workers that have nothing left
 EXCLUDES = ["tests", "runs", "*-catalog"]
@@ -66,14 +67,28 @@ def ray_head() -> Iterator[Head]:
 
     A head that ended by itself in between says why on stderr.
     """
-    from factory.sample.session import PATIENCE
-
-    port, dashboard, client, agent = free_ports(4)
     # A token of this head's own: other users of the machine cannot submit to it.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # A folder of its own: a trace in the usual one would make later `ray.init()` calls wait for us.
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="ray") as folder:
-        head = subprocess.Popen(
+        process, head = _start_patiently(folder, log, token)
+        try:
+            yield head
+        finally:
+            if process.poll() is not None:
+                print(f"error: the Ray head ended by itself.\n{_tail(log)}", file=sys.stderr)
+            _stop(process)
+
+
+def _start_patiently(
+    folder: str, log: IO[bytes], token: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], Head]:
+    """Return a head that is up; where the machine was too busy for one, the next that is."""
+    from factory.sample.session import STARTS
+
+    for attempt in range(STARTS):
+        port, dashboard, client, agent = free_ports(4)
+        process = subprocess.Popen(
             [
                 str(Path(sys.executable).parent / "ray"),
                 "start",
@@ -90,41 +105,61 @@ def ray_head() -> Iterator[Head]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={
-                **PATIENCE,
-                "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
-                **os.environ,
-                **token,
-                "RAY_USAGE_STATS_ENABLED": "0",
-            },
+            env=_environment(token),
         )
         try:
-            _wait_for(dashboard, head, log)
-            yield Head(
-                dashboard=f"http://{HOST}:{dashboard}",
-                address=f"{HOST}:{port}",
-                pid=head.pid,
-                token=token,
-            )
-        finally:
-            if head.poll() is not None:
-                print(f"error: the Ray head ended by itself.\n{_tail(log)}", file=sys.stderr)
-            _stop(head)
+            if _comes_up(dashboard, process, log):
+                place = Head(
+                    dashboard=f"http://{HOST}:{dashboard}",
+                    address=f"{HOST}:{port}",
+                    pid=process.pid,
+                    token=token,
+                )
+                return process, place
+        except BaseException:  # Ctrl-C too: nothing that was started here stays
+            _stop(process)
+            raise
+        _stop(process)
+        if TOO_BUSY not in _told(log) or attempt + 1 == STARTS:
+            sys.exit(f"error: Ray did not start.\n{_tail(log)}")
+        print("this machine is too busy for Ray to start within its time; trying again ...")
+        log.seek(0)  # where the next one writes
+        log.truncate()
+    raise AssertionError("a head that did not start ended above")
+
+
+def _environment(token: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a head and its jobs."""
+    from factory.sample.session import PATIENCE
+
+    return {
+        **PATIENCE,
+        "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
+        **os.environ,
+        **token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",  # else what it says lies in a buffer
+    }
 
 
 def _tail(log: IO[bytes]) -> str:
-    log.seek(0)
-    return log.read().decode(errors="replace")[-2000:]
+    return _told(log)[-2000:]
 
 
-def _wait_for(port: int, head: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+def _told(log: IO[bytes]) -> str:
+    # Not by seek and read: the head writes at the same place of the same file.
+    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
+
+
+def _comes_up(dashboard: int, process: subprocess.Popen[bytes], log: IO[bytes]) -> bool:
+    """Return whether the head says that it runs, and its dashboard answers, in time."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and head.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)) == 0:
-                return
+            if UP in _told(log) and probe.connect_ex((HOST, dashboard)) == 0:
+                return True
         time.sleep(0.3)
-    sys.exit(f"error: Ray did not start.\n{_tail(log)}")
+    return False
 
 
 def _stop(head: subprocess.Popen[bytes]) -> None:

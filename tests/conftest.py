@@ -12,6 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two pools on two 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # a thread that spins takes the core of its neighbour
+# Ray starts workers at niceness 15: beside tests that compute, they would wait for these to end.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

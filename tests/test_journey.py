@@ -41,9 +41,10 @@ SHORTER = {
     "evaluate --config evaluate_segment": f"--without-ray --set seeds=[0,1] {LEARNER}"
     " --set learner.channels=[8,16,16]",
     "evaluate": "--without-ray --set seeds=[0,1] --set learner.size_px=32",
-    "sweep": f"--set trials=1 --set start=[] --set seeds=[0] --set final_seeds=[0,1] {LEARNER}"
+    "sweep": "--set trials=1 --set start=[] --set seeds=[0] --set final_seeds=[0,1]"
+    " --set learner.size_px=32"
     " --set generate.num_images=40 --set generate.num_inference_steps=2 --set generate.gates=null"
-    " --set 'space={{arm.per_class: {{choices: [2]}}}}' --set learner.backbone=test_resnet"
+    " --set 'space={{arm.ratio: {{choices: [0.5]}}}}' --set learner.backbone=colours"
     # the tests' common Ray stands where it was started, not in the stranger's folder
     " --catalog {home}/my-catalog --set generate.model={home}/runs/mine/generator",
 }

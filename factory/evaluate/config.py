@@ -304,11 +304,10 @@ class StudyConfig(Frozen):
         if self.baseline is not None and self.baseline not in self.controls:
             raise ValueError(f"baseline: choose a control of {', '.join(self.controls)}")
         if self.primary is not None:
-            arm, _, control = self.primary.partition(" minus ")
-            if arm not in self.arms or control not in (*self.controls, *self.bounds):
+            arm, _, other = self.primary.partition(" minus ")
+            if arm == other or not {arm, other} <= self.arms.keys():
                 raise ValueError(
-                    "primary: write 'ARM minus CONTROL', of arms"
-                    f" {', '.join(self.arms)} and controls {', '.join(self.controls)}"
+                    f"primary: write 'ARM minus ARM', of {', '.join(self.arms)}: mostly a control"
                 )
         strange = [n for n, a in self.arms.items() if isinstance(a, OF_PROBES) or a.strong]
         if strange and not isinstance(self.learner, Probe):

@@ -169,7 +169,7 @@ def make_report(
     comparisons = {
         arm: {
             c: compare(tallies[arm], tallies[c], task.score)
-            for c in (*config.controls, *config.bounds)
+            for c in config.arms
             if c in (*config.controls_of(arm), *config.bounds_of(arm)) or [arm, c] == named
         }
         for arm in (*config.mixed, *({named[0]} - {"", *config.mixed}))

@@ -21,7 +21,7 @@ SCORES = tuple(name for name in SAMPLES.names if name.endswith("_score"))
 """Columns of the catalog that `gate.` axes may name."""
 GROWING = ("trials", "final_seeds")
 """Keys of a search that may change when it goes on."""
-WINNER, TRIED, DUPLICATE = "winner", "tried", "duplicate"
+WINNER, TRIED, DUPLICATE, DEFAULT = "winner", "tried", "duplicate", "default"
 
 
 class Choices(Frozen):
@@ -92,7 +92,9 @@ class SweepConfig(Frozen):
     """What the winner is held against in the end, beside real images repeated to its size."""
     space: Mapping[str, Axis] = Field(min_length=1)
     start: tuple[Mapping[str, Value], ...] = ()
-    """Points to begin with, such as published recipes: a value for every axis each."""
+    """Points to begin with, such as published recipes: a value for every axis each. The first is
+    what everybody would have taken: the winner is tested against it too, under its name 'default'.
+    """
     trials: int = Field(60, ge=1)
     objective: Literal["score", "score_and_size"] = "score"
     """The mean validation score, or that and the number of synthetic images, fewer being better."""
@@ -104,9 +106,10 @@ class SweepConfig(Frozen):
     """Of the winner and the controls on the test part."""
     shots: int | None = Field(None, ge=1)
     shots_seed: int | None = Field(None, ge=0)
+    draws: int | None = Field(None, ge=2, le=1000)
     equal_information: bool = True
     without: tuple[str, ...] = ()
-    """These four as in a study."""
+    """These five as in a study."""
     synthetic: SyntheticChoice = SyntheticChoice()
     seed: int = Field(0, ge=0)
     """Of the search."""
@@ -117,7 +120,7 @@ class SweepConfig(Frozen):
             raise ValueError("generate.seed: fix it, so that images are found again")
         if isinstance(self.arm, CONTROLS):
             raise ValueError("arm: choose one with synthetic images, e.g. add")  # noqa: TRY004
-        if taken := sorted({WINNER, TRIED, DUPLICATE} & self.controls.keys()):
+        if taken := sorted({WINNER, TRIED, DUPLICATE, DEFAULT} & self.controls.keys()):
             raise ValueError(f"controls: {taken[0]} is the name of another arm")
         for point in self.start:
             if other := sorted(point.keys() ^ self.space.keys()):
@@ -202,7 +205,7 @@ def study_of(
     config: SweepConfig, setting: Setting, run_id: str, *, arm_name: str, final: bool
 ) -> StudyConfig:
     """Return the study of a point: its arm beside real images alone, or in the end all controls."""
-    same = {"shots", "shots_seed", "equal_information", "without"}
+    same = {"shots", "shots_seed", "draws", "equal_information", "without"}
     stored = config.model_dump(mode="json", include=same)
     arms: dict[str, Design] = {arm_name: setting.arm}
     controls: dict[str, Design] = dict(config.controls) if final else {"real": Real()}
@@ -217,3 +220,34 @@ def study_of(
         synthetic=config.synthetic.model_copy(update={"where": where}),
         **stored,
     )
+
+
+def beside_default(
+    study: StudyConfig, config: SweepConfig, drawn: Mapping[str, tuple[Setting, str]]
+) -> StudyConfig:
+    """Return the last study with a second arm, as the first starting point would have it.
+
+    Args:
+        study: of the winner and the controls.
+        config: of the search.
+        drawn: of `WINNER` and `DEFAULT`, what they mean and the run that drew for them.
+    """
+    arms = {
+        name: setting.arm.model_copy(update={"where": setting.where(run, _own_where(setting))})
+        for name, (setting, run) in drawn.items()
+    }
+    runs = ", ".join(sorted({f"'{run}'" for _, run in drawn.values()}))
+    kept = [f"({config.synthetic.where})"] if config.synthetic.where else []
+    where = " AND ".join([f"run_id IN ({runs})", *kept])
+    return study.model_copy(
+        update={
+            "arms": {**study.arms, **arms},
+            "synthetic": config.synthetic.model_copy(update={"where": where}),
+            "primary": f"{WINNER} minus {DEFAULT}",
+        }
+    )
+
+
+def _own_where(setting: Setting) -> str | None:
+    found: str | None = getattr(setting.arm, "where", None)
+    return found

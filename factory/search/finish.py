@@ -8,10 +8,11 @@ from pathlib import Path
 
 from factory.atomic import write_text
 from factory.config import to_yaml
+from factory.evaluate.config import StudyConfig
 from factory.evaluate.study import plan_study
 from factory.evaluate.study_report import Part, StudyReport, Table, as_markdown, parts_of
 from factory.evaluate.study_run import Execute, Tell, record_study, run_study
-from factory.search.config import WINNER, study_of
+from factory.search.config import DEFAULT, WINNER, Setting, beside_default, study_of
 from factory.search.objective import Draw, Ground, setting_of
 from factory.search.trials import Trial, short
 
@@ -61,16 +62,14 @@ def finish(
     workers: int | None = None,
     tell: Tell | None = None,
 ) -> Outcome:
-    """Test the best point against the controls, and write what the search found into the output.
+    """Test the best point against the controls and the first starting point, and write all down.
 
     `best.yaml` is a job that `jobs/generate_wbc.py` takes: how the winner's images are drawn.
 
     Raises:
         FactoryError: see `plan_study` and `run_study`.
     """
-    setting = setting_of(ground, trials[0].point)
-    run_id, _ = draw(setting)
-    study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
+    study, setting = _last_study(ground, trials[0], draw)
     planned = plan_study(study, ground.inputs())
     place = ground.output / "final"
     report = run_study(planned, place, execute, workers=workers, tell=tell)
@@ -86,6 +85,23 @@ def finish(
     write_text(ground.output / "sweep.json", json.dumps(stored, indent=1) + "\n")
     write_text(ground.output / "sweep.md", as_markdown(summary(ground, outcome)))
     return outcome
+
+
+def _last_study(ground: Ground, best: Trial, draw: Draw) -> tuple[StudyConfig, Setting]:
+    """Return the study that touches the test part, and what the best point means.
+
+    The default stands beside the winner where the two are not one, and one learner serves both.
+    """
+    setting = setting_of(ground, best.point)
+    run_id, _ = draw(setting)
+    study = study_of(ground.config, setting, run_id, arm_name=WINNER, final=True)
+    if not ground.config.start:
+        return study, setting
+    default = setting_of(ground, ground.config.start[0])
+    if default == setting or default.learner != setting.learner:
+        return study, setting
+    drawn = {WINNER: (setting, run_id), DEFAULT: (default, draw(default)[0])}
+    return beside_default(study, ground.config, drawn), setting
 
 
 def summary(ground: Ground, outcome: Outcome, *, shown: int = 10) -> Iterator[Part]:

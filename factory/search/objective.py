@@ -133,11 +133,11 @@ def check_plans(ground: Ground) -> list[int]:
 def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
     """Return what the search will cost, as far as it is known, and what its test can show."""
     config, size = ground.config, num_points(ground.config)
-    trainings = len(config.seeds) * len(ground.splits)
+    trainings = len(config.seeds) * len(ground.splits) * (config.draws or 1)
     points = "" if size is None else f" of {counted(size, 'point')}"
     trials = config.trials if size is None else min(config.trials, size)
-    arms = len(config.controls) + 2
-    final = arms * len(config.final_seeds) * len(ground.splits)
+    arms = len(config.controls) + 2 + bool(config.start)
+    final = arms * len(config.final_seeds) * len(ground.splits) * (config.draws or 1)
     axes = sorted(key for key in config.space if key.startswith("generate."))
     each = f", for each way of drawing ({', '.join(axes)})" if axes else ""
     return [

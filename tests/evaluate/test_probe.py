@@ -308,7 +308,7 @@ def test_a_study_of_draws_says_how_many_before_it_begins(cells):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"primary": "mixed minus nobody"}, "ARM minus CONTROL"),
+        ({"primary": "mixed minus nobody"}, "ARM minus ARM"),
         ({"shots": None}, "draws: of which shots"),
         ({"arms": {**ARMS, "none": {"design": "real", "shots": 0}}}, "1 or more"),
     ],

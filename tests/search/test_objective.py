@@ -126,7 +126,7 @@ def test_the_seed_of_drawing_must_be_fixed(stored: dict[str, Any]) -> None:
 def test_plans_are_checked_without_a_drawing(ground: Ground, split: Split) -> None:
     assert check_plans(ground) == [25, 25]
     lines = told_plans(ground, [25, 25])
-    assert lines[0].startswith("5 trials, each of up to 2 trainings; then 8 trainings")
+    assert lines[0].startswith("5 trials, each of up to 2 trainings; then 10 trainings")
     for changes, message in (
         ({"splits": (replace(split, seed=9),)}, "no synthetic image may be used"),
         (
@@ -189,6 +189,30 @@ def test_only_classes_of_the_real_images_are_drawn(
     mapped = {"synthetic": {"classes": {"another": cells.class_names[0]}}}
     merged = changed(replace(ground, config=config), **mapped)
     assert check_plans(replace(ground, config=merged)) == [25, 25]
+
+
+def test_the_winner_is_tested_beside_what_everybody_takes(ground: Ground) -> None:
+    default = ground.config.start[0]
+    found = finish(ground, [trial_at(default)], drawer(ground), execute_here).report
+    assert "default" not in found.arms
+    won = replace(ground, output=ground.output / "won")
+    best = trial_at({**default, "arm.per_class": 1, "generate.guidance_scale": 1})
+    report = finish(won, [best], drawer(ground), execute_here).report
+    assert {name: report.arms[name].num_synthetic for name in ("winner", "default")} == {
+        "winner": 5, "default": 20
+    }  # fmt: skip
+    assert "default" in str(report.primary_verdict)
+    assert "default" in report.comparisons["winner"]
+    by_run = sql(Catalog(ground.catalog), "SELECT run_id, count(*) AS n FROM samples GROUP BY 1")
+    assert by_run["n"].to_pylist() == [25, 25]  # each arm had the images of its own run
+
+
+def test_shots_are_drawn_several_times_where_asked(ground: Ground) -> None:
+    few = changed(ground, shots=2, draws=3, equal_information=False)
+    run_id, _ = drawer(ground)(setting_of(replace(ground, config=few), few.start[0]))
+    planned = plan_trial(replace(ground, config=few), setting_at(few, few.start[0]), run_id)
+    assert len({unit.draw for unit in planned.units}) == 3
+    assert len(planned.units) == 6
 
 
 def trial_at(point: Point) -> Trial:
@@ -286,4 +310,5 @@ def test_a_search_comes_back_from_its_file(ground: Ground, tmp_path) -> None:
 
     (tmp_path / "sweep.yaml").write_text(to_yaml(ground.config))
     assert load_config(SweepConfig, tmp_path / "sweep.yaml") == ground.config
-    check_space(load_config(SweepConfig, "wbc_sweep"))
+    for preset in ("wbc_sweep", "polyp_sweep"):
+        check_space(load_config(SweepConfig, preset))

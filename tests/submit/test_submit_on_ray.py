@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,8 +98,7 @@ def test_an_interrupted_submit_leaves_the_job_running(head: Head, project: Path)
 
     process = start(head, project, "--", "jobs/wait.py")
     assert process.stdout is not None
-    while "waiting" not in process.stdout.readline():
-        time.sleep(0.05)
+    assert any("waiting" in line for line in process.stdout), finish(process)
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
     assert status == 130, err
