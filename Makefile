@@ -7,6 +7,9 @@ CATALOG ?= $(CURDIR)/wbc-catalog
 IMAGES ?= 320
 
 export RAY_USAGE_STATS_ENABLED = 0
+# Many containers forbid Python to keep what it compiled; every process of a test or of Ray then
+# compiles torch and diffusers anew, 20 s each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: wbc check test test-ray test-stored test-rest test-all fuzz lint bench clean
 
@@ -51,6 +54,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'import diffusers.loaders, ray.data, torch, transformers' # compiled once, and no more than is used
 	@touch $@
 
 clean: ## remove the environment and caches, never a catalog

@@ -106,6 +106,8 @@ class _Drawing(Arm):
     """Of the weight of all rows, that real ones have together; null: what follows from the rows."""
     shuffled_labels: bool = False
     """Give the synthetic images each other's labels: what then still helps was not their label."""
+    hard_labels: bool = False
+    """Give each synthetic image its likeliest class alone: the arm beside one of soft labels."""
     where: str | None = None
     """SQL condition on the columns of `samples`: which of the study's synthetic images."""
 
@@ -172,6 +174,7 @@ LATER_OF_ARMS: Mapping[str, Any] = {
     "shots": None,
     "real_share": None,
     "shuffled_labels": False,
+    "hard_labels": False,
     "where": None,
 }
 """Keys that arms learnt later, and what they say of an arm that does not use them."""
@@ -206,6 +209,8 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
             rows = _rows(name, arm, stock.where(getattr(arm, "where", None)), made)
         if isinstance(arm, _Drawing) and arm.shuffled_labels:
             rows = _shuffled(rows, stock)
+        if isinstance(arm, _Drawing) and arm.hard_labels:
+            rows = [replace(row, soft_label=_hardened(row)) for row in rows]
         if (share := getattr(arm, "real_share", None)) is not None:
             rows = _shared(rows, share)
         made[name] = Manifest(
@@ -287,6 +292,12 @@ def _shuffled(rows: Sequence[Row], stock: Stock) -> list[Row]:
     given = sorted(drawn, key=lambda row: digest(["label", stock.seed, row.id]))
     labels = {own.id: other.soft_label for own, other in zip(drawn, given, strict=True)}
     return [replace(row, soft_label=labels.get(row.id, row.soft_label)) for row in rows]
+
+
+def _hardened(row: Row) -> tuple[float, ...]:
+    """Return 1 for the likeliest class of a row, the first of equal ones, and 0 for the others."""
+    likeliest = row.soft_label.index(max(row.soft_label))
+    return tuple(float(index == likeliest) for index in range(len(row.soft_label)))
 
 
 def _shared(rows: list[Row], share: float) -> list[Row]:

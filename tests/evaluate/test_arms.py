@@ -84,6 +84,19 @@ def test_real_rows_are_certain_and_synthetic_ones_keep_label_and_weight():
     assert (rows[True].soft_label, rows[True].weight) == ((0.1, 0.1, 0.8), 0.25)
 
 
+def test_hard_labels_are_the_likeliest_class_and_change_nothing_else():
+    soft, hard = (
+        arms(it={"design": "add", "per_class": 3, "hard_labels": h})["it"] for h in (False, True)
+    )
+    assert [row.id for row in soft.rows] == [row.id for row in hard.rows]
+    assert all(sorted(row.soft_label) == [0, 0, 1] for row in hard.rows)
+    likeliest = [
+        [r.soft_label.index(max(r.soft_label)) for r in made.rows] for made in (soft, hard)
+    ]
+    assert likeliest[0] == likeliest[1]
+    assert soft.digest != hard.digest
+
+
 def test_images_made_from_a_real_one_come_with_it():
     made = arms(it={"design": "per_reference", "alpha": 0.5, "r": 1})["it"]
     references = {d.id: d.reference_ids[0] for d in DRAWN}

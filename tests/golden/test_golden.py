@@ -128,6 +128,13 @@ def resumed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+ONE_STEP_FEWER = {"text": 1.8e-9, "class_conditional": 2.3e-7, "pairs": 1.2e-5, "base": 1.5e-4}
+"""Root mean square by which all weights differ after seven steps instead of eight. Processors
+differ by less: 4e-10, 3e-8, 0 and 2e-5 (a base trains in bfloat16 where the processor has it). The
+largest difference of one weight says nothing: where a gradient is rounding alone, Adam moves it by
+a whole learning rate, and rounding decides where to."""
+
+
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     golden: Path, method: str, resumed: list[int]
@@ -135,7 +142,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     found = train(method, Path("trainings") / method)
     assert resumed == [STOPPED_AT - 1]  # the checkpoint of its last step was not yet on disk
     kept = open_generator(golden / "trainings" / f"{method}-trained")
-    _check_alike(found, kept)
+    _check_alike(found, kept, method)
 
 
 def test_a_base_that_was_killed_goes_on_to_the_same_weights(
@@ -143,14 +150,15 @@ def test_a_base_that_was_killed_goes_on_to_the_same_weights(
 ) -> None:
     found = pretrain(Path("trainings/base"))
     assert resumed == [STOPPED_AT - 1]
-    _check_alike(found, open_generator(golden / "trainings" / "base-trained"))
+    _check_alike(found, open_generator(golden / "trainings" / "base-trained"), "base")
 
 
-def _check_alike(found: Generator, kept: Generator) -> None:
+def _check_alike(found: Generator, kept: Generator, method: str) -> None:
     own, theirs = weights(found.folder), weights(kept.folder)
     assert own.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(own[name], tensor, atol=2e-4, rtol=0)
+    squares = sum(float((own[n].double() - t.double()).square().sum()) for n, t in theirs.items())
+    apart = (squares / sum(tensor.numel() for tensor in theirs.values())) ** 0.5
+    assert apart < ONE_STEP_FEWER[method] / 3
     assert found.manifest["class_names"] == kept.manifest["class_names"]
 
 
