@@ -14,6 +14,8 @@ from factory.terminal import tell_driver
 REPORT_STEPS, EARLY_STEPS = 50, 5
 NOTICE_SECONDS = 5.0
 """Between two questions whether a node is about to go; Ray looks as often itself."""
+ROOM_SECONDS = 10.0
+"""Between two looks whether the cluster has grown while targets wait for room."""
 
 
 def train_on_ray(
@@ -77,14 +79,19 @@ def train_side_by_side(
 ) -> None:
     """Run `work({"output": ..., "target": ..., ...})` on a group of workers for every target.
 
-    As many groups at a time as the cluster has room for; see `train_on_ray` and `turn_of`.
+    As many groups at a time as the cluster has room for, since each brings processes of Ray Train
+    beside its workers; see `train_on_ray` and `turn_of`. Where there are several machines one group
+    more waits: what makes an autoscaler add another.
 
     Raises:
         FactoryError: what the first of them raised, when all others have ended.
     """
     import ray
 
-    abreast = str(groups_abreast(cluster, ray.cluster_resources()))
+    def room() -> int:
+        return groups_abreast(cluster, ray.cluster_resources())
+
+    abreast = str(room())
 
     def one(target: str) -> None:
         train_on_ray(
@@ -96,7 +103,13 @@ def train_side_by_side(
         )
 
     waits = ray.remote(num_cpus=0)(one)  # the workers that it starts reserve what they need
-    started = [waits.remote(target) for target in targets]
+    started: list[Any] = []
+    running: list[Any] = []
+    for target in targets:
+        while running and len(running) >= room() + (len(ray.nodes()) > 1):
+            running = ray.wait(running, timeout=ROOM_SECONDS)[1]
+        running.append(waits.remote(target))
+        started.append(running[-1])
     ray.wait(started, num_returns=len(started))
     try:
         ray.get(started)

@@ -47,6 +47,33 @@ def test_targets_on_ray_equal_those_of_one_process(
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 
+@pytest.mark.slow
+def test_targets_without_room_bring_no_processes_yet(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    import ray
+
+    whole = {"cpus_per_worker": int(ray.cluster_resources()["CPU"])}
+    classes = list(dataset.class_names)
+    plan = prepare(
+        config(base, separate=True, only=classes, cluster=whole), dataset, split, tmp_path
+    )
+    seen, done = [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            titles = (" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+            seen.append(sum(title.startswith("ray::TrainController") for title in titles))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    finetune_on_ray(plan)
+    done.set()
+    watcher.join()
+    assert len(plan.targets) >= 3
+    assert 1 <= max(seen) <= 2  # one, and for a moment the one before it
+
+
 LONG: dict[str, Any] = {
     "training": {"steps": 400, "batch_size": 2, "warmup_steps": 1},
     "validation": {"every_steps": 100, "draw_every": None},  # each one waits for Ray's next poll
