@@ -258,6 +258,8 @@ def _explain(kind: type[BaseModel], error: ValidationError, stored: Any, where: 
     return ConfigError(f"{where}: {told}{message}", remedy=_remedy(first))
 
 
+KINDS = ("design", "task")
+"""Keys that name one of several kinds."""
 _TEXT_ERRORS = ("string_type", "is_instance_of")
 
 
@@ -285,8 +287,17 @@ def _shown(value: Any) -> str:
 
 
 def _written(loc: Sequence[int | str], stored: Any) -> Iterator[int | str]:
-    """Yield the keys of an error that stand in `stored`: pydantic adds 'str', '[key]' and such."""
+    """Yield the keys of an error that stand in `stored`: pydantic adds 'str', '[key]' and such.
+
+    Behind the key of one of several kinds it names the kind, which may be called as a key of it is:
+    `ratio` of `{design: ratio, ratio: 1}`.
+    """
+    entered = False
     for part in loc:
+        if entered and isinstance(stored, Mapping) and part in map(stored.get, KINDS):
+            entered = False
+            continue
+        entered = True
         listed = isinstance(stored, tuple) and isinstance(part, int) and part < len(stored)
         if listed or (isinstance(stored, Mapping) and part in stored):
             stored = stored[part]

@@ -46,7 +46,7 @@ def source(tmp_path: Path) -> Path:
         ("classes={monocyte: [a, 3]}", r"classes.monocyte(.1)? is .*3.*: .*string"),
         ("classes={3: a}", "classes.3 is 3: .*string"),
         ("classes={a: x, a: y}", "not YAML .*'a' is written twice"),
-        ("scheduler=euler", "scheduler is 'euler'.*ddim"),
+        ("scheduler=heun", "scheduler is 'heun'.*ddim"),
         ("batch_size=0", "batch_size is 0"),
         ("model.name=1", "not a section|model is"),
         ("guidance_scale", "not key=value"),
@@ -139,3 +139,17 @@ def test_keys_that_jobs_learnt_later_rename_no_older_configuration() -> None:
     job = GenerateConfig(num_images=1)
     assert job.digest == "2de0b14eabe6bfcf1d8d142275ba53f6"
     assert GenerateConfig(num_images=1, data="x").digest != job.digest
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [
+        ({"design": "ratio", "ratio": 1, "size": 1}, "unknown key 'arms.it.size'"),
+        ({"design": "ratio", "ratio": -1}, "arms.it.ratio is -1"),
+        ({"design": "add", "per_class": 0}, "arms.it.per_class is 0"),
+    ],
+)
+def test_a_kind_that_is_called_as_its_key_hides_no_key(arm: dict[str, object], told: str) -> None:
+    arms = {"real": {"design": "real"}, "it": arm}
+    with pytest.raises(ConfigError, match=told):
+        parse_config(StudyConfig, {"arms": arms}, where="test")

@@ -55,10 +55,11 @@ EXPERT = "expert --data cells --split split.json --output new"
 
 WRONG: list[tuple[str, str, str]] = [
     # command, what it says, what to do
+    ("start nowhere", "there is no dataset at 'nowhere'", "Give a local path"),
     (f"{GENERATE} --set num_imges=3", "unknown key 'num_imges'", "Known keys: model"),
     (f"{GENERATE} --set seed=many", "seed is 'many'", "Correct this value"),
     (f"{GENERATE} --set model=no", "model is False: no text", "Quote it"),
-    (f"{GENERATE} --set scheduler=euler", "scheduler is 'euler': choose one of", "Correct"),
+    (f"{GENERATE} --set scheduler=heun", "scheduler is 'heun': choose one of", "Correct"),
     (f"{GENERATE} --set gates.min_contrast=2", "gates.min_contrast is 2", "Correct this value"),
     (f"{GENERATE} --config nowhere.yaml", "no configuration at 'nowhere.yaml'", "Give a YAML"),
     (f"{GENERATE} --set model=nowhere", "no generator at 'nowhere'", "Give a diffusers folder"),
@@ -109,7 +110,7 @@ WRONG: list[tuple[str, str, str]] = [
     (f"{EVALUATE.replace('--without-ray', '--address 127.0.0.1:1')}", "no Ray head", "Start"),
     (f"{SWEEP} --set trials=0", "trials is 0", "Correct this value"),
     (f"{SWEEP} --set generate.model=nowhere", "no generator at 'nowhere'", "Give a diffusers"),
-    (f"{SWEEP} --set 'space={{arm.size: {{choices: [1]}}}}' --set start=[]", "arm.size", "per_"),
+    (f"{SWEEP} --set 'space={{arm.size: {{choices: [1]}}}}' --set start=[]", "arm.size", "ratio"),
     (f"{SWEEP.replace('--output new', '--output /proc/x')}", "cannot be written", "Choose another"),
     (f"{SWEEP.replace('--catalog new', '--catalog /proc/x')}", "no writable folder", "Check the"),
     (f"{SWEEP} --address 127.0.0.1:1", "no Ray head answers", "Start a head"),
