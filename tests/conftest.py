@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from factory.models.generator import Generator
+from factory.real import smear
+
+_drawn = lru_cache(maxsize=4096)(smear.draw_cell)
 
 # Shells start what runs in their background with SIGINT ignored, nohup with SIGHUP, and both are
 # inherited: tests that send one would wait for ever.
@@ -26,6 +30,17 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("any-machine", deadline=None)  # a law says nothing of time
 settings.load_profile("any-machine")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cells_drawn_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep drawn cells of a process: most tests draw the same ones, 25 ms each."""
+    if request.module.__name__.endswith("test_smear"):  # is about the drawing
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smear, "draw_cell", _drawn)
+        yield
 
 
 @pytest.fixture(scope="session")
