@@ -201,16 +201,20 @@ def _fold_paths(out: Path, folds: "list[Split]") -> "dict[Path, Split]":
 def _training(
     dataset: "RealDataset", split: "Split", data: "Sequence[object]"
 ) -> "Iterator[object]":
-    """Yield the training that fits: of pairs where all have masks, without what a part lacks."""
+    """Yield the training that fits: pairs where all have masks, else classes that no part lacks."""
     from factory.real.describe import missing_classes
     from factory.real.mask_values import number_objects
 
     masks = [content.mask_values for content in dataset.contents]
+    pairs = all(masks) and not number_objects(masks)
     yield "finetune"
-    if all(masks) and not number_objects(masks):
+    if pairs:
         yield from ("--config", "polyp_pairs_train")
     yield from data
-    missing = {name for names in missing_classes(dataset, split).values() for name in names}
+    absent = missing_classes(dataset, split)
+    if pairs:  # masks are judged, not classes: all but the train part may lack some
+        absent = {part: names for part, names in absent.items() if part == "train"}
+    missing = {name for names in absent.values() for name in names}
     if missing < set(dataset.class_names):
         for name in sorted(missing):
             yield from ("--without", name)

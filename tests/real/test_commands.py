@@ -8,6 +8,7 @@ from PIL import Image
 
 from factory.errors import DataError, OutputError
 from factory.real.commands import real
+from factory.real.smear import write_smear
 from tests.real.builders import class_folder, encoded, png, put, write_table
 
 SMEAR = "smear:60?size=16"
@@ -193,6 +194,10 @@ def test_every_look_ends_with_what_can_be_typed_next(tmp_path):
     assert words == ["finetune", *data, "--output", "runs/mine"]
     put(root / "c/1.png", png(99))
     assert last("split", root, *places)[-4:] == ["--without", "c", "--output", "runs/mine"]
+    write_smear(tmp_path / "pairs", 12, seed=0, size_px=16)  # two or three of each class
+    words = last("split", tmp_path / "pairs", "--out", tmp_path / "p.json")
+    assert words[:3] == ["finetune", "--config", "polyp_pairs_train"]
+    assert "--without" not in words  # val and test judge masks, not classes
 
 
 def test_a_column_that_may_be_the_classes_of_one_folder_is_proposed(tmp_path):
