@@ -62,6 +62,11 @@ def digest_files(root: Path, names: Iterable[str]) -> str:
     return digest({name: _sha256_of(root / name) for name in names})
 
 
+def digest_file(path: Path) -> str:
+    """Return a digest of a file's content, whatever it is called."""
+    return _sha256_of(path)[:DIGEST_CHARS]
+
+
 def _sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file; of a large one once, as long as it is not written again."""
     told = path.stat()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from factory.atomic import new_folder
-from factory.models.generator import BASE_FOLDER, LORA_FOLDER, Generator
+from factory.models.generator import BASE_FOLDER, BASE_LORA, LORA_FOLDER, Generator
 from factory.models.lora import PARTS, Lora, LoraNotes, fuse_lora, open_lora, save_lora
 
 
@@ -30,6 +30,7 @@ def write_adapters(
     card: str,
     pictures: Mapping[str, bytes] | None = None,
     base: Path | None = None,
+    base_lora: Path | None = None,
 ) -> None:
     """Write the folder atomically.
 
@@ -40,6 +41,7 @@ def write_adapters(
         card: Markdown, written as README.md.
         pictures: file name -> PNG that the card shows.
         base: folder of a base that nobody else has: it is taken along.
+        base_lora: file under which they were trained, likewise.
     """
     with new_folder(folder) as work:
         for name, (tensors, notes) in sorted(loras.items()):
@@ -49,6 +51,8 @@ def write_adapters(
         (work / "README.md").write_text(card)
         for name, content in (pictures or {}).items():
             (work / name).write_bytes(content)
+        if base_lora is not None:
+            _linked(str(base_lora), str(work / BASE_LORA))
         if base is not None:
             shutil.copytree(base, work / BASE_FOLDER, copy_function=_linked)
 

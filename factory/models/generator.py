@@ -32,6 +32,8 @@ LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
 """Where the LoRAs of a generator lie: <folder>/lora/<class>/<the file that diffusers looks for>."""
 BASE_FOLDER = "base"
 """Where a base that was made for its LoRAs alone lies: it goes wherever they go."""
+BASE_LORA = "base_lora.safetensors"
+"""File of the LoRA of somebody else that lay under the base when its LoRAs were trained."""
 EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
 CLUSTERS = "clusters.safetensors"
@@ -40,6 +42,15 @@ SEEN = "seen.parquet"
 """File of digests of a generator's training images, for whoever has images like them."""
 DOMAINS = "domains"
 """Key of the manifest under which a generator binds others, see `factory.models.domains`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """A LoRA file of any trainer, see `factory.models.foreign`."""
+
+    path: Path
+    digest: str
+    scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,8 @@ class Generator:
     manifest: Mapping[str, Any]
     adapters: Mapping[str, str] = field(default_factory=dict)
     """Class (or 'all') -> digest of its LoRA, where this is a base with LoRAs."""
+    lora: LoraFile | None = None
+    """A file that is folded into the weights when they are loaded."""
 
     @property
     def size_px(self) -> int:
@@ -153,6 +166,10 @@ class Generator:
             except ModelError as error:
                 told = error.what if place == name else told
                 continue
+            if (under := self.folder / BASE_LORA).is_file():
+                from factory.models.foreign import with_lora
+
+                base = with_lora(base, under, float(self.manifest.get("base_lora_scale", 1.0)))
             if base.model_id == wanted:
                 return base
             told = f"{name!r} is {base.model_id}" if place == name else told

@@ -9,6 +9,7 @@ from factory.method import find_method
 from factory.models.attention_layout import unet_file, window_of
 from factory.models.families import STABLE_DIFFUSION
 from factory.models.folder import read_json, variant_of
+from factory.models.foreign import fold_in
 from factory.models.generator import Generator
 from factory.models.windowed import set_attention_window
 from factory.terminal import quiet_libraries
@@ -43,6 +44,9 @@ def load_pipeline(generator: Generator, *, dtype: str = "float32") -> Any:
         ) from error
     if own and (window := window_of(unet_file(generator.folder))):
         set_attention_window(pipeline.unet, window)
+    if generator.lora is not None:
+        with quiet_libraries():
+            fold_in(pipeline, generator.lora)
     return pipeline
 
 

@@ -20,7 +20,7 @@ from factory.monitor.on_ray import busy
 from factory.sample.config import StreamConfig
 from factory.sample.drawn import Drawn
 from factory.sample.plan import Batch, Ranges
-from factory.sample.prepare import Run
+from factory.sample.prepare import Run, drawn_by
 from factory.sample.rows import batch_rows
 
 if TYPE_CHECKING:
@@ -51,12 +51,10 @@ class SampleActor:
     @cached_property
     def _engine(self) -> "Engine":
         """Loaded by the first batch: an error in an actor's __init__ reaches the driver as text."""
-        from factory.models.generator import find_generator
         from factory.sample.engine import Engine
 
         config = self._run.config
-        generator = find_generator(config.model, revision=config.revision)
-        return Engine(generator, dtype=config.dtype, references=self._run.references)
+        return Engine(drawn_by(config), dtype=config.dtype, references=self._run.references)
 
     @cached_property
     def _judges(self) -> list[Judge]:

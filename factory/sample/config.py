@@ -11,7 +11,7 @@ from pydantic import (
     model_serializer,
 )
 
-from factory.config import Frozen
+from factory.config import Frozen, Place
 from factory.digest import digest
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import GATES
@@ -50,6 +50,10 @@ class _Drawing(Frozen):
     revision: str | None = None
     method: str | None = None
     """null: that of the generator."""
+    lora: Place | None = None
+    """A LoRA file on top of `model`: .safetensors, of diffusers, kohya-ss or civitai."""
+    lora_scale: float | None = Field(None, ge=0, le=10)
+    """By how much of `lora`, or of the generator's own LoRAs; null: as they were trained."""
     num_images: int = Field(gt=0, le=10**9)
     classes: Mapping[str, Prompts] | tuple[str, ...] = Field(default_factory=dict)
     """Class -> prompt, or several prompts that share the class's images evenly; or names alone, for
@@ -103,7 +107,7 @@ class _Drawing(Frozen):
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave them out while they say nothing: older searches hold this section whole."""
         dumped: dict[str, Any] = handler(self)
-        kept = _Drawing.model_fields.keys() - {"max_tries"} | _FIRST_GATES
+        kept = _Drawing.model_fields.keys() - {"max_tries", "lora", "lora_scale"} | _FIRST_GATES
         return {k: v for k, v in dumped.items() if k in kept or v is not None}
 
     @property
@@ -142,5 +146,7 @@ _LATER: Mapping[str, Any] = {
     "options": {},
     **{gate.key: gate.default() for gate in GATES if gate is not PixelGates},
     "max_tries": None,
+    "lora": None,
+    "lora_scale": None,
 }
 """Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""

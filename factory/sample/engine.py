@@ -11,6 +11,7 @@ from factory.errors import ConfigError, DataError, ModelError
 from factory.method import METHODS, invertible_methods
 from factory.models.adapters import Adapted
 from factory.models.domains import Domain, domains_of, members_of
+from factory.models.foreign import fold_in
 from factory.models.generator import Generator
 from factory.models.pipeline import DTYPES, load_pipeline
 from factory.sample.drawn import Drawn
@@ -65,6 +66,8 @@ class Engine:
         for network in (getattr(pipeline, name, None) for name in ("unet", "vae")):
             if network is not None:  # 1.1 to 1.4 times faster on a CPU
                 network.to(memory_format=torch.channels_last)
+        if generator.adapters and generator.lora is not None:
+            fold_in(pipeline, generator.lora)
         self._adapted = Adapted(pipeline, generator, base_model_id=base.model_id)
 
     def draw(self, batch: Batch) -> Drawn:

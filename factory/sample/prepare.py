@@ -15,7 +15,8 @@ from factory.gate.calibration import calibration_of, gates_for
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import sections
 from factory.models.families import GENERIC, is_guided, learnt_flow
-from factory.models.generator import Generator, find_generator
+from factory.models.foreign import find_drawn
+from factory.models.generator import Generator
 from factory.models.prompts import open_reader
 from factory.sample.config import GenerateConfig
 from factory.sample.method import check_method, draws_masks, options_text, parse_options
@@ -60,7 +61,7 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
         ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
             `check_bank`.
     """
-    generator = find_generator(config.model, revision=config.revision)
+    generator = drawn_by(config)
     config = with_scheduler(with_classes(with_seed(config), generator), generator)
     config = config if begun else with_gates(config, generator)
     said = check_prompts(config, generator, begun=begun)
@@ -112,6 +113,17 @@ def prepare_resume(run_id: str, place: Where) -> Run:
             remedy="Restore the generator's files, or start a new run",
         )
     return run
+
+
+def drawn_by(config: GenerateConfig) -> Generator:
+    """Return the generator that a configuration names, with the LoRA that it names.
+
+    Raises:
+        ConfigError, ModelError: see `find_drawn`.
+    """
+    return find_drawn(
+        config.model, revision=config.revision, lora=config.lora, lora_scale=config.lora_scale
+    )
 
 
 def with_seed(config: GenerateConfig) -> GenerateConfig:

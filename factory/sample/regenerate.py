@@ -19,7 +19,8 @@ from catalog.table import Catalog
 from factory.atomic import write_bytes, writing
 from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, ModelError
-from factory.models.generator import EMBEDDED, Generator, find_generator
+from factory.models.foreign import find_drawn
+from factory.models.generator import EMBEDDED, Generator
 from factory.real.pixels import pixel_sha256, psnr_db, published_pixels
 from factory.real.sources import open_dataset
 from factory.sample.fingerprint import differing
@@ -109,7 +110,7 @@ def regenerate_images(
         key = (first.model_id, first.dtype, str(shown))
         if key not in engines:
             names = [model] if model else [str(run["model"]), *EMBEDDED]
-            generator = _generator(first.model_id, names)
+            generator = _generator(first.model_id, names, run)
             tell(f"loading generator {generator.name} ...")
             references = None if shown is None else References(dataset=open_dataset(shown))
             engines[key] = _engine(generator, first.dtype, references)
@@ -289,13 +290,17 @@ def _recorded(catalog: Catalog, run_id: str) -> dict[str, Any]:
     return json_object(config, f"the configuration of run {run_id!r}")
 
 
-def _generator(model_id: str, names: Sequence[str]) -> Generator:
-    """Return the generator with exactly this `model_id`, found under one of `names`."""
+def _generator(model_id: str, names: Sequence[str], run: Mapping[str, Any]) -> Generator:
+    """Return the generator with exactly this `model_id`, found under one of `names`.
+
+    With the LoRA file of its run, if there was one.
+    """
+    lora = Path(run["lora"]) if run.get("lora") else None
     found = ""
     for name in names:
         try:
-            generator = find_generator(name)
-        except ModelError as error:
+            generator = find_drawn(name, lora=lora, lora_scale=run.get("lora_scale"))
+        except (ModelError, ConfigError) as error:
             found = str(error)
             continue
         if generator.model_id == model_id:

@@ -55,8 +55,9 @@ def sweep(
     """  # noqa: D301 -- \b is click's mark
     from factory.atomic import check_writable
     from factory.config import check_places, load_config
-    from factory.models.generator import check_revision, find_generator
+    from factory.models.generator import check_revision
     from factory.real.splits import load_split
+    from factory.sample.prepare import drawn_by
     from factory.sample.session import check_address, ray_session
     from factory.search.config import SweepConfig
     from factory.search.space import check_space
@@ -66,7 +67,7 @@ def sweep(
     check_space(config)
     check_places(config, where=source)
     check_revision(config.generate.model, config.generate.revision)
-    find_generator(config.generate.model, revision=config.generate.revision)
+    drawn_by(config.generate)
     config.learner.check()
     parts = tuple(load_split(path) for path in splits)
     other_parts = tuple(load_split(path) for path in others)

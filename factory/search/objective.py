@@ -13,11 +13,11 @@ from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
 from factory.evaluate.synthetic import origin_of, pool_of
 from factory.measure.intervals import counted
 from factory.models.domains import members_of
-from factory.models.generator import Generator, find_generator
+from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.leaks import Use
 from factory.real.splits import Split
-from factory.sample.prepare import lineage, prepare, with_classes
+from factory.sample.prepare import drawn_by, lineage, prepare, with_classes
 from factory.search.config import (
     TRIED,
     WINNER,
@@ -83,7 +83,7 @@ def setting_of(ground: Ground, point: Point) -> Setting:
         ModelError: no such generator.
     """
     setting, config = setting_at(ground.config, point), ground.config
-    generator = find_generator(setting.generate.model, revision=setting.generate.revision)
+    generator = drawn_by(setting.generate)
     if not setting.generate.classes and not generator.prompts:
         return setting
     own = set(ground.dataset.class_names) - set(config.without)

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen
+from factory.config import Frozen, Place
 from factory.finetune.config import (
     STABLE_DIFFUSION,
     AutoencoderAdaptation,
@@ -53,6 +53,10 @@ class FinetuneConfig(MethodConfig):
     turns: bool = True
     """Show images under flips and quarter turns; only where up and down mean nothing."""
     lora: LoraSettings = LoraSettings()
+    base_lora: Place | None = None
+    """A LoRA file (.safetensors, of whatever trainer) that lies under what is trained ..."""
+    base_lora_scale: float = Field(1.0, gt=0)
+    """... and by how much of it. It goes along with the generator."""
     lora_scale: float = Field(1.0, gt=0)
     """By how much of its LoRAs the generator is drawn with where a job names no other scale."""
     base_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,6 +76,7 @@ class FinetuneConfig(MethodConfig):
     @model_serializer(mode="wrap")
     def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         later = {"lora_scale": 1.0, "base_dtype": "float32"}
+        later |= {"base_lora": None, "base_lora_scale": 1.0}
         return without_later_keys(later, self, dump(self))
 
     @field_validator("prompt")

@@ -38,7 +38,8 @@ from factory.models.card import adapted_licence, finetuned_card
 from factory.models.conditioning import check_text_parts
 from factory.models.export import write_generator
 from factory.models.families import STABLE_DIFFUSION
-from factory.models.generator import EVERY_CLASS, Generator, find_generator, open_generator
+from factory.models.foreign import find_drawn
+from factory.models.generator import EVERY_CLASS, Generator, open_generator
 from factory.models.lora import LoraNotes
 from factory.models.patch_autoencoder import PatchAutoencoder
 from factory.models.pipeline import load_autoencoder, load_pipeline
@@ -74,7 +75,7 @@ def prepare(
         )
     expert_of(config)
     ids = choose_images(dataset, split, config)
-    base = find_generator(config.base, revision=config.revision)
+    base = found_base(config)
     if config.autoencoder.steps and PatchAutoencoder.is_in(base.folder / "vae"):
         # It has no network, and shows every stain: 37 dB of wbc_seg1 and 30 dB of crc_torino in the
         # components of other cells (docs/studies/base.md).
@@ -95,6 +96,17 @@ def prepare(
         stages=stages,
         facts={"base_model_id": base.model_id},
     )
+
+
+def found_base(config: FinetuneConfig) -> Generator:
+    """Return the base that a configuration names, with the LoRA that lies under what is trained.
+
+    Raises:
+        ConfigError, ModelError: see `find_drawn`.
+    """
+    lora = config.base_lora
+    scale = None if lora is None else config.base_lora_scale
+    return find_drawn(config.base, revision=config.revision, lora=lora, lora_scale=scale)
 
 
 def checked(config: FinetuneConfig, base: Generator) -> tuple[FinetuneConfig, Reader | None]:
@@ -158,7 +170,7 @@ def base_of(plan: Plan) -> Generator:
         ModelError: an adapted one that is not there yet, or was changed.
     """
     config = plan.config
-    base = find_generator(config.base, revision=config.revision)
+    base = found_base(config)
     if base.model_id != plan.facts["base_model_id"]:
         raise ConfigError(
             f"base {config.base} is {base.model_id} here, and was"
@@ -236,6 +248,7 @@ def export(plan: Plan) -> Generator:
         base_revision=config.revision,
         base_model_id=base.model_id,
         lora_scale=config.lora_scale,
+        **({} if config.base_lora is None else {"base_lora_scale": config.base_lora_scale}),
         licence=adapted_licence(base.manifest),
     )
     folder, pictures = plan.output / "generator", sheet_of(results)
@@ -255,6 +268,7 @@ def export(plan: Plan) -> Generator:
         card=card,
         pictures=pictures,
         base=base.folder if made_here else None,
+        base_lora=None if made_here else config.base_lora,
     )
     return open_generator(folder)
 
@@ -298,7 +312,7 @@ def adapt_autoencoder(plan: Plan, learn: Material, *, device: str, follow: Follo
     if folder.is_dir():
         check_seal(folder)
         return open_generator(folder)
-    base = find_generator(config.base, revision=config.revision)
+    base = found_base(config)
     told = _adaptation(plan, learn)
     settings = config.autoencoder
     autoencoder = train_first_stage(
