@@ -118,11 +118,12 @@ def deciding_files(folder: Path) -> list[str]:
 
 
 def variant_of(folder: Path) -> str | None:
-    """Return which of a folder's weights are to be read: 'fp16' where only such are there."""
-    names = [path.name for path in folder.glob("*/*.safetensors")]
-    variants = {name.split(".")[-2].partition("-")[0] for name in names if name.count(".") > 1}
-    plain = any(name.count(".") == 1 for name in names)
-    return variants.pop() if len(variants) == 1 and not plain else None
+    """Return which of a folder's weights are to be read: 'fp16' where a part has only such."""
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        names = [path.name for path in part.glob("*.safetensors")]
+        if names and all(name.count(".") > 1 for name in names):
+            return names[0].split(".")[-2].partition("-")[0]
+    return None
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +223,12 @@ def find_generator(name: str, *, revision: str | None = None) -> Generator:
     folder = EMBEDDED.get(name, Path(os.path.expanduser(name)))
     if not folder.is_dir() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
         folder = _download(name, revision)
+    if folder.is_file():
+        raise ModelError(
+            f"{name!r} is a file, and a generator is a folder",
+            remedy="Of a checkpoint in a single file make one with diffusers' from_single_file and"
+            " save_pretrained, as docs/families.md shows",
+        )
     if not folder.is_dir():
         raise ModelError(
             f"no generator at {name!r}",
@@ -272,7 +279,11 @@ def _adapters(folder: Path) -> dict[str, str]:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """Fetch a pinned hub revision into the local cache; the only place that uses a network."""
+    """Fetch a pinned hub revision into the local cache; the only place that uses a network.
+
+    Of families beside the first each part once: no second precision where there is a first, and no
+    whole model in one file beside them.
+    """
     from huggingface_hub import snapshot_download
 
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
@@ -280,14 +291,16 @@ def _download(name: str, revision: str | None) -> Path:
             f"hub model {name!r} has no pinned revision ({revision!r})",
             remedy="Add `revision:` with the full 40-character commit hash",
         )
+    fetch = partial(snapshot_download, name, revision=revision)
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"],
-            )
-        )
+        folder = Path(fetch(allow_patterns=["*.json", "*.txt", "*.model", "*.jinja"]))
+        if not any((folder / part).is_dir() for part in ("transformer", "text_encoder_2")):
+            return Path(fetch(allow_patterns=["*.safetensors"]))  # all: they name older generators
+        fetch(allow_patterns=["*/*.safetensors"], ignore_patterns=["*.fp16*", "*.bf16*"])
+        parts = [path.parent for path in folder.glob("*/config.json")]
+        if lacking := [p.name for p in parts if not any(p.glob("*.safetensors"))]:
+            fetch(allow_patterns=[f"{name}/*.safetensors" for name in lacking])
+        return folder
     except (OSError, ValueError) as error:
         raise ModelError(
             f"hub model {name!r} could not be fetched ({error})",

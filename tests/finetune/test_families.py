@@ -15,7 +15,9 @@ from factory.finetune.losses import add_flow_noise, flow_loss
 from factory.finetune.meter import Progress
 from factory.finetune.order import Part
 from factory.finetune.run import finetune_here, needs_of_plan, prepare
+from factory.methods.text.adapt import described
 from factory.methods.text.config import FinetuneConfig
+from factory.methods.text.lora import family_sketch
 from factory.models.generator import Generator, find_generator, open_generator
 from factory.models.lora import open_lora
 from factory.real.dataset import RealDataset
@@ -78,6 +80,13 @@ def test_a_lora_is_trained_and_drawn_with_here_as_in_diffusers(
     for key in folded:
         own = mine[key.replace(".base_layer", "")]
         torch.testing.assert_close(fused[key], own, rtol=1e-5, atol=1e-6)
+    for path in folder.glob("*/*.safetensors"):
+        path.rename(tmp_path / f"{path.parent.name}-{path.name}")
+    needs = family_sketch(plan.config, described(plan.config), None)  # of configurations alone
+    assert sum(p.requires_grad for p in needs.network.parameters()) == 2 * len(changed)
+    for path in tmp_path.glob("*.safetensors"):
+        part, _, file = path.name.partition("-")
+        path.rename(folder / part / file)
     base = find_generator(str(folder))
     plain = Engine(base).draw(plan_of(base, like=generator).batch(0)).images
     assert not np.array_equal(drawn, plain)

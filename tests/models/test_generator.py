@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from factory.errors import ModelError
 from factory.models.generator import Generator, find_generator, open_generator
+from factory.models.pipeline import load_pipeline
 from factory.real.field import Shown
 from factory.sample.prepare import lineage
+from tests.fakes.families import tiny_pipeline
 
 
 @pytest.fixture
@@ -155,3 +158,44 @@ def test_a_missing_generator_names_the_embedded_ones(name: str) -> None:
 def test_a_hub_model_without_a_pinned_revision_is_refused() -> None:
     with pytest.raises(ModelError, match="no pinned revision"):
         find_generator("owner/name")
+
+
+def test_a_checkpoint_in_a_single_file_is_told_how_it_becomes_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"is a file.*from_single_file"):
+        find_generator(str(path))
+
+
+def test_of_a_hub_each_part_is_fetched_once_and_no_model_in_one_file_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub cannot be here: what it is asked for is copied from a folder instead."""
+    hub, cache = tiny_pipeline("sdxl", tmp_path / "hub"), tmp_path / "cache"
+    for path in hub.glob("*/*.safetensors"):  # a second precision of all, and of one part alone
+        shutil.copy(path, path.with_suffix(".fp16.safetensors"))
+    (hub / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (hub / "sdxl.safetensors").write_bytes(b"a whole model")
+    (hub / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+
+    def snapshot_download(
+        name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str] = ()
+    ) -> str:
+        for path in hub.rglob("*"):
+            asked = str(path.relative_to(hub))
+            wanted = any(fnmatch(asked, pattern) for pattern in allow_patterns)
+            if wanted and not any(fnmatch(asked, pattern) for pattern in ignore_patterns):
+                (cache / asked).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, cache / asked)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    generator = find_generator("owner/name", revision="0" * 40)
+    weights = sorted(str(path.relative_to(cache)) for path in cache.rglob("*.safetensors"))
+    assert weights == [
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    assert load_pipeline(generator).vae.config.scaling_factor > 0

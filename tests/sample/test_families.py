@@ -106,6 +106,15 @@ def test_it_is_what_the_pipeline_draws_from_our_noise(name: str, folders: dict[s
     assert np.abs(wanted - drawn.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "pixart", "sana"])
+def test_it_is_drawn_in_half_precision(name: str, folders: dict[str, Path]) -> None:
+    generator = find_generator(str(folders[name]))
+    config = config_of(folders[name], name, scheduler="own", dtype="bfloat16")
+    drawn = Engine(generator, dtype="bfloat16").draw(make_plan(config, generator).batch(0)).images
+    assert drawn.dtype == np.uint8
+    assert drawn.std() > 0
+
+
 @pytest.mark.parametrize("scheduler", ["own", "euler", "lcm", "dpmpp_2m", "ddpm"])
 def test_models_of_diffusion_are_drawn_with_any_of_their_schedulers(
     scheduler: str, folders: dict[str, Path]

@@ -25,7 +25,7 @@ from factory.methods.text.config import FinetuneConfig
 from factory.methods.text.draw import TextMethod
 from factory.models.conditioning import check_text_parts, tokenize
 from factory.models.experts import Expert
-from factory.models.folder import INDEX, read_json, read_manifest
+from factory.models.folder import read_json, read_manifest
 from factory.models.generator import Generator, find_generator
 from factory.models.lora import attach_lora, lora_tensors
 from factory.models.shards import whole
@@ -253,10 +253,12 @@ def described(config: FinetuneConfig) -> Generator:
     """Return the base; of a folder without weights, what its configurations say.
 
     Raises:
-        ModelError: neither a generator nor a folder with a U-Net's configuration.
+        ModelError: neither a generator nor a folder with a denoiser's configuration.
     """
     folder = Path(config.base).expanduser()
-    if (folder / INDEX).is_file() or not (folder / "unet" / "config.json").is_file():
+    denoisers = [folder / part / "config.json" for part in ("unet", "transformer")]
+    weights = any(folder.glob("*/*.safetensors")) or any(folder.glob("lora/*/*.safetensors"))
+    if weights or not any(path.is_file() for path in denoisers):
         return find_generator(config.base, revision=config.revision)
     return Generator(
         name=config.base, folder=folder, model_id="none", manifest=read_manifest(folder)

@@ -175,6 +175,8 @@ def adapt_family(
     prompts = ["", *(config.prompt_of(name) for name in class_names)]
     conditions = encoded_prompts(pipeline, family, prompts, device=workers.device)
     network = getattr(pipeline, family.denoiser).requires_grad_(False)
+    for module in network.modules():  # constants, of which SD 3.5's are a gigabyte: no checkpoint
+        module._non_persistent_buffers_set |= set(module._buffers)
     add_lora(network, config.lora.unet_targets, config.lora, seed=config.seed)
     if config.training.gradient_checkpointing:
         network.enable_gradient_checkpointing()
