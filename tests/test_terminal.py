@@ -4,8 +4,11 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -163,9 +166,22 @@ def test_a_folder_of_names_that_act_is_described_a_line_a_name(
         assert not any(line.startswith("lines") for line in told.splitlines())
 
 
-def test_of_workers_a_person_sees_what_they_tell(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_workers_a_person_sees_what_they_tell(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import JobID
+    from ray._private import worker as rays
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed
 
+    monkeypatch.setattr(rays, "print_to_stdstream", rays.print_to_stdstream)  # and back again
+    stop = threading.Event()
+
+    def poll() -> tuple[None, dict[str, Any]]:
+        stop.set()
+        return None, {"job_id": None, "error_message": "WARNING: 8 PYTHON worker processes"}
+
+    node = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    driver = SimpleNamespace(gcs_error_subscriber=node, current_job_id=JobID.nil())
     tell_driver("step 5/600: loss 0.5, ETA 3 min")
     (told,) = capsys.readouterr().out.splitlines()
     noise = ["[2026] logging.cc:303: Set ray log level", "Setting up process group", ""]
@@ -174,6 +190,7 @@ def test_of_workers_a_person_sees_what_they_tell(capsys: pytest.CaptureFixture[s
         session._show_told()
         printed.emit({"lines": [*noise, told], "pid": 1, "is_err": False})
         printed.emit({"lines": ["Traceback (most recent call last):"], "pid": 2, "is_err": True})
+        rays.listen_error_messages(driver, stop)
     finally:
         printed.handlers[:] = before
     assert capsys.readouterr() == ("step 5/600: loss 0.5, ETA 3 min\n", "")

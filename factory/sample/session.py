@@ -148,12 +148,15 @@ def _standing_here() -> dict[str, Any]:
 
 def _show_told() -> None:
     """Print what workers tell people, in place of all that they and Ray write."""
+    from ray._private import worker
     from ray._private.ray_logging import global_worker_stdstream_dispatcher as printed
 
     def show(data: Mapping[str, Any]) -> None:
         for line in shown_of_worker(data["lines"]):
             say(line)
 
+    # Of the node itself, as that it started many processes; what ends a run is raised, and told.
+    worker.print_to_stdstream = lambda *_data, **_how: None
     printed.remove_handler(RAYS_PRINTER)
     printed.add_handler(RAYS_PRINTER, show)  # under Ray's name: it goes when Ray does
 
