@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from factory.device import up
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.finetune.config import AlignmentSettings, MethodConfig
@@ -68,7 +69,7 @@ class Alignment:
             )
         if features is None:
             features = self._features(noised, prediction)
-        projected = self.projection(features.to(hidden.device).float())
+        projected = self.projection(up(features, hidden.device).float())
         if projected.shape != hidden.shape:
             raise ConfigError(
                 f"layer {self.layer!r} gives features {tuple(hidden.shape)},"

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
+from factory.device import up
 from factory.errors import ModelError
 from factory.finetune.autoencoder_losses import AdversarialTerm, autoencoder_loss, feature_distance
 from factory.finetune.config import FirstStageConfig, PatchConfig
@@ -19,6 +20,7 @@ from factory.finetune.latents import TURNS, to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
 from factory.finetune.stages import check_seal, new_stage
+from factory.finetune.workers import Workers
 from factory.models.autoencoder import Autoencoder, measure_scaling_factor, small_autoencoder
 from factory.models.generator import find_generator
 from factory.models.patch_autoencoder import PatchAutoencoder
@@ -179,7 +181,7 @@ def first_stage_loop(
 
     def loss_of(_model: nn.Module, part: Part) -> dict[str, Tensor]:
         indices = step_indices(part.step, batch_size=size, num_images=len(images), seed=lesson.seed)
-        shown = to_signed(images[torch.from_numpy(indices)]).to(lesson.device)
+        shown = to_signed(up(images[torch.from_numpy(indices)], lesson.device))
         return autoencoder_loss(
             stage.autoencoder,
             turn(shown, part.step % TURNS).contiguous() if lesson.turns else shown,
@@ -205,6 +207,7 @@ def first_stage_loop(
             resumable=dict(lesson.depends_on),
             checkpoint_dir=checkpoints,
         ),
+        Workers(device=lesson.device),
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from factory.device import up
 from factory.errors import ModelError
 from factory.finetune.config import AdversarialConfig
 from factory.models.autoencoder import Autoencoder, last_weights
@@ -65,7 +66,7 @@ class AdversarialTerm(nn.Module):
             return {"generator": zero, "discriminator": zero, "weight": zero}
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         loss = generator_loss(functional_call(self.discriminator, frozen, (decoded,)))
-        weight = torch.tensor(self.config.weight, device=decoded.device)
+        weight = torch.full((), self.config.weight, device=decoded.device)
         if self.config.adaptive:
             weight = weight * gradient_ratio(reconstruction, loss, last_layer)
         scores = self.discriminator(torch.cat([images, decoded.detach().to(images.dtype)]))
@@ -128,7 +129,10 @@ def autoencoder_loss(
         step: of the training, for the start of the adversary.
     """
     posterior = autoencoder.encode(images).latent_dist
-    latents = posterior.sample(generator)
+    noise = torch.randn(
+        posterior.mean.shape, generator=generator, dtype=posterior.mean.dtype
+    )  # on the CPU, as `sample` draws it
+    latents = posterior.mean + posterior.std * up(noise, images.device)
     decoded = autoencoder.decode(latents).sample.float()
     l1 = (decoded - images).abs().mean()
     kl = posterior.kl().mean() / latents[0].numel()

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch.distributed as dist
 from pydantic import TypeAdapter, ValidationError
@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from factory.atomic import write_text
 from factory.errors import ModelError
 from factory.finetune.stages import check_seal, seal
+from factory.finetune.workers import host_group
 
 NOTES = "notes.json"
 
@@ -59,7 +60,7 @@ class Checkpoints:
         """Keep the newest `keep` and, beside them, the one whose metric `best_by` is lowest."""
         self.folder, self.keep, self.best_by = Path(folder), keep, best_by
         self._pending: Future[Any] | None = None
-        self._group = _own_group()
+        self._group = host_group()  # its messages must not mix with those of the training
 
     def save(self, tensors: Mapping[str, Tensor], notes: Notes) -> None:
         """Begin to write `folder/step-<step>`; training may go on and change the tensors.
@@ -197,13 +198,6 @@ class _Writer(HuggingFaceStorageWriter):
         shutil.rmtree(self._target, ignore_errors=True)
         self._work.replace(self._target)
         self._written()
-
-
-def _own_group() -> dist.ProcessGroup | None:
-    """Return a group for saving: its messages must not mix with those of the training."""
-    if not dist.is_initialized():
-        return None
-    return cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
 
 def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> list[str]:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from factory.errors import ConfigError, ModelError
 from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint, read_notes
 from factory.finetune.cluster import ClusterConfig
-from factory.finetune.meter import Progress, count_flops, matmul_rate
+from factory.finetune.meter import NORM, STEP, Progress, Readings, count_flops, matmul_rate
 from factory.finetune.order import Part, parts, warmup_hold_decay
 from factory.finetune.state import Ema, state_tensors, trainable
 from factory.finetune.workers import (
     Workers,
     autocast,
     gradients_kept,
+    host_group,
     inner,
     mean_over_workers,
     uses_bfloat16,
@@ -75,6 +76,8 @@ def loop_config(
     )
 
 
+LOOK_STEPS = 50
+"""A GPU's losses are looked at so often at least; each look waits for it."""
 LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
 """(model, part) -> named terms, of which 'loss' is minimised. Draws its own images."""
 
@@ -115,6 +118,8 @@ class Loop:
         self._lowest = math.inf
         self._saved = self._started = time.monotonic()
         self._due = False
+        self._told: Tensor | None = None
+        self._hosts = host_group()
         self._checkpoints = (
             Checkpoints(config.checkpoint_dir, keep=config.keep_checkpoints, best_by=config.best_by)
             if config.checkpoint_dir
@@ -175,10 +180,13 @@ class Loop:
         while self.step < self.config.steps:
             progress = self._step(save_now)
             last = self.step == self.config.steps
+            validating = validate and (last or self.step % validate_every == 0)
+            if last or validating or self._due or self.step % LOOK_STEPS == 0:
+                self._check(progress.readings)
             self.metrics, best = {}, False
-            if validate and (last or self.step % validate_every == 0):
+            if validate and validating:
                 best = self._validated(validate())
-                progress = replace(progress, losses=progress.losses | self.metrics)
+                progress = replace(progress, readings={**progress.readings, **self.metrics})
             seconds = time.monotonic() - self._started
             yield replace(
                 progress,
@@ -208,9 +216,9 @@ class Loop:
 
     def _validated(self, found: Mapping[str, float]) -> bool:
         """Keep the means of all workers' figures; tell if the one that counts was never lower."""
-        device = self.workers.device
-        figures = {name: torch.tensor(value, device=device) for name, value in found.items()}
-        self.metrics = mean_over_workers(figures) if figures else {}
+        figures = torch.tensor([*found.values()]).to(self.workers.device)
+        means = mean_over_workers(figures) if found else figures
+        self.metrics = dict(zip(found, means.tolist(), strict=True))
         value = self.metrics.get(self.config.best_by or "", math.inf)
         lowest, self._lowest = self._lowest, min(self._lowest, value)
         return value < lowest
@@ -230,10 +238,12 @@ class Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self._accumulate(save_now)
-        norm = float(whole(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0)))
-        if not math.isfinite(norm) or not math.isfinite(losses["loss"]):
-            raise self._spoiled(losses["loss"], norm)
+        losses = self._accumulate()
+        norm = whole(nn.utils.clip_grad_norm_(trainable(self.model).values(), 1.0))
+        readings = self._readings(losses | {NORM: norm})
+        if self.workers.device == "cpu":
+            self._check(readings)
+        self._agree(save_now)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(inner(self.model))
@@ -241,27 +251,45 @@ class Loop:
         return Progress(
             step=self.step,
             steps=config.steps,
-            losses=losses,
-            gradient_norm=norm,
+            readings=readings,
             learning_rate=rate,
             batch_size=config.batch_size,
         )
 
-    def _spoiled(self, loss: float, norm: float) -> ModelError:
+    def _readings(self, figures: Mapping[str, Tensor]) -> Readings:
+        """Return what a step tells. From the first that is no number on, a GPU tells that one.
+
+        It moves no weight from then on, and nobody has to wait for it in every step to know.
+        """
+        device, names = self.workers.device, [*figures, STEP]
+        at = torch.full((), float(self.step), device=device)
+        told = torch.stack([*(each.float() for each in figures.values()), at])
+        if device != "cpu":
+            loss, norm = names.index("loss"), names.index(NORM)
+            if self._told is not None:
+                fine = torch.isfinite(self._told[loss] + self._told[norm])
+                told = torch.where(fine, told, self._told)
+            spoiled = ~torch.isfinite(told[loss] + told[norm])
+            self.optimizer.found_inf = spoiled.float()  # type: ignore[attr-defined]
+            self._told = told
+        return Readings(names, told)
+
+    def _check(self, readings: Mapping[str, float]) -> None:
+        """Raise where a step's loss or gradient was no number."""
+        loss, norm = readings["loss"], readings[NORM]
+        if math.isfinite(norm) and math.isfinite(loss):
+            return
         self.wait()
         kept = self._checkpoints.newest() if self._checkpoints else None
-        return ModelError(
-            f"step {self.step}: loss {loss}, gradient norm {norm}; training stopped before they"
-            f" changed the weights, {f'{kept} is kept' if kept else 'before any checkpoint'}",
+        raise ModelError(
+            f"step {readings[STEP]:.0f}: loss {loss}, gradient norm {norm}; training stopped before"
+            f" they changed the weights, {f'{kept} is kept' if kept else 'before any checkpoint'}",
             remedy="Look at the images of this step, or choose a lower learning_rate and another"
             " output",
         )
 
-    def _accumulate(self, save_now: Callable[[], bool]) -> dict[str, float]:
-        """Compute all parts of this worker; return the losses' means over all workers.
-
-        Whether to save is decided in the same message, and the clock set: both must be the same.
-        """
+    def _accumulate(self) -> dict[str, Tensor]:
+        """Compute all parts of this worker; return the losses' means over all workers."""
         config, workers = self.config, self.workers
         todo = list(
             parts(
@@ -272,14 +300,17 @@ class Loop:
             )
         )
         found = [self._backward(part, last=part is todo[-1]) for part in todo]
-        means = {name: torch.stack([own[name] for own in found]).mean() for name in found[0]}
+        means = [torch.stack([own[name] for own in found]).mean().float() for name in found[0]]
+        return dict(zip(found[0], mean_over_workers(torch.stack(means)), strict=True))
+
+    def _agree(self, save_now: Callable[[], bool]) -> None:
+        """Decide whether to save, and set the clock: both must be the same on all workers."""
         now = time.monotonic()
-        waited = now - self._saved > config.checkpoint_seconds
-        due = save_now() or (workers.first and waited)
-        shared = torch.tensor([float(due), now - self._started]).to(workers.device)
-        told = mean_over_workers(means | {"due": shared[0], "clock": shared[1]})
-        self._due, self.clock = told.pop("due") > 0, told.pop("clock")
-        return told
+        waited = now - self._saved > self.config.checkpoint_seconds
+        due = save_now() or (self.workers.first and waited)
+        shared = torch.tensor([float(due), now - self._started])
+        due_anywhere, self.clock = mean_over_workers(shared, group=self._hosts).tolist()
+        self._due = due_anywhere > 0
 
     def _backward(self, part: Part, *, last: bool) -> dict[str, Tensor]:
         """Add the gradients of `part`; return its losses as they count in the whole batch's."""

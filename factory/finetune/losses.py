@@ -6,6 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import ConfigError
 from factory.finetune.config import STABLE_DIFFUSION, NoiseConfig, NoiseLevels
 from factory.finetune.order import Part, step_generator
@@ -76,7 +77,7 @@ def add_noise(
         timesteps = torch.randint(0, steps, (batch_size,), generator=generator)
     else:
         timesteps = log_normal_timesteps(scheduler, batch_size, levels, generator)
-    noise, timesteps = part.take(noise).to(clean.device), part.take(timesteps).to(clean.device)
+    noise, timesteps = (up(part.take(each), clean.device) for each in (noise, timesteps))
     noisy = scheduler.add_noise(clean, noise, timesteps)
     return Noised(clean=clean, noise=noise, timesteps=timesteps, noisy=noisy)
 
@@ -95,7 +96,8 @@ def log_normal_timesteps(
     """
     places = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
     normal = torch.special.ndtri((places.double() / count).clamp(1e-9, 1 - 1e-9))
-    known = (1 / scheduler.alphas_cumprod.double() - 1).log() / 2
+    alphas_cumprod = torch.cumprod(scheduler.alphas, 0)  # its own may lie on a GPU by now
+    known = (1 / alphas_cumprod.double() - 1).log() / 2
     between = (known[1:] + known[:-1]) / 2
     return torch.searchsorted(between, levels.log_mean + levels.log_deviation * normal)
 

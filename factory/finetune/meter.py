@@ -1,7 +1,7 @@
 """How fast a training runs: images/s, what is left, and which share of the machine it uses."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +11,40 @@ from torch.utils.flop_counter import FlopCounterMode
 from factory.terminal import duration, rate
 
 MATRIX = 1024
+NORM, STEP = "gradient_norm", "step"
+"""What is read beside the losses."""
+
+
+class Readings(Mapping[str, float]):
+    """Scalars by name that stay on the device until somebody looks: a look waits for it."""
+
+    __slots__ = ("_names", "_read", "_values")
+
+    def __init__(self, names: Sequence[str], values: Tensor) -> None:
+        """`values` (len(names),)."""
+        self._names, self._values = tuple(names), values
+        self._read: dict[str, float] | None = None
+
+    def __getitem__(self, name: str) -> float:
+        if self._read is None:
+            self._read = dict(zip(self._names, self._values.tolist(), strict=True))
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a step reports; losses are means over the batch of all workers."""
+    """What a step reports."""
 
     step: int
     steps: int
-    losses: dict[str, float]
-    gradient_norm: float
+    readings: Mapping[str, float]
+    """Losses, means over the batch of all workers, and the `NORM` of their gradient."""
     learning_rate: float
     batch_size: int
     first_step: int = 0
@@ -28,6 +52,16 @@ class Progress:
     """Wall time since this process began with `first_step`."""
     utilisation: float | None = None
     """Share of `matmul_rate` that the network's own operations reach; None: not counted."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Their terms, and what a validation found."""
+        return {n: value for n, value in self.readings.items() if n not in (NORM, STEP)}
+
+    @property
+    def gradient_norm(self) -> float:
+        """Before it was clipped."""
+        return self.readings[NORM]
 
     @property
     def images_per_second(self) -> float:

@@ -1,10 +1,11 @@
 """How a model lies on the workers of a training: alone, copied (DDP) or sharded (FSDP2)."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -116,13 +117,19 @@ def gradients_kept(model: nn.Module, *, last: bool) -> Iterator[None]:
     yield
 
 
-def mean_over_workers(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the mean of scalars over all workers, in one message."""
-    stacked = torch.stack([value.detach().float() for value in values.values()])
+def mean_over_workers(values: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the means of scalars (n,) over all workers, in one message."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(stacked)
-        stacked /= dist.get_world_size()
-    return dict(zip(values, stacked.tolist(), strict=True))
+        dist.all_reduce(values, group=group)
+        values /= dist.get_world_size()
+    return values
+
+
+def host_group() -> dist.ProcessGroup | None:
+    """Return a group for messages between hosts, which wait for no GPU; every worker must ask."""
+    if not dist.is_initialized():
+        return None
+    return cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
 
 def inner(model: nn.Module) -> nn.Module:

@@ -1,8 +1,8 @@
 """Noise levels: how much image and noise a state holds, and how a prediction reads there."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,15 +33,25 @@ class Levels:
         """N, the noisiest level."""
         return len(self.alphas_cumprod) - 1
 
+    def on(self, device: torch.device | str) -> Self:
+        """Return the same levels where rows of states ask for theirs, see `scales`."""
+        return replace(
+            self,
+            alphas_cumprod=self.alphas_cumprod.to(device),
+            timesteps=self.timesteps.to(device),
+        )
+
     def scales(self, level: Tensor | int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the shares of image and noise at a level, or at those (B,) of the rows of `like`.
 
-        sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod), Ho et al. 2020, equation 4.
+        sqrt(alphas_cumprod) and sqrt(1 - alphas_cumprod), Ho et al. 2020, equation 4. One level for
+        all is a number, which a GPU takes from the host without a copy; those of rows lie where
+        the levels do.
         """
-        alphas = self.alphas_cumprod[level.cpu() if isinstance(level, Tensor) else level]
+        alphas = self.alphas_cumprod[level]
         if alphas.ndim:
             alphas = alphas.view(-1, *[1] * (like.ndim - 1))
-        return alphas.sqrt().to(like), (1 - alphas).sqrt().to(like)
+        return alphas.sqrt().to(like.dtype), (1 - alphas).sqrt().to(like.dtype)
 
     def at(self, level: Tensor | int, clean: Tensor, noise: Tensor) -> Tensor:
         """Return `clean` (B, C, h, w) with so much of `noise` as the level has."""
@@ -53,14 +63,14 @@ class Levels:
         return clean_of(self.prediction_type, noisy, predicted, *self.scales(level, noisy))
 
     def clean_and_noise(
-        self, predicted: Tensor, noisy: Tensor, level: Tensor
+        self, predicted: Tensor, noisy: Tensor, level: Tensor | int
     ) -> tuple[Tensor, Tensor]:
         """Return estimates of the clean image and of its noise, (B, C, h, w) each.
 
         Args:
             predicted: what the network says of `noisy`.
             noisy: its input (B, C, h, w).
-            level: (B,) levels whose timesteps it was told, none of them 0.
+            level: whose timestep it was told, or (B,) of them; none is 0.
         """
         scales = self.scales(level, noisy)
         return (

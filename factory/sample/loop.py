@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.device import up
 from factory.sample.levels import SolverLevels
 from factory.sample.schedulers import SCHEDULERS
 
@@ -39,9 +40,11 @@ def denoise(
     """
     takes = generators is not None and "generator" in signature(solver.step).parameters
     extra = {"generator": list(generators or ())} if takes else {}
-    for timestep in solver.timesteps if timesteps is None else timesteps:
+    stops = solver.timesteps if timesteps is None else timesteps
+    told = up(stops, state.device) if isinstance(stops, Tensor) else stops  # all of them at once
+    for timestep, shown in zip(stops, told, strict=True):  # solvers count on the host
         scaled = solver.scale_model_input(state, timestep)
-        state = solver.step(predict(scaled, timestep), timestep, state, **extra).prev_sample
+        state = solver.step(predict(scaled, shown), timestep, state, **extra).prev_sample
     return state
 
 
@@ -117,4 +120,4 @@ def repaint_moves(steps: int, *, jump_length: int, repeats: int) -> list[int]:
 def noise_like(state: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return standard normal noise like `state`, each image's from its own generator."""
     drawn = [torch.randn(state.shape[1:], generator=generator) for generator in generators]
-    return torch.stack(drawn).to(state.device)
+    return up(torch.stack(drawn), state.device)

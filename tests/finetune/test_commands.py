@@ -204,8 +204,8 @@ def test_the_time_of_the_whole_knows_how_many_train_side_by_side(
     assert [turn.later for turn in turns] == told
     assert [turn.number for turn in turns] == [1, 2, 3, 4]
     progress = Progress(
-        step=10, steps=40, losses={"loss": 1.0}, gradient_norm=1, learning_rate=1, batch_size=1,
-        seconds=60.0,
+        step=10, steps=40, readings={"loss": 1.0, "gradient_norm": 1.0}, learning_rate=1,
+        batch_size=1, seconds=60.0,
     )  # fmt: skip
     whole = 180 + 240 * told[1]
     assert "b (2 of 4), step 10/40: loss 1.0000" in describe(progress, turns[1])

@@ -6,7 +6,7 @@ returns m levels, strictly increasing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import ConfigError
 from factory.methods.bridge.inversion import Inverted
 from factory.models.experts import Expert
@@ -62,12 +63,23 @@ def radial_high_frequency(images: Tensor, *, cutoff: float = CUTOFF) -> Tensor:
     """
     height, width = images.shape[-2:]
     energy = torch.fft.fft2(grey(images)).abs() ** 2
-    vertical = torch.fft.fftfreq(height, device=images.device)[:, None]
-    horizontal = torch.fft.fftfreq(width, device=images.device)[None]
-    radius = torch.hypot(vertical, horizontal)
-    high = energy[:, radius > cutoff].sum(1)
-    ratio: Tensor = high / energy[:, radius > 0].sum(1).clamp(min=torch.finfo(energy.dtype).tiny)
+    high, every = (
+        energy[:, up(rows, images.device), up(columns, images.device)].sum(1)
+        for rows, columns in (_places_above(height, width, least) for least in (cutoff, 0.0))
+    )
+    ratio: Tensor = high / every.clamp(min=torch.finfo(energy.dtype).tiny)
     return ratio
+
+
+@cache
+def _places_above(height: int, width: int, frequency: float) -> tuple[Tensor, Tensor]:
+    """Return rows and columns of a spectrum's places above a radial frequency, on the CPU.
+
+    Chosen by a mask on a GPU they would have to be counted there before anything goes on.
+    """
+    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None])
+    rows, columns = torch.nonzero(radius > frequency, as_tuple=True)
+    return rows, columns
 
 
 def expert_distance(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import ConfigError, ModelError
 from factory.methods.bridge.depths import MEASURES, Measure, choose_depths, expert_distance
 from factory.methods.bridge.facts import Progression, columns_of, verdicts_of
@@ -70,7 +71,7 @@ class BridgeMethod:
             columns=columns_of(
                 asked,
                 progressions,
-                decoded,
+                decoded.cpu(),
                 {image_id: _pixels([each])[0] for image_id, each in by_id.items()},
                 class_names=tuple(self._sides),
                 options=options,
@@ -113,14 +114,14 @@ class BridgeMethod:
         options: BridgeOptions,
         recipe: Recipe,
     ) -> list[Progression]:
-        pixels = _pixels(references).to(self._device)
+        pixels = up(_pixels(references), self._device)
         latents = method.encode(pixels)
         measure = self._measure(options, pixels, method)
         states, curves = [], []
         for at in invert(predict, levels, latents, corrections=options.corrections):
-            states.append(at.state.cpu())
-            curves.append(measure(at).float().cpu())
-        table: NDArray[np.float64] = torch.stack(curves, dim=1).double().numpy()
+            states.append(at.state)
+            curves.append(measure(at).float())
+        table: NDArray[np.float64] = torch.stack(curves, dim=1).cpu().double().numpy()
         psnr = self._round_trip(method, predict, levels, latents, states[-1], options)
         found = []
         for row, curve in enumerate(table):
@@ -151,16 +152,17 @@ class BridgeMethod:
         top: Tensor,
         options: BridgeOptions,
     ) -> Tensor | None:
-        """Return (S,) PSNR in dB between what the autoencoder keeps and what comes back."""
+        """Return (S,) PSNR in dB between what the autoencoder keeps and what comes back.
+
+        On the CPU.
+        """
         if options.min_psnr_db is None:
             return None
         count = len(latents)
-        back = denoise_from(
-            predict, levels, top.to(self._device), [levels.top] * count, slots=count
-        )
+        back = denoise_from(predict, levels, top, [levels.top] * count, slots=count)
         wanted, found = (method.decode(each).clamp(-1, 1) for each in (latents, back))
         error = ((wanted - found) ** 2).mean((1, 2, 3)).clamp(min=1e-12)
-        return -10 * torch.log10(error / 4)
+        return (-10 * torch.log10(error / 4)).cpu()
 
     def _denoise(
         self,
@@ -169,19 +171,19 @@ class BridgeMethod:
         recipe: Recipe,
         options: BridgeOptions,
     ) -> Tensor:
-        """Return images (n, 3, H, W) in [-1, 1] on the CPU, drawn by the target from `states`."""
+        """Return images (n, 3, H, W) in [-1, 1], drawn by the target from `states`."""
         side = self._side(options.pairs[0][1])
         method = side.open()
         slots = options.slots or -(-recipe.batch_size // 2)
         latents = denoise_from(
             predictor_of(method, replace(recipe, class_name=side.class_name), slots),
             even_levels(method.training_config, recipe.num_inference_steps),
-            torch.stack(list(states)).to(self._device),
+            torch.stack(list(states)),
             depths,
             slots=slots,
         )
         fill = latents[-1:].expand(recipe.batch_size - len(latents), *latents.shape[1:])
-        return method.decode(torch.cat([latents, fill]))[: len(latents)].cpu()
+        return method.decode(torch.cat([latents, fill]))[: len(latents)]
 
     def _measure(self, options: BridgeOptions, pixels: Tensor, method: GuidedMethod) -> Measure:
         if options.measure != "expert":

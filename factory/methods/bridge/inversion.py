@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from factory.device import up
 from factory.sample.levels import Levels
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -43,21 +44,20 @@ def invert(
     """
     yield Inverted(level=0, state=clean, clean=clean)
     rows = torch.arange(len(clean), device=clean.device)
+    timesteps = up(levels.timesteps, clean.device)
     state = clean
     for level in range(1, levels.top + 1):
-        below, above = torch.full_like(rows, level - 1), torch.full_like(rows, level)
-        timesteps = levels.timesteps.to(clean.device)[above]
         guess = state
         for _ in range(1 + corrections):
-            predicted = predict(guess, timesteps, rows)
-            _, noise = levels.clean_and_noise(predicted, guess, above)
-            estimate = _without(levels, state, noise, below)
-            guess = levels.at(above, estimate, noise)
+            predicted = predict(guess, timesteps[level].expand(len(clean)), rows)
+            _, noise = levels.clean_and_noise(predicted, guess, level)
+            estimate = _without(levels, state, noise, level - 1)
+            guess = levels.at(level, estimate, noise)
         state = guess
         yield Inverted(level=level, state=state, clean=estimate)
 
 
-def _without(levels: Levels, state: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+def _without(levels: Levels, state: Tensor, noise: Tensor, level: int) -> Tensor:
     """Return the clean image that `noise` leaves of `state` at `level`, which is not the top."""
     at_level = levels.at(level, torch.zeros_like(state), noise)
     signal = levels.at(level, torch.ones_like(state), torch.zeros_like(state))
@@ -80,22 +80,32 @@ def denoise_from(
         depths: n levels, 0 .. N.
         slots: rows of a forward.
     """
-    images, left = states.clone(), list(depths)
+    images, there, shifts = states.clone(), levels.on(states.device), _shifts(depths, slots)
+    if not shifts:
+        return images
+    planned = up(torch.tensor([[rows, level] for rows, level, _ in shifts]), states.device)
+    for (rows, level), (*_, busy) in zip(planned, shifts, strict=True):
+        noisy = images[rows]
+        predicted = predict(noisy, there.timesteps[level], rows)
+        moved = there.at(level - 1, *there.clean_and_noise(predicted, noisy, level))
+        images[rows[:busy]] = moved[:busy]
+    return images
+
+
+def _shifts(depths: Sequence[int], slots: int) -> list[tuple[list[int], list[int], int]]:
+    """Return of every forward: the image in each slot, its level, and how many slots are busy."""
+    left, active = list(depths), list[int]()
     waiting = sorted((row for row, depth in enumerate(depths) if depth), key=lambda r: depths[r])
-    active: list[int] = []
+    shifts = []
     while waiting or active:
         while waiting and len(active) < slots:
             active.append(waiting.pop())
-        rows = torch.tensor([*active, *[active[-1]] * (slots - len(active))], device=states.device)
-        level = torch.tensor([left[row] for row in rows.tolist()], device=states.device)
-        noisy = images[rows]
-        predicted = predict(noisy, levels.timesteps.to(states.device)[level], rows)
-        moved = levels.at(level - 1, *levels.clean_and_noise(predicted, noisy, level))
-        images[active] = moved[: len(active)]
+        rows = [*active, *[active[-1]] * (slots - len(active))]
+        shifts.append((rows, [left[row] for row in rows], len(active)))
         for row in active:
             left[row] -= 1
         active = [row for row in active if left[row]]
-    return images
+    return shifts
 
 
 def evaluations_of(

@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from factory.device import up
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.data import Material, spread
 from factory.finetune.latents import TURNS, part_turns, to_signed, turned
@@ -161,9 +162,9 @@ class ClassTraining:
         """Return scaled latents (B, C, h, w) float32 of `rows` (B,) under `turns` (B,)."""
         factor = float(self.autoencoder.config.scaling_factor)
         if material.latents is not None:
-            return material.latents[rows, turns].float() * factor
+            return up(material.latents[rows, turns], self.workers.device).float() * factor
         device = next(self.autoencoder.parameters()).device
-        images = turned(to_signed(material.images[rows]), turns).to(device)
+        images = up(turned(to_signed(material.images[rows]), turns), device)
         with torch.autocast(device.type, enabled=False):
             latents: Tensor = self.autoencoder.encode(images).latent_dist.mode()
         return latents.float() * factor
@@ -213,10 +214,10 @@ class ClassTraining:
         seed: int,
     ) -> dict[str, Tensor]:
         device = self.workers.device
-        clean = self.clean(material, rows, turns).to(device)
+        clean = self.clean(material, rows, turns)
         noised = add_noise(self.scheduler, clean, part, batch_size=batch_size, seed=seed)
-        condition = self.condition(material, rows, turns).to(device)
-        present, known = present.to(device), material.features
+        condition = up(self.condition(material, rows, turns), device)
+        present, known = up(present, device), material.features
         gamma = self.config.training.snr_gamma
         return aligned_losses(
             self.alignment,

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import ConfigError, DataError
 from factory.methods.text.draw import TextMethod
 from factory.models.class_conditioning import labels_of, mask_classes, mask_planes
@@ -57,7 +58,7 @@ class ClassConditionalMethod(GuidedMethod):
         given = sides(guidance_scale)
         planes = mask_planes(masks, values, side=masks.shape[1] // self.latents_per_side)
         present = torch.tensor(given).repeat_interleave(len(masks))
-        return planes.repeat(len(given), 1, 1, 1).to(self.device), present.to(self.device)
+        return up(planes.repeat(len(given), 1, 1, 1), self.device), up(present, self.device)
 
     def conditions(
         self, requests: Sequence[Request], given: Sequence[bool]
@@ -76,7 +77,7 @@ class ClassConditionalMethod(GuidedMethod):
         if self._text is not None:
             texts = self._text.prompts(requests, given)
             present = torch.tensor([text != "" for text in texts])
-            return torch.stack([self._text.embed(text) for text in texts]), present.to(self.device)
+            return torch.stack([self._text.embed(text) for text in texts]), up(present, self.device)
         if unread := requests[0].recipe.negative_prompt:
             raise ConfigError(
                 f"negative_prompt {unread!r}: this generator reads classes, no text",
@@ -84,7 +85,7 @@ class ClassConditionalMethod(GuidedMethod):
             )
         labels = labels_of([request.recipe.class_name for request in requests], self.class_names)
         present = torch.tensor(given).repeat_interleave(len(requests))
-        return labels.repeat(len(given)).to(self.device), present.to(self.device)
+        return up(labels.repeat(len(given)), self.device), up(present, self.device)
 
 
 def _mask_of(reference: Reference) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import ConfigError
 from factory.methods.pairs.options import PairsOptions, Style, first_level
 from factory.methods.pairs.real import (
@@ -105,26 +106,28 @@ class PairsMethod:
             encode=lambda clean: self.unet.features(clean.to(self.unet.dtype)),
             extractors=self._extractors,
             source=pairs,
-            target=signed([(each.target or each).image for each in shown]).to(self.device),
+            target=up(signed([(each.target or each).image for each in shown]), self.device),
             generators=sampling.generators,
         )
         steps = style.num_inference_steps or sampling.levels.top
         levels = solver_levels(sampling.levels.scheduler, self.training_config, steps)
-        return styled(replace(sampling, levels=levels), lead)
+        timesteps = up(levels.timesteps, self.device)
+        return styled(replace(sampling, levels=levels, timesteps=timesteps), lead)
 
     def _sampling(self, requests: Sequence[Request], options: PairsOptions) -> Sampling:
         recipe, seeds = requests[0].recipe, [request.seed for request in requests]
+        noise = batch_noise(seeds, self.codec.shape(recipe.height_px))
+        levels = solver_levels(recipe.scheduler, self.training_config, recipe.num_inference_steps)
         return Sampling(
             forward=self._bound(requests),
-            levels=solver_levels(
-                recipe.scheduler, self.training_config, recipe.num_inference_steps
-            ),
-            noise=batch_noise(seeds, self.codec.shape(recipe.height_px)).to(self.device),
+            levels=levels,
+            timesteps=up(levels.timesteps, self.device),
+            noise=up(noise, self.device),
             generators=step_generators(seeds),
             clip=options.clip and self.codec.vae is None,
         )
 
-    def _bound(self, requests: Sequence[Request]) -> Callable[[Tensor, int], Tensor]:
+    def _bound(self, requests: Sequence[Request]) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the network with the labels of `requests`, and guidance away from the null one."""
         scale = requests[0].recipe.guidance_scale
         if not self.unet.config.labels:
@@ -136,11 +139,11 @@ class PairsMethod:
             return lambda sample, timestep: self._forward(sample, timestep, None)
         own = torch.tensor([self._label(request) for request in requests])
         null = torch.full_like(own, self.unet.null_label)
-        given = torch.cat([own if side else null for side in sides(scale)]).to(self.device)
+        given = up(torch.cat([own if side else null for side in sides(scale)]), self.device)
 
         return guided(lambda state, timestep: self._forward(state, timestep, given), scale)
 
-    def _forward(self, sample: Tensor, timestep: int, labels: Tensor | None) -> Tensor:
+    def _forward(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         prediction: Tensor = self.unet(sample.to(self.unet.dtype), timestep, labels).sample
         return prediction.float()
 
@@ -181,7 +184,7 @@ class PairsMethod:
         return go(levels.at(first, clean, sampling.noise), moves=moves)
 
     def _encoded(self, images: Tensor, masks: Pixels) -> Tensor:
-        return self.codec.encode(images, torch.from_numpy(masks).to(self.device))
+        return self.codec.encode(images, up(torch.from_numpy(masks), self.device))
 
     def _known(
         self, sampling: Sampling, real: Real, *, keep_mask: bool
@@ -193,7 +196,7 @@ class PairsMethod:
         Source: Lugmayr et al. 2022, equation 8.
         """
         clean = self._encoded(real.images, real.masks)
-        redrawn = self.codec.spread(torch.from_numpy(real.regions).to(self.device))
+        redrawn = self.codec.spread(up(torch.from_numpy(real.regions), self.device))
         if keep_mask:
             redrawn[:, self.codec.image_channels :] = 0
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from factory.device import up
 from factory.errors import DataError
 from factory.methods.pairs.options import PairsOptions
 from factory.models.pair_codec import class_indices
@@ -164,7 +165,7 @@ def read_real(
     Raises:
         DataError: a mask that is missing, or of unknown values.
     """
-    images = signed([each.image for each in shown]).to(device)
+    images = up(signed([each.image for each in shown]), device)
     if not options.reads_masks:
         return Real(images=images)
     masks = np.stack([_indices(reference, mask_values) for reference in shown])
@@ -199,12 +200,10 @@ def finished(
 
 def recoloured(images: Tensor, shown: Sequence[Reference]) -> Tensor:
     """Return images (B, 3, H, W) with the colours of their targets."""
+    drawn = images.permute(0, 2, 3, 1).cpu().double().numpy()
     moved = [
-        match_colours(
-            image.permute(1, 2, 0).double().cpu().numpy(),
-            (reference.target or reference).image / 127.5 - 1,
-        )
-        for image, reference in zip(images, shown, strict=True)
+        match_colours(image, (reference.target or reference).image / 127.5 - 1)
+        for image, reference in zip(drawn, shown, strict=True)
     ]
     return torch.from_numpy(np.stack(moved).transpose(0, 3, 1, 2)).float()
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from factory.device import up
 from factory.digest import digest_bytes
 from factory.errors import ModelError
 from factory.methods.pairs.options import Style, first_level
@@ -28,9 +29,11 @@ from factory.sample.loop import DOWN, noise_like, walk
 class Sampling:
     """One batch on its way: its network bound to its conditions, its levels, its noise."""
 
-    forward: Callable[[Tensor, int], Tensor]
+    forward: Callable[[Tensor, Tensor], Tensor]
     """(state, timestep) to the guided prediction."""
     levels: SolverLevels
+    timesteps: Tensor
+    """Of the levels, on the device: a number would travel there at every step."""
     noise: Tensor
     """(B, C, h, w), the initial one."""
     generators: Sequence[torch.Generator]
@@ -38,7 +41,7 @@ class Sampling:
 
     def predict(self, state: Tensor, level: int) -> Tensor:
         """Return the solver's prediction at a level, its x0 kept within [-1, 1] if so asked."""
-        prediction = self.forward(state, int(self.levels.timesteps[level]))
+        prediction = self.forward(state, self.timesteps[level])
         if not self.clip:
             return prediction
         return self.of_clean(state, self.levels.clean(prediction, state, level), level)
@@ -153,7 +156,7 @@ def styled(sampling: Sampling, lead: Lead) -> tuple[Tensor, list[str]]:
         first=first,
         generators=sampling.generators,
     )
-    return pairs, [_told(losses, number) for number in range(len(pairs))]
+    return pairs, _told(losses, len(pairs))
 
 
 def _led(sampling: Sampling, losses: Terms, state: Tensor, level: int) -> Tensor:
@@ -164,11 +167,11 @@ def _led(sampling: Sampling, losses: Terms, state: Tensor, level: int) -> Tensor
     to sqrt(a), its value for data of unit variance.
     """
     levels = sampling.levels
-    alpha = levels.alphas_cumprod[level].to(state.device)
+    alpha = levels.alphas_cumprod[level]
     through = losses.lead.style.gradient == "network"
     with torch.set_grad_enabled(through):
         noisy = state.detach().requires_grad_(through)
-        prediction = sampling.forward(noisy, int(levels.timesteps[level]))
+        prediction = sampling.forward(noisy, sampling.timesteps[level])
         clean = levels.clean(prediction, noisy, level)
     with torch.enable_grad():
         leaf = noisy if through else clean.detach().requires_grad_()
@@ -178,15 +181,19 @@ def _led(sampling: Sampling, losses: Terms, state: Tensor, level: int) -> Tensor
     return sampling.of_clean(state, clean.detach() - step * gradient, level)
 
 
-def _told(losses: Terms, number: int) -> str:
-    """Return {term: {weight, first, last}} of one image as JSON."""
-    said: dict[str, dict[str, float]] = {}
-    for step in losses.told:
-        for name, values in step.items():
-            value = float(f"{float(values[number]):.5g}")
+def _told(losses: Terms, count: int) -> list[str]:
+    """Return {term: {weight, first, last}} of each of `count` images as JSON."""
+    terms = [(name, values) for step in losses.told for name, values in step.items()]
+    read = torch.stack([values for _, values in terms]).T.tolist() if terms else [[]] * count
+    told = []
+    for own in read:
+        said: dict[str, dict[str, float]] = {}
+        for (name, _), exact in zip(terms, own, strict=True):
+            value = float(f"{exact:.5g}")
             said.setdefault(name, {"weight": losses.lead.style.weights[name], "first": value})
             said[name]["last"] = value
-    return json.dumps(said, sort_keys=True)
+        told.append(json.dumps(said, sort_keys=True))
+    return told
 
 
 def check_weights(extractor: Extractor, style: Style) -> None:
@@ -280,4 +287,4 @@ def _patches(maps: Tensor, places: Sequence[Tensor]) -> Tensor:
 
 def _positions(maps: Tensor, generator: torch.Generator) -> Tensor:
     count = maps.shape[2] * maps.shape[3]
-    return torch.randperm(count, generator=generator)[:PATCHES].to(maps.device)
+    return up(torch.randperm(count, generator=generator)[:PATCHES], maps.device)

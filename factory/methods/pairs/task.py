@@ -13,6 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from factory.device import up
 from factory.errors import ConfigError
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.data import Material, spread
@@ -86,7 +87,7 @@ class PairTask:
         turns = self._turns(part)
         clean = self.clean(pairs, mine, turns)
         noised = add_noise(
-            self.scheduler, clean.to(self.workers.device), part, batch_size=size, seed=seed
+            self.scheduler, up(clean, self.workers.device), part, batch_size=size, seed=seed
         )
         labels, known = self._labels(pairs, mine, part), pairs.features
         return self._losses(noised, labels, None if known is None else known[mine, turns])
@@ -159,8 +160,10 @@ class PairTask:
         """
         config, network = self.config, self.network
 
-        def predict(model: nn.Module, sample: Tensor, timestep: int, labels: Tensor | None) -> Any:
-            steps = torch.full((len(sample),), timestep, device=sample.device)
+        def predict(
+            model: nn.Module, sample: Tensor, timestep: Tensor, labels: Tensor | None
+        ) -> Any:
+            steps = timestep.expand(len(sample))
             return SimpleNamespace(sample=model(sample, steps, labels).sample)
 
         called = called_whole(inner(self.model), network, predict)
@@ -217,7 +220,7 @@ class PairTask:
             chance = step_random(part.step, seed=seed, place=place_).random()
             dropped = chance < training.condition_dropout
             labels.append(self.network.null_label if dropped else known.index(own[row]))
-        return torch.tensor(labels, device=self.workers.device)
+        return up(torch.tensor(labels), self.workers.device)
 
 
 def build_task(

@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from factory.device import up
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.data import Material, spread
 from factory.finetune.losses import VALIDATION_SEED, Noised, add_noise, denoising_loss
@@ -104,13 +105,13 @@ class Adaptation:
 
     def _noised(self, latents: Tensor, part: Part, batch_size: int, seed: int) -> Noised:
         factor = self.autoencoder.config.scaling_factor
-        clean = latents.float().to(self.workers.device) * factor
+        clean = up(latents, self.workers.device).float() * factor
         return add_noise(self.scheduler, clean, part, batch_size=batch_size, seed=seed)
 
     def _losses(
         self, noised: Noised, prompts: list[str], features: Tensor | None
     ) -> dict[str, Tensor]:
-        tokens = torch.cat([self.tokens[prompt] for prompt in prompts]).to(self.workers.device)
+        tokens = up(torch.cat([self.tokens[each] for each in prompts]), self.workers.device)
         return aligned_losses(
             self.alignment,
             self.network.unet,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.device import up
 from factory.models.conditioning import tokenize
 from factory.sample.guidance import GuidedMethod
 from factory.sample.recipe import Request
@@ -37,5 +38,5 @@ class TextMethod(GuidedMethod):
         """Return (tokens, width); every distinct prompt is encoded once, alone."""
         if prompt not in self._embeddings:
             tokens = tokenize(self.tokenizer, [prompt])
-            self._embeddings[prompt] = self.text_encoder(tokens.to(self.device))[0][0]
+            self._embeddings[prompt] = self.text_encoder(up(tokens, self.device))[0][0]
         return self._embeddings[prompt]

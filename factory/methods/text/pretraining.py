@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from factory.device import up
 from factory.errors import ConfigError
 from factory.finetune.alignment import (
     Alignment,
@@ -130,10 +131,10 @@ class Pretraining:
         seed: int,
     ) -> dict[str, Tensor]:
         device, stage = self.workers.device, self.config.denoiser
-        tokens = tokenize(self.tokenizer, prompts).to(device)
+        tokens = up(tokenize(self.tokenizer, prompts), device)
         noised = add_noise(
             self.scheduler,
-            clean.to(device),
+            up(clean, device),
             part,
             batch_size=batch_size,
             seed=seed,
