@@ -1,7 +1,66 @@
 """Which device computes, decided in one place, and how tensors get there."""
 
+import os
+import sys
+
 import torch
 from torch import Tensor
+
+from factory.errors import ClusterError
+
+DEVICE = "FACTORY_DEVICE"
+"""Variable: compute there, whatever is held. For rehearsals of clusters whose GPUs are none."""
+
+
+def own_device() -> str:
+    """Return where this process computes: on the GPU that it holds, else on the CPU.
+
+    Within Ray a GPU is whose task or actor reserved it: Ray 2.60 hides it from no other, and one
+    that is used unreserved has two masters. Without Ray it is whoever's there is.
+
+    Raises:
+        ClusterError: one is reserved that PyTorch cannot use: it would be burnt at a CPU's speed.
+    """
+    return os.environ.get(DEVICE) or chosen_device(_reserved(), usable=torch.cuda.is_available())
+
+
+def chosen_device(reserved: list[str] | None, *, usable: bool) -> str:
+    """Return the device of a process that reserved these GPUs; None: it is not one of Ray's.
+
+    Raises:
+        ClusterError: see `own_device`.
+    """
+    if reserved is None:
+        return "cuda" if usable else "cpu"
+    if reserved and not usable:
+        raise ClusterError(
+            f"this process holds GPU {', '.join(reserved)}, and PyTorch {torch.__version__} cannot"
+            " use it",
+            remedy="Install a PyTorch for its driver on that node, or ask for no GPU"
+            " (stream.gpus_per_actor: 0, cluster.use_gpu: false)",
+        )
+    return "cuda" if reserved else "cpu"
+
+
+def _reserved() -> list[str] | None:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    ids: list[str] = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+    return ids
+
+
+def cluster_gpus() -> tuple[float, float]:
+    """Return the GPUs that the Ray joined has now, and has at most, as far as it tells.
+
+    A cluster that grows begins without any; not every one tells its node types.
+    """
+    import ray
+    from ray._private.state import state  # what Ray Train and Ray Data ask
+
+    live = float(ray.cluster_resources().get("GPU", 0))
+    most = state.get_max_resources_from_cluster_config() or {}
+    return live, max(live, float(most.get("GPU", 0)))
 
 
 def up(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from factory.atomic import write_bytes
+from factory.device import own_device
 from factory.digest import digest, digest_bytes
 from factory.errors import ModelError
 from factory.evaluate.augment import augmented
@@ -66,7 +67,7 @@ def open_backbone(settings: Probe) -> Backbone:
             remedy=f"Save timm's state dict there as {name}.safetensors"
             " (safetensors.torch.save_file), or name the file: --set learner.weights=FILE",
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = own_device()
     network.to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()

@@ -22,7 +22,8 @@ class ClusterConfig(Frozen):
     preemption, which is answered by a checkpoint within seconds. The result does not depend on the
     number of workers beyond the order of sums."""
     sharding: Sharding = "none"
-    use_gpu: bool = False
+    use_gpu: bool | None = None
+    """null: on GPUs where there is one for every worker, else on CPUs."""
     cpus_per_worker: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=0)
     checkpoint_seconds: float = Field(180, gt=0)
@@ -50,27 +51,28 @@ class ClusterConfig(Frozen):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-def check_gpus(cluster: ClusterConfig) -> None:
-    """Raise where GPUs are asked for and there are none: in this Ray, else on this machine.
+def on_gpus(cluster: ClusterConfig) -> bool:
+    """Return whether a training runs on GPUs: those of this Ray, or that it could start, or here.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: they are asked for and there are none.
     """
-    if not cluster.use_gpu:
-        return
+    if cluster.use_gpu is False:
+        return False
     import ray
+    import torch
 
-    if ray.is_initialized():
-        where, found = "this Ray cluster", ray.cluster_resources().get("GPU", 0)
-    else:
-        import torch
+    from factory.device import cluster_gpus
 
-        where, found = "this machine", torch.cuda.device_count()
-    if not found:
+    joined = ray.is_initialized()
+    found = cluster_gpus()[1] if joined else torch.cuda.device_count()
+    if cluster.use_gpu and not found:
         raise ConfigError(
-            f"cluster.use_gpu is true, and {where} has 0 GPUs",
+            f"cluster.use_gpu is true, and {'this Ray cluster' if joined else 'this machine'} has 0"
+            " GPUs",
             remedy="Set cluster.use_gpu to false, or join a cluster with GPUs",
         )
+    return bool(cluster.use_gpu) or found >= cluster.least
 
 
 def check_room(cluster: ClusterConfig) -> None:

@@ -196,7 +196,7 @@ def _train(
     export_only: bool = False,
 ) -> None:
     """Check, train and export into `place`, which was typed as `output`."""
-    from factory.finetune.cluster import check_gpus, check_room
+    from factory.finetune.cluster import check_room, on_gpus
     from factory.finetune.images import thin_classes
     from factory.finetune.methods import about_scale, check_training
     from factory.finetune.stages import claimed
@@ -207,7 +207,7 @@ def _train(
         say(line)
     if config.cluster.use_gpu and not export_only:  # before images are encoded
         with ray_session(address) if address and not without_ray else nullcontext():
-            check_gpus(config.cluster)
+            on_gpus(config.cluster)
     from factory.finetune import run
 
     if export_only:  # while another process may train on

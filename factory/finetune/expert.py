@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from factory.atomic import writing
+from factory.device import own_device
 from factory.errors import DataError, ModelError
 from factory.finetune.config import ExpertConfig, ExpertTraining
 from factory.finetune.latents import TURNS, to_signed, turn
@@ -209,7 +210,7 @@ def make_expert(
         images(split.val),
         config.training,
         weights=weights,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=own_device(),
         report=report,
     )
     with writing(output):

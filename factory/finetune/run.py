@@ -14,14 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from factory.atomic import write_bytes
-from factory.errors import ConfigError, ModelError
+from factory.device import own_device
+from factory.errors import ModelError
 from factory.finetune.checkpoint import check_newest, checkpoints
+from factory.finetune.cluster import on_gpus
 from factory.finetune.data import Material, load_material
 from factory.finetune.loop import Loop, loop_config
 from factory.finetune.memory import told_needs
@@ -133,12 +134,7 @@ def finetune_here(plan: Plan, *, tell: Tell) -> Generator:
     Raises:
         ConfigError: a GPU is asked for and this machine has none.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if plan.config.cluster.use_gpu and device == "cpu":
-        raise ConfigError(
-            "cluster.use_gpu is true, and this machine has 0 GPUs",
-            remedy="Set cluster.use_gpu: false, or train where there are GPUs",
-        )
+    device = own_device() if on_gpus(plan.config.cluster) else "cpu"
     _first_stage(plan, device, lambda line: tell(f"autoencoder: {line}"))
     for number, target in enumerate(plan.targets):
         tell(f"{plan.config.name}: {target}")
@@ -156,7 +152,7 @@ def finetune_on_ray(plan: Plan) -> Generator:
         ClusterError: a stage failed more often than it may; the others are finished.
     """
     config = plan.config
-    if training_of(plan).trains_first(plan) or config.cluster.use_gpu:
+    if training_of(plan).trains_first(plan) or on_gpus(config.cluster):
         train_on_ray(
             _first_on_worker,
             {"output": str(plan.output)},

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import ClusterError, FactoryError
-from factory.finetune.cluster import ClusterConfig, Sharding, check_gpus
+from factory.finetune.cluster import ClusterConfig, Sharding, on_gpus
 from factory.finetune.loop import Loop
 from factory.finetune.meter import Progress, Turn, describe
 from factory.finetune.workers import Workers
@@ -39,13 +39,12 @@ def train_on_ray(
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    check_gpus(cluster)
     trainer = TorchTrainer(
         work,
         train_loop_config=settings,
         scaling_config=ScalingConfig(
             num_workers=cluster.workers,
-            use_gpu=cluster.use_gpu,
+            use_gpu=on_gpus(cluster),
             resources_per_worker={"CPU": cluster.cpus_per_worker},
         ),
         run_config=RunConfig(
@@ -87,6 +86,8 @@ def train_side_by_side(
         FactoryError: what the first of them raised, when all others have ended.
     """
     import ray
+
+    cluster = cluster.model_copy(update={"use_gpu": on_gpus(cluster)})
 
     def room() -> int:
         return groups_abreast(cluster, ray.cluster_resources())

@@ -31,10 +31,11 @@ class ConfidenceGate(Gate):
         """See `Gate`."""
         import torch
 
+        from factory.device import own_device
         from factory.models.expert_file import load_expert
 
         expert, _ = load_expert(Path(self.expert).expanduser())
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own_device()
         expert = expert.to(device)
         names = expert.spec.class_names
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from factory.device import own_device
 from factory.digest import digest_bytes
 from factory.errors import ModelError
 from factory.models.extractors import IMAGENET
@@ -205,7 +206,7 @@ def load_feature_space(weights: Path, *, device: str | None = None) -> FeatureSp
 
     Args:
         weights: state dict, as safetensors.
-        device: default: a GPU if there is one.
+        device: default: see `own_device`.
 
     Raises:
         ModelError: the file is missing, unreadable, or of another network.
@@ -221,7 +222,7 @@ def load_feature_space(weights: Path, *, device: str | None = None) -> FeatureSp
             f"{weights} holds no {name} ({' '.join(str(error).split())[:160]})",
             remedy=f"Give the state dict of {', '.join(known)}",
         ) from error
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or own_device()
     return FeatureSpace(
         name=name,
         digest=digest_bytes(weights.read_bytes()),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.atomic import new_folder
+from factory.device import own_device
 from factory.errors import ModelError
 from factory.models.config import SegmenterSpec
 from factory.models.folder import check_folder, read_json
@@ -84,7 +85,6 @@ def load_segmenter(folder: str | Path, *, device: str | None = None) -> Segmente
         ModelError: missing, unsafe or damaged.
         ConfigError: its decoder needs an extra that is not installed.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -101,5 +101,5 @@ def load_segmenter(folder: str | Path, *, device: str | None = None) -> Segmente
             f"segmenter {path} cannot be loaded ({str(error).splitlines()[0]})",
             remedy="Train it again",
         ) from error
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or own_device()
     return Segmenter(network=network.eval().to(place), size_px=size_px, facts=facts)

@@ -9,6 +9,7 @@ from pydantic import (
     create_model,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from factory.config import Frozen, Place
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[str, Field(max_length=4096)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
+Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**15 - 1)]
 _FIRST_GATES = {"gates", "mask_gates", "agreement", "copies"}
 Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
@@ -35,12 +37,31 @@ Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
 class StreamConfig(Frozen):
     """How the work is spread and how often it is published. Never changes a pixel."""
 
-    actors: int | None = Field(None, ge=1)
-    """Sampling actors; null: one per GPU, or one per CPU core where there is no GPU."""
+    actors: Count | tuple[Count, Count] | None = None
+    """Sampling actors: a number, or (least, most) of a pool that grows and shrinks with its work;
+    null: as many as the cluster has GPUs, or cores where there is no GPU, or could start."""
+    gpus_per_actor: float | None = Field(None, ge=0)
+    """0: none, 1, or a share: of 0.25 four actors use one GPU, which small networks leave idle
+    alone. null: 1 where the cluster has GPUs or node types with some, else 0."""
     commit_batches: int = Field(32, ge=1)
     """Publish at the latest after this many batches ..."""
     commit_seconds: float = Field(30.0, gt=0)
     """... or this long after the last publication."""
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> "StreamConfig":
+        share = self.gpus_per_actor or 0
+        if share > 1 and share != int(share):
+            raise ValueError(f"gpus_per_actor {share:g}: several GPUs come whole")
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError(f"actors: the least, {self.actors[0]}, is above {self.actors[1]}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what says nothing: it renames no older configuration."""
+        dumped: dict[str, Any] = handler(self)
+        return {k: v for k, v in dumped.items() if k != "gpus_per_actor" or v is not None}
 
 
 class _Drawing(Frozen):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from factory.device import own_device
 from factory.errors import ConfigError, DataError, ModelError
 from factory.method import METHODS, invertible_methods
 from factory.models.adapters import Adapted
@@ -34,7 +35,7 @@ class Engine:
         device: str | None = None,
         references: References | None = None,
     ) -> None:
-        """Load onto `device` (default: a GPU if there is one).
+        """Load onto `device` (default: see `own_device`).
 
         `references` are the real images that recipes may name.
 
@@ -45,7 +46,7 @@ class Engine:
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype {dtype!r}", remedy=f"Choose one of {list(DTYPES)}")
         self.generator, self._references = generator, references
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or own_device()
         _make_deterministic(self.device)
         self.fingerprint = engine_fingerprint(self.device, dtype)
         self._drawers: dict[str, Drawer] = {}

@@ -19,6 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from catalog.sink import BatchFile
+from factory.device import cluster_gpus
 from factory.errors import FactoryError
 from factory.sample.batches import NUMBER, SampleActor, write_drawn
 from factory.sample.config import StreamConfig
@@ -41,14 +42,14 @@ def stream_batches(
     """
     _quiet()
     todo = Ranges.of(indices)
-    actors, resources = actor_pool(config.actors)
+    pool, resources = actor_pool(config, batches=len(todo))
     written = (
         numbers(len(todo))
         .map_batches(
             SampleActor,
             fn_constructor_args=(run, todo),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            compute=pool,
             **resources,
         )
         .map_batches(write_drawn, fn_kwargs={"run": run}, batch_size=None, num_cpus=ENCODE_CPUS)
@@ -60,17 +61,36 @@ def stream_batches(
         raise _cause(error) from error
 
 
-def actor_pool(asked: int | None) -> tuple[int, dict[str, Any]]:
-    """Return how many actors to run at most, and the resources of each.
+def actor_pool(
+    config: StreamConfig, *, batches: int
+) -> tuple[ray.data.ActorPoolStrategy, dict[str, Any]]:
+    """Return how many actors run, and the resources of each.
 
-    A GPU each where the cluster has any; else most of a core each, leaving room to encode.
+    A GPU each, or a share of one, where GPUs are asked for or the cluster has any; else most of a
+    core. Either way a core serves an actor and its encoding. As many begin as there is room for
+    now, or one: it waits for the GPU that a growing cluster then starts, and so do those that the
+    pool adds while there is work for them.
     """
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    if gpus:
-        return asked or gpus, {"num_gpus": 1, "num_cpus": 1}
-    cores = max(1, int(resources.get("CPU", 1)))
-    return min(asked or cores, cores), {"num_cpus": 1 - ENCODE_CPUS}
+    live, most_gpus = cluster_gpus()
+    share = gpus_per_actor(config)
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    now, room = (min(cores, int(live / share)), int(most_gpus / share)) if share else (cores, cores)
+    if share and config.gpus_per_actor:  # asked for: the cluster may grow by more than it tells
+        room = max(room, batches)
+    asked = config.actors if isinstance(config.actors, tuple) else (1, config.actors or room)
+    most = asked[1] if isinstance(config.actors, tuple) else max(1, min(asked[1], room))
+    least = min(asked[0], most)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=least, max_size=most, initial_size=max(least, min(most, now))
+    )
+    return pool, {"num_cpus": 1 - ENCODE_CPUS} | ({"num_gpus": share} if share else {})
+
+
+def gpus_per_actor(config: StreamConfig) -> float:
+    """Return the GPUs of a sampling actor on the Ray joined: asked for, or 1 where it has any."""
+    if config.gpus_per_actor is not None:
+        return config.gpus_per_actor
+    return float(cluster_gpus()[1] >= 1)
 
 
 def _quiet() -> None:

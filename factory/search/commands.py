@@ -103,7 +103,7 @@ def sweep(
     check_learner(config.learner, ground.dataset.class_names)
     with goes_on("finished trials stay"), ray_session(address, tell=say):
         trials = run_trials(ground, tell=say)
-        drawer = Drawer(catalog, on_ray=False)
+        drawer = Drawer(catalog)
         workers = int(ray.cluster_resources().get("CPU", 1))
         outcome = finish(
             ground,

@@ -12,21 +12,27 @@ from factory.terminal import duration, rate
 class Drawer:
     """Draws what trials lack, one after another: nothing twice."""
 
-    def __init__(self, catalog: Where, *, on_ray: bool) -> None:
-        """`on_ray`: through sampling actors; else in this process, which needs no other core."""
-        self._catalog = catalog
-        self._stream = stream_batches if on_ray else draw_here
+    def __init__(self, catalog: Where, *, actors: int = 0) -> None:
+        """`actors`: that sample, at most; 0: in this process, which needs no other core."""
+        self._catalog, self._actors = catalog, actors
+        self._stream = stream_batches if actors else draw_here
         self._told: str | None = None
 
     def draw(self, config: GenerateConfig) -> tuple[str, int]:
         """Publish what the run of `config` lacks; return the run and how many were drawn now."""
-        run = prepare(config, self._catalog)
+        run = prepare(self._within(config), self._catalog)
         drawn = 0
         for progress in execute(run, stream=self._stream):
             drawn = progress.drawn
             self._told = _line(progress)
         self._told = None
         return run.run_id, drawn
+
+    def _within(self, config: GenerateConfig) -> GenerateConfig:
+        if not self._actors:
+            return config
+        stream = config.stream.model_copy(update={"actors": self._actors})
+        return config.model_copy(update={"stream": stream})
 
     def progress(self) -> str | None:
         """Return a line on the drawing that goes on; None: nothing is drawn."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
 from factory.evaluate.study_run import Tell
 from factory.measure.intervals import counted
+from factory.sample.stream import gpus_per_actor
 from factory.search.config import GROWING, Setting, SweepConfig, Value
 from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
@@ -95,11 +96,12 @@ def run_trials(
 
     See `check_plans` for what is better known before.
 
-    Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them.
+    Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them, see
+    `planned`.
 
     Args:
         ground: what is searched and on what.
-        at_once: trials side by side; None: one per core.
+        at_once: trials side by side; None: as many as `planned`.
         tell: gets lines to show.
 
     Raises:
@@ -113,14 +115,15 @@ def run_trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # which ends a search as if it were complete
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resources = ray.cluster_resources()
+    share = planned(resources, gpus_per_actor(ground.config.generate.stream))
     drawer = ray.remote(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"telling": 1}
-    )(Drawer).remote(ground.catalog, on_ray=resources.get("GPU", 0) > 0)
+    )(Drawer).remote(ground.catalog, actors=share.actors)
     Telling.tell, Telling.drawer = tell, drawer
     trainable = tune.with_resources(
-        tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": 1}
+        tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": share.cpus_per_trial}
     )
-    at_once = at_once or max(1, int(resources.get("CPU", 1)))
+    at_once = at_once or share.trials
     trials: list[Trial] = []
     errors: list[BaseException] = []
     with _quiet("ray.tune.execution.tune_controller"), _quiet("ray.tune.tune"):  # tracebacks
@@ -161,6 +164,30 @@ def _tuner(
             callbacks=[Teller(count)],
         ),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """How trials and what draws for them share a cluster: each waits for the other."""
+
+    trials: int
+    cpus_per_trial: int
+    actors: int
+    """Sampling actors; 0: the drawer draws itself, while trials wait."""
+
+
+def planned(resources: Mapping[str, float], gpus_per_actor: float) -> Share:
+    """Return the shares of a cluster with these resources.
+
+    An actor on a GPU needs a core, with its encoding; trials that held them all would wait for ever
+    for what it draws. With a single core a trial reserves none.
+    """
+    cores = max(1, int(resources.get("CPU", 1)))
+    if not gpus_per_actor:
+        return Share(trials=cores, cpus_per_trial=1, actors=0)
+    fit = int(resources.get("GPU", 0) / gpus_per_actor)
+    actors = max(1, min(fit, cores - 1))
+    return Share(trials=max(1, cores - actors), cpus_per_trial=int(cores > actors), actors=actors)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from factory.errors import ConfigError, DataError, ModelError
-from factory.finetune.cluster import ClusterConfig, check_gpus
+from factory.finetune.cluster import ClusterConfig, on_gpus
 from factory.finetune.images import choose_images
 from factory.finetune.methods import about_scale, check_training, load_training
 from factory.finetune.run import finetune_here, prepare
@@ -170,8 +170,21 @@ def test_gpus_that_are_not_there_are_missed_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ConfigError, match=r"cluster\.use_gpu is true, and this machine has 0 GPUs"):
-        check_gpus(ClusterConfig(use_gpu=True))
-    check_gpus(ClusterConfig())
+        on_gpus(ClusterConfig(use_gpu=True))
+    assert not on_gpus(ClusterConfig())
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "workers", "trained_on"),
+    [(None, 1, True), (None, 2, True), (None, 3, False), (False, 1, False), (True, 3, True)],
+)
+def test_a_training_takes_the_gpus_there_are(
+    monkeypatch: pytest.MonkeyPatch, use_gpu: bool | None, workers: int, trained_on: bool
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    config = ClusterConfig(use_gpu=use_gpu, workers=workers, sharding="ddp")
+    assert on_gpus(config) == trained_on
 
 
 def test_what_a_worker_says_is_told_once_and_not_tried_again() -> None:

@@ -32,7 +32,7 @@ from tests.fakes.tiny import tiny_generator
 
 
 def drawer(ground: Ground):
-    made = Drawer(ground.catalog, on_ray=False)
+    made = Drawer(ground.catalog)
     return lambda setting: made.draw(setting.generate)
 
 
@@ -221,7 +221,7 @@ def trial_at(point: Point) -> Trial:
 
 
 def test_a_drawer_says_how_far_it_is(ground: Ground) -> None:
-    made = Drawer(ground.catalog, on_ray=False)
+    made = Drawer(ground.catalog)
     assert made.progress() is None
     stream, lines = made._stream, []
 

@@ -43,7 +43,7 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     assert trials[0].score == max(t.score for t in trials if t.trained == 2)
     assert run_trials(ground, at_once=1) == trials  # all were finished
 
-    drawer = Drawer(ground.catalog, on_ray=False)
+    drawer = Drawer(ground.catalog)
     outcome = finish(ground, trials, lambda s: drawer.draw(s.generate), execute_here)
     assert set(outcome.report.arms) == {"real", "oversampled", "duplicate", "winner"}
     assert outcome.report.num_test == len(ground.splits[0].test)

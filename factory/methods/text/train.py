@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from factory.device import own_device
 from factory.digest import digest, digest_bytes
 from factory.errors import ConfigError
 from factory.finetune.alignment import (
@@ -366,8 +365,8 @@ def with_adapted_autoencoder(
     if not plan.config.autoencoder.steps:
         return config.model_copy(update={"autoencoder": AutoencoderAdaptation()})
     follow = partial(follow_here, tell=lambda line: tell(f"autoencoder: {line}"))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapted = adapt_autoencoder(plan, load_material(plan.learn), device=device, follow=follow)
+    learn = load_material(plan.learn)
+    adapted = adapt_autoencoder(plan, learn, device=own_device(), follow=follow)
     made = {"base": str(adapted.folder), "revision": None, "autoencoder": AutoencoderAdaptation()}
     return config.model_copy(update=made)
 
