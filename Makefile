@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # compiles torch and diffusers anew, 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: wbc check test test-ray test-stored test-rest test-all fuzz lint bench clean
+.PHONY: wbc check test test-ray test-stored test-rest test-all gpu fuzz lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
@@ -37,6 +37,9 @@ test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
 
 check: lint ## what to run while working: lint, types, and the tests of what was changed
 	$(BIN)/python -m pytest -q -x -m "$(DEFAULT) and not ray" $$($(BIN)/python -m tests.changed)
+
+gpu: $(VENV)/installed ## what only a card can show: bits, solvers, waits, NCCL, images/s; skipped with the reason without one
+	$(BIN)/python -m pytest -q -rs -s -m gpu tests/gpu
 
 fuzz: $(VENV)/installed ## hostile configurations, pictures, rows and SQL, a minute each
 	$(BIN)/python -m pytest -q -m fuzz

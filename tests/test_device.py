@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from factory.device import chosen_device, up
+from factory import device
+from factory.device import chosen_device, in_slices, up
 from factory.errors import ClusterError
+from tests.fakes.pretended_gpu import pretended_gpu
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,22 @@ def test_a_gpu_that_is_held_and_cannot_be_used_is_no_cpu() -> None:
 def test_on_a_cpu_nothing_is_copied() -> None:
     here = torch.ones(2)
     assert up(here, "cpu") is here
+
+
+def test_a_gpu_decodes_in_slices_of_one_size_and_a_cpu_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "SLICE_PIXELS", 3 * 64)
+    sizes = []
+
+    def decode(part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return part * 2
+
+    latents = torch.arange(8.0)
+    assert torch.equal(in_slices(decode, latents, pixels=64), latents * 2)
+    assert sizes == [8]
+    with pretended_gpu():
+        found = in_slices(decode, latents.to("cuda"), pixels=64)
+        assert torch.equal(found.cpu(), latents * 2)
+    assert sizes[1:] == [3, 3, 2]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from factory.device import in_slices
 from factory.errors import ConfigError, DataError
 
 Mask = NDArray[np.uint8]
@@ -74,7 +75,8 @@ class PairCodec:
         if self.vae is None:
             return F.pixel_shuffle(image, self.fold)
         unscaled = (image / self.vae.config.scaling_factor).to(self.vae.dtype)
-        decoded: Tensor = self.vae.decode(unscaled).sample
+        pixels = image.shape[2] * image.shape[3] * self.fold**2
+        decoded = in_slices(lambda part: self.vae.decode(part).sample, unscaled, pixels=pixels)
         return decoded.float()
 
     def spread(self, region: Tensor) -> Tensor:

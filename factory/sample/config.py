@@ -40,13 +40,13 @@ class StreamConfig(Frozen):
     actors: Count | tuple[Count, Count] | None = None
     """Sampling actors: a number, or (least, most) of a pool that grows and shrinks with its work;
     null: as many as the cluster has GPUs, or cores where there is no GPU, or could start."""
-    gpus_per_actor: float | None = Field(None, ge=0)
-    """0: none, 1, or a share: of 0.25 four actors use one GPU, which small networks leave idle
-    alone. null: 1 where the cluster has GPUs or node types with some, else 0."""
     commit_batches: int = Field(32, ge=1)
     """Publish at the latest after this many batches ..."""
     commit_seconds: float = Field(30.0, gt=0)
     """... or this long after the last publication."""
+    gpus_per_actor: float | None = Field(None, ge=0)
+    """0: none, 1, or a share: of 0.25 four actors use one GPU, which small networks leave idle
+    alone. null: 1 where the cluster has GPUs or node types with some, else 0."""
 
     @model_validator(mode="after")
     def _can_be_had(self) -> "StreamConfig":

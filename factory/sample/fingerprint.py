@@ -59,9 +59,23 @@ def _kernels(device: str) -> str:
 
     backends: Any = torch.backends
     if device.startswith("cuda"):
-        return f"cuda {torch.version.cuda}, cudnn {backends.cudnn.version()}, sdpa"
+        driver = getattr(torch._C, "_cuda_getDriverVersion")()  # noqa: B009 -- CPU builds lack it
+        return (
+            f"cuda {torch.version.cuda}, driver {driver}, cublas {_cublas()},"
+            f" cudnn {backends.cudnn.version()}, no tf32, sdpa without cudnn"
+        )
     onednn = "onednn" if backends.mkldnn.is_available() else "native"
     return f"{torch.backends.cpu.get_cpu_capability()}, {onednn}, sdpa"
+
+
+def _cublas() -> str:
+    """Return the version of cuBLAS: that of its package, or of the CUDA that PyTorch brings."""
+    from importlib.metadata import distributions
+
+    for each in distributions():
+        if each.metadata["Name"].startswith("nvidia-cublas"):
+            return each.version
+    return "of PyTorch"
 
 
 def software() -> dict[str, str]:

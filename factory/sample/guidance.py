@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from factory.device import up
+from factory.device import in_slices, up
 from factory.sample.drawn import Drawn
 from factory.sample.loop import Predict, denoise
 from factory.sample.noise import batch_noise, step_generators
@@ -130,7 +130,8 @@ class GuidedMethod(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (B, 3, H, W), about [-1, 1], float32, of scaled latents (B, C, h, w)."""
         unscaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        images: Tensor = self.vae.decode(unscaled).sample
+        pixels = latents.shape[2] * latents.shape[3] * self.latents_per_side**2
+        images = in_slices(lambda part: self.vae.decode(part).sample, unscaled, pixels=pixels)
         return images.float()
 
     def predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor) -> Tensor:

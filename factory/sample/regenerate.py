@@ -166,8 +166,11 @@ def _redraw(
     costs a thirtieth. What is identical is so however it was drawn; only the recorded shape says
     that an image is not.
     """
+    if engine.device != "cpu":
+        yield from _redraw_in_place(engine, rows, size, places)
+        return
     recorded = json_object(rows[0]["engine"], f"engine of image {rows[0]['image_id']!r}")
-    same = engine.device == "cpu" and not differing(recorded, engine.fingerprint)
+    same = not differing(recorded, engine.fingerprint)
     left, found = list(rows), dict[str, Outcome]()
     for shape in shapes(len(rows), size) if same else (size,):
         batch = Batch(index=0, size=shape, requests=tuple(map(_request, left)))
@@ -186,6 +189,38 @@ def _redraw(
         if not left:
             break
     yield from (found[row["image_id"]] for row in rows)
+
+
+def _redraw_in_place(
+    engine: "Engine", rows: Sequence[dict[str, Any]], size: int, places: Mapping[str, Path]
+) -> Iterator[Outcome]:
+    """Yield the outcomes of rows, each drawn in the slot of its batch that it was drawn in.
+
+    On a GPU the bits of a row of a product may depend on where it lies: kernels cut a batch into
+    tiles, and sum what is left over in another order.
+    """
+    found: dict[str, Outcome] = {}
+    for seated in seats(rows, size):
+        filled = [seated.get(slot, next(iter(seated.values()))) for slot in range(size)]
+        drawn = engine.draw(Batch(index=0, size=size, requests=tuple(map(_request, filled))))
+        for slot, row in seated.items():
+            image, mask = drawn.images[slot], drawn.mask(slot)
+            if places:
+                _write(places[row["image_id"]], row["image_id"], image, mask)
+            found[row["image_id"]] = compare(row, image, engine.fingerprint, mask=mask)
+    yield from (found[row["image_id"]] for row in rows)
+
+
+def seats(rows: Sequence[dict[str, Any]], size: int) -> list[dict[int, dict[str, Any]]]:
+    """Return batches as slot -> row, every row in its own slot and as few batches as that takes."""
+    batches: list[dict[int, dict[str, Any]]] = []
+    for row in rows:
+        slot = int(row["batch_slot"]) % size
+        free = next((batch for batch in batches if slot not in batch), None)
+        if free is None:
+            batches.append(free := {})
+        free[slot] = row
+    return batches
 
 
 @contextmanager

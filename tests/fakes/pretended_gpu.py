@@ -221,11 +221,15 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         patch.setattr(torch.autograd, "grad", reached)
         patch.setattr(torch.cuda, "get_device_name", lambda *_: "pretended")
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+        patch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 0, raising=False)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.nn.Module, "_apply", _moved)
         patch.setattr(Tensor, "pin_memory", lambda tensor: gpu.pinned(tensor))
         patch.setattr(inference_mode, "__enter__", enter)
-        lifting = torch._C._only_lift_cpu_tensors()
+        lifting, exact = (
+            torch._C._only_lift_cpu_tensors(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
         torch._C._set_only_lift_cpu_tensors(True)
         torch._C._ensureCUDADeviceGuardSet()
         try:
@@ -233,6 +237,7 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
                 yield gpu
         finally:
             torch._C._set_only_lift_cpu_tensors(lifting)
+            torch.use_deterministic_algorithms(exact)
 
 
 def _leaves(nodes: Sequence[Any]) -> Iterator[Tensor]:

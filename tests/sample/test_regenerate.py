@@ -155,14 +155,16 @@ def test_few_images_are_tried_in_small_batches(count: int, size: int, tried: lis
 class Shaped:
     """An engine whose odd images come out otherwise in batches of fewer than 8."""
 
-    device = "cpu"
     fingerprint = ENGINE
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self.sizes: list[int] = []
+        self.seated: list[list[int]] = []
 
     def draw(self, batch: Batch) -> Drawn:
         self.sizes.append(batch.size)
+        self.seated.append([request.index for request in batch.requests])
         images = np.stack([IMAGE] * len(batch.requests))
         for number, request in enumerate(batch.requests):
             images[number] += np.uint8(request.index % 2 and batch.size < 8)
@@ -172,7 +174,10 @@ class Shaped:
 def redrawn(shaped: Shaped, *indices: int, **changes: object) -> list[int]:
     recipe = json.dumps(asdict(RECIPE))
     rows = [
-        row() | {"image_id": str(i), "recipe": recipe, "recipe_index": i} | changes for i in indices
+        row()
+        | {"image_id": str(i), "recipe": recipe, "recipe_index": i, "batch_slot": i % 8}
+        | changes
+        for i in indices
     ]
     outcomes = list(_redraw(shaped, rows, 8, {}))
     assert [outcome.image_id for outcome in outcomes] == [str(i) for i in indices]
@@ -195,3 +200,12 @@ def test_another_engine_draws_in_the_recorded_shape_at_once() -> None:
     engine = Shaped()
     assert redrawn(engine, 2, engine=json.dumps(ENGINE | {"torch": "1"})) == [0]
     assert engine.sizes == [8]
+
+
+def test_on_a_gpu_every_image_is_drawn_in_its_own_slot_of_a_whole_batch() -> None:
+    engine = Shaped("cuda")
+    assert redrawn(engine, 10, 2, 5) == [0, 0, 0]
+    assert engine.sizes == [8, 8]
+    first, second = engine.seated
+    assert (first[2], first[5], second[2]) == (10, 5, 2)
+    assert len(first) == len(second) == 8
