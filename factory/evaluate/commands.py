@@ -1,12 +1,13 @@
 """`factory evaluate`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalog.commands import parse_place, storage_option
-from factory.command_line import goes_on
+from factory.command_line import goes_on, typed
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from catalog.place import Place
     from factory.evaluate.config import StudyConfig
     from factory.evaluate.study import Planned
+    from factory.evaluate.study_html import Made
     from factory.evaluate.study_report import StudyReport
     from factory.real.dataset import RealDataset
 
@@ -128,11 +130,15 @@ def evaluate(
         say("nothing was trained: leave --power out to run the study")
         return
     from factory.evaluate import study_run as studies  # torch: the plan holds
+    from factory.evaluate.study_html import Made
     from factory.evaluate.study_report import to_text
     from factory.evaluate.tasks import check_learner
 
     check_learner(config.learner, planned.inputs.dataset.class_names)
-    report = _trained(planned, output, address, without_ray=without_ray)
+    made = Made(
+        command=typed(*sys.argv[1:]), data=data, date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    )
+    report = _trained(planned, output, address, made, without_ray=without_ray)
     if place is not None:
         studies.record_study(planned, report, output, place, now=datetime.now(UTC))
     click.echo(to_text(report))
@@ -142,7 +148,7 @@ def evaluate(
 
 
 def _trained(
-    planned: "Planned", output: Path, address: str | None, *, without_ray: bool
+    planned: "Planned", output: Path, address: str | None, made: "Made", *, without_ray: bool
 ) -> "StudyReport":
     """Train what is not trained yet, here or on Ray, and return the report."""
     from functools import partial
@@ -150,7 +156,7 @@ def _trained(
     from factory.evaluate import study_run as studies
     from factory.sample.session import ray_session
 
-    run = partial(studies.run_study, planned, output, tell=say)
+    run = partial(studies.run_study, planned, output, made=made, tell=say)
     with goes_on("finished trainings stay"):
         if without_ray:
             return run(studies.execute_here)

@@ -1,12 +1,12 @@
-"""A study as one page that needs nothing else: verdicts first, then what they rest on."""
+"""A study as one page that needs nothing else: one sentence, one figure, then what they rest on."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
-from factory.evaluate.study_drawn import DrawnFigures, diversity_rows, privacy_lines
+from factory.evaluate.study_drawn import diversity_rows, privacy_lines
 from factory.evaluate.study_report import (
     ArmScores,
     StudyReport,
@@ -14,223 +14,244 @@ from factory.evaluate.study_report import (
     floor_shown,
     interval_note,
 )
+from factory.evaluate.study_sheet import Mistake
 from factory.evaluate.subgroups import subgroup_tables
 from factory.evaluate.tasks import TASKS
 from factory.evaluate.verdict import points
 from factory.evaluate.worth import (
     CURVE_HEADS,
     CURVE_NOTE,
-    LearningCurve,
-    curve_picture,
+    curve_lines,
     curve_rows,
+    worth_sentences,
 )
+from factory.measure.charts import Span, curve, forest, strip
 from factory.measure.intervals import Estimate, counted, spread
-from factory.measure.page import TEMPLATES
+from factory.measure.page import rendered
+from factory.terminal import duration
 
-STYLE = (TEMPLATES / "page.css").read_text()
-WIDTH, ROW, LEFT, RIGHT = 760, 30, 200, 40
-
-
-def to_html(report: StudyReport, *, sheet: bytes | None = None, more: Iterable[str] = ()) -> str:
-    """Return the page.
-
-    Args:
-        report: the figures.
-        sheet: PNG of what was trained on, see `look_at`.
-        more: further parts, HTML already, shown after the figures.
-    """
-    parts = [
-        f"<h1>{escape(report.name)}</h1>",
-        *([f"<p><b>{escape(report.primary_verdict)}</b></p>"] if report.primary_verdict else []),
-        *(_verdict(report, arm) for arm in report.comparisons),
-        *(f"<p class=soft>Note: {escape(note)}</p>" for note in report.notes),
-        f"<p>Tested on {report.num_test} real images, {counted(report.num_folds, 'fold')} x"
-        f" {counted(report.num_seeds, 'seed')}{drawn_again(report)}; every arm was trained alike."
-        " Differences are in pairs (same fold, seed and test images) against"
-        f" <b>{escape(report.baseline)}</b>, the control with the best validation score.</p>",
-        *(_curve(report.curve, report.task) if report.curve else ()),
-        *_differences(report),
-        *_arms(report),
-        *(_classes(report) if report.floor else ()),
-        *(_subgroups(report) if report.subgroups else ()),
-        *(_drawn(report.drawn) if report.drawn else ()),
-        *more,
-        *(_sheet(sheet) if sheet else ()),
-    ]
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.name)}</title><style>{STYLE}</style></head><body>"
-        + "\n".join(parts)
-        + "</body></html>\n"
-    )
+TEMPLATE = Path(__file__).parent / "templates" / "study.html"
+EXPECTED_COPIES = 0.01
+"""Share of images that copy nothing which are as near as a copy, by construction."""
 
 
-def _verdict(report: StudyReport, arm: str) -> str:
-    effect = report.effects[arm]
-    kind = "verdict" if effect == "no evidence" else f"verdict {effect}"
-    return f'<p class="{kind}">{escape(report.verdicts[arm])}</p>'
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """How a study was made: what somebody needs to make it again."""
+
+    command: str = ""
+    data: str = ""
+    date: str = ""
+    config: str = ""
+    """YAML."""
+    facts: tuple[tuple[str, str], ...] = ()
 
 
-def _differences(report: StudyReport) -> Iterable[str]:
-    if not report.comparisons:
-        return
-    title = next(iter(TASKS[report.task].shown.values()))
-    yield f"<h2>Differences of {escape(title)} in points</h2>"
-    yield _forest({arm: report.against(arm).difference for arm in report.comparisons})
-    yield f"<p class=soft>{escape(interval_note(report))}</p>"
-    controls = report.controls
-    rows = [
-        [
-            arm,
-            *(_points(found[c].difference) if c in found else "" for c in controls),
-            f"{report.adjusted_p[arm]:.3g}" if arm in report.adjusted_p else "",
-        ]
-        for arm, found in report.comparisons.items()
-    ]
-    yield table(["arm", *(f"minus {control}" for control in controls), "p"], rows)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a page shows beside the figures of a report."""
+
+    made: Made = Made()
+    sheet: bytes | None = None
+    """PNG of what was trained on, see `look_at`."""
+    errors: Mapping[str, Sequence[Mistake]] = field(default_factory=dict)
+    """See `mistakes`."""
+    power: Sequence[str] = ()
+    """What was said of it beforehand."""
 
 
-def _curve(curve: LearningCurve, task: str) -> Iterable[str]:
-    title = next(iter(TASKS[task].shown.values()))
-    yield f"<h2>{escape(title)} over real labels</h2>"
-    yield curve_picture(curve, title)
-    yield table(CURVE_HEADS, curve_rows(curve))
-    yield f"<p class=soft>{escape(CURVE_NOTE)}</p>"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sentence:
+    effect: str
+    sentence: str
 
 
-def _arms(report: StudyReport) -> Iterable[str]:
+def to_html(report: StudyReport, beside: Beside | None = None) -> str:
+    """Return the page."""
+    return rendered(TEMPLATE, page_values(report, beside or Beside()))
+
+
+def page_values(report: StudyReport, beside: Beside) -> dict[str, object]:
+    """Return what the template is filled with; a template that extends it takes the same."""
     shown = TASKS[report.task].shown
-    yield "<h2>Arms</h2>"
-    minutes = sum(arm.seconds for arm in report.arms.values()) / 60
-    rows = [
-        [
-            name,
-            str(arm.num_real),
-            str(arm.num_synthetic),
-            spread(arm.val),
-            *(spread(arm.test.get(metric, ())) for metric in shown),
-            f"{arm.seconds / 60:.1f}",
-        ]
-        for name, arm in report.arms.items()
-    ]
+    title = next(iter(shown.values()))
+    head, *others = _sentences(report)
+    sizes = class_sizes(report)
+    seconds = sum(arm.seconds for arm in report.arms.values())
+    arm = error_arm(report)
+    return {
+        "title": report.name,
+        "r": report,
+        "made": beside.made,
+        "headline": head,
+        "others": others,
+        "against": ", ".join(dict.fromkeys(report.baselines.values())) or report.baseline,
+        "protocol": f"{counted(report.num_folds, 'fold')} x {counted(report.num_seeds, 'seed')}"
+        f"{drawn_again(report)}",
+        "figure": _figure(report, title),
+        "figure_title": f"{title} over real labels" if report.curve else f"{title} of every arm",
+        "worth": worth_sentences(report.curve) if report.curve else [],
+        "curve_heads": CURVE_HEADS,
+        "curve_rows": curve_rows(report.curve) if report.curve else [],
+        "curve_note": CURVE_NOTE,
+        "privacy": privacy_lines(report.drawn) if report.drawn else [],
+        "copies_stand_out": copies_stand_out(report),
+        "forest": _forest(report, title),
+        "difference_heads": ["arm", *(f"minus {name}" for name in report.controls), *_p(report)],
+        "difference_rows": list(_differences(report)),
+        "interval_note": interval_note(report) if report.comparisons else "",
+        "arm_heads": ["arm", "real rows", "drawn rows", f"val {title}", *shown.values(), "time"],
+        "arm_rows": list(_arms(report)),
+        "arm_names": list(report.arms),
+        "cost": duration(seconds),
+        "classes": list(_classes(report, sizes)) if report.floor else [],
+        "class_sizes": ", ".join(f"{name} {n}" for name, n in sizes.items() if n),
+        "confusions": list(_confusions(report, sizes)) if report.floor else [],
+        "errors": beside.errors,
+        "error_arm": arm or "",
+        "error_control": report.baselines.get(arm, report.baseline) if arm else "",
+        "sheet": beside.sheet,
+        "subgroups": list(subgroup_tables(report.subgroups, title, report.baseline, _points)),
+        "diversity": _diversity(report, sizes),
+        "power": beside.power,
+    }
+
+
+def error_arm(report: StudyReport) -> str | None:
+    """Return the arm with drawn images that the page is about: named beforehand, or best by val."""
+    named = (report.primary or "").partition(" minus ")[0]
+    if named in report.comparisons and report.arms[named].num_synthetic:
+        return named
+    drawn = [name for name in report.comparisons if report.arms[name].num_synthetic]
+    return max(drawn, key=lambda name: _mean(report.arms[name].val), default=None)
+
+
+def class_sizes(report: StudyReport) -> dict[str, int]:
+    """Return the test images of each class, of classifiers; 0 of those that are left out."""
+    times = report.num_seeds * report.num_draws * report.num_generators
+    table = np.array(report.arms[report.baseline].confusion)
+    if not table.size:
+        return {}
+    counts = (table.sum(axis=1) / times).round().astype(int).tolist()
+    return dict(zip(report.class_names, counts, strict=True))
+
+
+def copies_stand_out(report: StudyReport) -> bool:
+    """Return whether more drawn images are near copies than images that copy nothing would be."""
+    return report.drawn is not None and report.drawn.privacy.copies.share.low > EXPECTED_COPIES
+
+
+def _sentences(report: StudyReport) -> list[_Sentence]:
+    """Return the sentences of all arms with drawn images, that of the page's arm first."""
+    told = {
+        arm: _Sentence(effect=report.effects[arm], sentence=report.verdicts[arm])
+        for arm in report.comparisons
+    }
+    first = error_arm(report)
+    ordered = [told.pop(first), *told.values()] if first in told else [*told.values()]
+    if report.primary_verdict and report.primary:
+        arm = report.primary.partition(" minus ")[0]
+        verdict = report.primary_verdict.partition(": ")[2]
+        named = _Sentence(effect=report.effects.get(arm, ""), sentence=verdict)
+        ordered.insert(0, named)
+    nothing = "No arm has drawn images: these are the controls alone."
+    return [_capital(each) for each in ordered] or [_Sentence(effect="", sentence=nothing)]
+
+
+def _capital(told: _Sentence) -> _Sentence:
+    """Return a sentence that begins with a capital, unless a name of somebody begins it."""
+    text = told.sentence
+    plain = text.startswith(("no ", "drawn "))
+    return replace(told, sentence=text[0].upper() + text[1:]) if plain else told
+
+
+def _figure(report: StudyReport, title: str) -> str:
+    if report.curve is not None:
+        return curve(curve_lines(report.curve), x_title="real labels per class", y_title=title)
+    metric = next(iter(TASKS[report.task].shown))
+    kinds = {name: _kind(report, name) for name in report.arms}
+    return strip({n: a.test.get(metric, ()) for n, a in report.arms.items()}, kinds, title=title)
+
+
+def _kind(report: StudyReport, name: str) -> str:
+    if report.arms[name].num_synthetic:
+        return "drawn"
+    return "control" if name == report.baseline else "real"
+
+
+def _forest(report: StudyReport, title: str) -> str:
+    rows = {
+        f"{arm} minus {report.baselines.get(arm, report.baseline)}": _span(
+            report.against(arm).difference
+        )
+        for arm in report.comparisons
+    }
+    return forest(rows, title=f"difference of {title} in points, 95 %") if rows else ""
+
+
+def _span(found: Estimate) -> Span:
+    low, value, high = (100 * v for v in (found.low, found.value, found.high))
+    return Span(low=low, value=value, high=high)
+
+
+def _p(report: StudyReport) -> list[str]:
+    return ["p"] if report.adjusted_p else []
+
+
+def _differences(report: StudyReport) -> Iterator[list[str]]:
+    for arm, found in report.comparisons.items():
+        row = [arm, *(_points(found[c].difference) if c in found else "" for c in report.controls)]
+        p = [f"{report.adjusted_p[arm]:.3g}" if arm in report.adjusted_p else ""]
+        yield [*row, *(p if report.adjusted_p else [])]
+
+
+def _arms(report: StudyReport) -> Iterator[list[str]]:
+    shown = TASKS[report.task].shown
     if report.floor:
-        rows.insert(0, ["majority class", "", "", "", *floor_shown(report), ""])
-    heads = ["arm", "real rows", "drawn rows", f"val {next(iter(shown.values()))}"]
-    yield table([*heads, *shown.values(), "minutes"], rows)
-    yield (
-        "<p class=soft>Mean and standard deviation over trainings. Cost: all trainings took"
-        f" {minutes:.0f} minutes of a core or GPU.</p>"
-    )
-    if report.knew:
-        yield "<h2>Who knew what</h2>"
-        items = (f"<li><b>{escape(n)}</b>: {escape(t)}</li>" for n, t in report.knew.items())
-        yield f"<ul>{''.join(items)}</ul>"
+        yield ["majority class", "", "", "", *floor_shown(report), ""]
+    for name, arm in report.arms.items():
+        told = (spread(arm.test.get(metric, ())) for metric in shown)
+        rows = (str(arm.num_real), str(arm.num_synthetic))
+        yield [name, *rows, spread(arm.val), *told, duration(arm.seconds)]
 
 
-def _subgroups(report: StudyReport) -> Iterable[str]:
-    yield "<h2>Subgroups of the test part</h2>"
-    title = next(iter(TASKS[report.task].shown.values()))
-    for caption, heads, rows in subgroup_tables(report.subgroups, title, report.baseline, _points):
-        yield f"<p><b>{escape(caption)}</b></p>"
-        yield table(heads, rows)
+def _classes(report: StudyReport, sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    for name, count in sizes.items():
+        if count:
+            recalls = (arm.recall.get(name) for arm in report.arms.values())
+            yield [name, str(count), *("" if r is None else f"{r:.2f}" for r in recalls)]
 
 
-def _classes(report: StudyReport) -> Iterable[str]:
-    yield "<h2>Recall by class</h2>"
-    yield table(
-        ["arm", *report.class_names],
-        [
-            [name, *(f"{arm.recall[c]:.2f}" if c in arm.recall else "" for c in report.class_names)]
-            for name, arm in report.arms.items()
-        ],
-    )
-    best = max(report.comparisons, key=lambda arm: float(np.mean(report.arms[arm].val)), default="")
-    shown = [name for name in (report.baseline, best) if name]
-    yield "<h2>Confusion</h2><p class=soft>Rows: true class; share of its test images.</p>"
-    tables = [_confusion(name, report.arms[name], report.class_names) for name in shown]
-    yield f"<div class=pair>{''.join(tables)}</div>"
+def _confusions(report: StudyReport, sizes: Mapping[str, int]) -> Iterator[dict[str, object]]:
+    """Yield the tables of the baseline and of the page's arm; classes that are absent are not."""
+    arm = error_arm(report)
+    control = report.baselines.get(arm, report.baseline) if arm else report.baseline
+    for name in dict.fromkeys([control, arm]):
+        if name is not None:
+            yield {"arm": name, **_confusion(report.arms[name], report.class_names, sizes)}
 
 
-def _confusion(name: str, arm: ArmScores, class_names: Sequence[str]) -> str:
+def _confusion(arm: ArmScores, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, object]:
     table = np.array(arm.confusion)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    head = "".join(f"<th>{escape(c[:5])}</th>" for c in class_names)
-    body = "".join(
-        f"<tr><td>{escape(c)}</td>"
-        + "".join(
-            f'<td style="background: rgb(43 108 176 / {share:.2f});'
-            f' color: {"#fff" if share > 0.5 else "inherit"}">{share:.2f}</td>'
-            for share in row
-        )
-        + "</tr>"
-        for c, row in zip(class_names, shares, strict=True)
-    )
-    return (
-        f"<div class=wide><table><thead><tr><th>{escape(name)}</th>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    there = [n for n, name in enumerate(names) if sizes[name]]
+    called = [n for n in range(len(names)) if n in there or table[:, n].any()]
+    return {
+        "names": [names[n] for n in called],
+        "rows": [(names[n], [float(shares[n, m]) for m in called]) for n in there],
+    }
 
 
-def _drawn(drawn: DrawnFigures) -> Iterable[str]:
-    yield "<h2>Diversity and privacy</h2>"
-    yield (
-        f"<p class=soft>{drawn.num_drawn} drawn images of arm {escape(drawn.arm)}, fold"
-        f" {drawn.fold}. Diversity: 1 - mean SSIM of pairs of a class.</p>"
-    )
-    yield table(["class", "drawn", "unseen real"], diversity_rows(drawn))
-    yield "".join(f"<p>{escape(line)}</p>" for line in privacy_lines(drawn))
+def _diversity(report: StudyReport, sizes: Mapping[str, int]) -> list[list[str]]:
+    if report.drawn is None:
+        return []
+    return [row for row in diversity_rows(report.drawn) if sizes.get(row[0], 1)]
 
 
-def _sheet(sheet: bytes) -> Iterable[str]:
-    yield "<h2>What was trained on</h2>"
-    yield "<p class=soft>Real images stand here: keep this page where the data may be.</p>"
-    yield picture(sheet, "real, drawn, nearest real")
-
-
-def _forest(found: Mapping[str, Estimate]) -> str:
-    """Return the differences and their intervals as a drawing, 0 marked."""
-    ends = [0.0, *(100 * v for e in found.values() for v in (e.low, e.high))]
-    low, high = min(ends), max(ends)
-    span = max(high - low, 1e-9)
-
-    def x(points: float) -> float:
-        return LEFT + (points - low) / span * (WIDTH - LEFT - RIGHT)
-
-    height = ROW * len(found) + 24
-    lines = [f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="0" y2="{height - 20}" stroke="#8795a5"/>']
-    lines.append(f'<text x="{x(0):.1f}" y="{height - 5}" text-anchor="middle">0</text>')
-    for number, (name, each) in enumerate(found.items()):
-        y = ROW * number + ROW / 2
-        lines += [
-            f'<text x="{LEFT - 12}" y="{y + 5}" text-anchor="end">{escape(name[:24])}</text>',
-            f'<line x1="{x(100 * each.low):.1f}" x2="{x(100 * each.high):.1f}" y1="{y}" y2="{y}"'
-            ' stroke="#2b6cb0" stroke-width="3"/>',
-            f'<circle cx="{x(100 * each.value):.1f}" cy="{y}" r="6" fill="#2b6cb0"/>',
-        ]
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" font-size="14"'
-        f' aria-label="differences with intervals">{"".join(lines)}</svg>'
-    )
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of texts, as HTML."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows
-    )
-    return (
-        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values or (0.0,)))
 
 
 def _points(found: Estimate) -> str:
     value, low, high = map(points, (found.value, found.low, found.high))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]"
-
-
-def picture(png: bytes, alt: str) -> str:
-    """Return a PNG as HTML that needs no file beside it."""
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'

@@ -197,7 +197,7 @@ def make_report(
         baselines=baselines,
         margin=config.margin,
         primary=f"{config.primary} ({config.primary_digest})" if config.primary else None,
-        curve=learning_curve(config, units, adds) if several else None,
+        curve=learning_curve(config, units, adds, best_of) if several else None,
         knew=knew or {},
         num_draws=config.draws or 1,
         num_generators=max(1, len(config.generators)),

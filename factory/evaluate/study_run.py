@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from factory.config import to_yaml
 from factory.errors import ConfigError, OutputError
 from factory.evaluate.config import MaskProbe, Probe
 from factory.evaluate.material import study_material
-from factory.evaluate.outset import about_scale, expected_seconds
+from factory.evaluate.outset import about_scale, expected_seconds, power_lines, said_first
 from factory.evaluate.study import Planned
-from factory.evaluate.study_html import to_html
+from factory.evaluate.study_html import Beside, Made, error_arm, to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
-from factory.evaluate.study_sheet import look_at
+from factory.evaluate.study_sheet import look_at, mistakes
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
 from factory.measure.intervals import counted
@@ -35,6 +36,7 @@ def run_study(
     execute: Execute,
     *,
     workers: int | None = None,
+    made: Made = Made(),  # noqa: B008 -- a value
     tell: Tell | None = None,
 ) -> StudyReport:
     """Train what is not trained yet, and write the report into `output`: .html, .md, .json.
@@ -44,6 +46,7 @@ def run_study(
         output: a folder.
         execute: trains.
         workers: of `execute`, side by side with a core each; None: this process alone.
+        made: what the page says of how it was made.
         tell: gets lines to show, first how long it will take; None: nothing is told or measured.
 
     Raises:
@@ -101,9 +104,37 @@ def run_study(
     write_text(output / "study.yaml", to_yaml(planned.config))
     write_text(output / "report.json", json.dumps(report.to_json(), indent=1) + "\n")
     write_text(output / "report.md", to_markdown(report))
-    sheet = look_at(planned.units, material)
-    write_text(output / "report.html", to_html(report, sheet=sheet))
+    beside = beside_report(planned, report, results, material, made)
+    write_text(output / "report.html", to_html(report, beside))
     return report
+
+
+def beside_report(
+    planned: Planned,
+    report: StudyReport,
+    results: Mapping[str, Result],
+    material: Material,
+    made: Made,
+) -> Beside:
+    """Return what the page of a finished study shows beside its figures."""
+    arm, units = error_arm(report), planned.units
+    control = report.baselines.get(arm, report.baseline) if arm else report.baseline
+    facts = (
+        ("evaluation", planned.id),
+        ("images", f"{len(planned.inputs.dataset)}, {planned.inputs.dataset.fingerprint}"),
+        ("splits", ", ".join(split.digest for split in planned.inputs.splits)),
+        ("synthetic images", f"version {planned.pool.version}" if planned.pool.images else "none"),
+        ("learner", f"{planned.config.learner.task}, {planned.config.learner.size_px} px"),
+        ("code", code_version()),
+    )
+    return Beside(
+        made=replace(made, facts=facts, config=to_yaml(planned.config)),
+        sheet=look_at(units, material),
+        errors=mistakes(units, results, material, arm=arm, control=control)
+        if arm and TASKS[report.task].classes
+        else {},
+        power=[*said_first(planned), *power_lines(planned)],
+    )
 
 
 def announce(planned: Planned, output: Path, *, tell: Tell | None = None) -> None:

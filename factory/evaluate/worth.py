@@ -1,9 +1,8 @@
 """What drawn images are worth in real labels: read off the curve of the real images alone."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,8 +10,7 @@ from factory.evaluate.config import StudyConfig
 from factory.evaluate.designs import Real, SyntheticOnly
 from factory.evaluate.factors import Crossed, Floats, labels_worth, resampled
 from factory.evaluate.units import Unit
-
-Scale = Callable[[float], float]
+from factory.measure.charts import Line, Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +41,10 @@ class LearningCurve:
 
     real: Mapping[str, Reach]
     drawn: Mapping[str, Reach]
+    controls: Mapping[str, Reach] = field(default_factory=dict)
+    """The best control by val score at each number of labels, where it is not the real arm."""
+    designs: tuple[tuple[str, ...], ...] = ()
+    """Arms with drawn images that differ in their shots alone, fewest first."""
 
 
 def labels_of(config: StudyConfig, arm: str, units: Sequence[Unit]) -> float:
@@ -60,7 +62,10 @@ def labels_of(config: StudyConfig, arm: str, units: Sequence[Unit]) -> float:
 
 
 def learning_curve(
-    config: StudyConfig, units: Sequence[Unit], found: Mapping[str, Crossed]
+    config: StudyConfig,
+    units: Sequence[Unit],
+    found: Mapping[str, Crossed],
+    best_of: Callable[[Sequence[str]], str] = lambda names: names[0],
 ) -> LearningCurve | None:
     """Return the curve of real arms at several numbers of labels; None: there are not two.
 
@@ -68,6 +73,7 @@ def learning_curve(
         config: the study.
         units: its trainings.
         found: what test images add to the score of each arm.
+        best_of: chooses the best of some controls, by val scores.
     """
     plain = [
         n for n, a in config.arms.items() if isinstance(a, Real) and a.augment and not a.strong
@@ -76,7 +82,8 @@ def learning_curve(
     if len(real) < 2 or not config.draws:
         return None
     points = [(labels, real[labels]) for labels in sorted(real)]
-    names = [*(name for _, name in points), *config.mixed]
+    controls = _controls(config, dict(points), units, best_of)
+    names = [*dict.fromkeys([*(name for _, name in points), *controls, *config.mixed])]
     means = resampled([found[name] for name in names])
     exact = np.array([[found[name].mean for name in names]])
     own = {name: labels_of(config, name, units) for name in names}
@@ -98,6 +105,35 @@ def learning_curve(
     return LearningCurve(
         real={name: reach(name) for _, name in points},
         drawn={name: reach(name) for name in config.mixed},
+        controls={name: reach(name) for name in controls},
+        designs=_designs(config, own),
+    )
+
+
+def _controls(
+    config: StudyConfig,
+    real: Mapping[float, str],
+    units: Sequence[Unit],
+    best_of: Callable[[Sequence[str]], str],
+) -> list[str]:
+    """Return the best control at each number of labels; none where it is always the real arm."""
+    by_labels: dict[float, list[str]] = {}
+    for name in config.controls:
+        by_labels.setdefault(labels_of(config, name, units), []).append(name)
+    best = {labels: best_of(by_labels[labels]) for labels in sorted(by_labels)}
+    return [] if set(best.values()) <= set(real.values()) else list(best.values())
+
+
+def _designs(config: StudyConfig, labels: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
+    """Return the arms with drawn images that differ in their shots alone, fewest first."""
+    alike: dict[str, list[str]] = {}
+    for name in config.mixed:
+        key = config.arms[name].model_dump_json(exclude={"shots"})
+        alike.setdefault(key, []).append(name)
+    return tuple(
+        tuple(sorted(names, key=lambda name: labels[name]))
+        for names in alike.values()
+        if len(names) > 1
     )
 
 
@@ -142,54 +178,39 @@ def _told(interval: Sequence[float | None], form: str) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def curve_picture(curve: LearningCurve, title: str) -> str:
-    """Return the curve as SVG: real alone with its band, arms with drawn images as points."""
-    wide, tall, left, top = 640, 340, 60, 16
-    reaches = [*curve.real.values(), *curve.drawn.values()]
-    most = max(reach.labels for reach in reaches)
-    low = math.floor(10 * min(reach.score[0] for reach in reaches)) / 10
-    high = math.ceil(10 * max(reach.score[2] for reach in reaches)) / 10
+def curve_lines(curve: LearningCurve) -> list[Line]:
+    """Return what is drawn: real alone, the best control, and each design with drawn images."""
+    lines = [Line(name="real alone", kind="real", points=_points(curve.real.values()))]
+    if curve.controls:
+        points = _points(curve.controls.values())
+        lines.append(Line(name="best control", kind="control", points=points))
+    grouped = {name for names in curve.designs for name in names}
+    alone = [(name,) for name in curve.drawn if name not in grouped]
+    for names in (*curve.designs, *alone):
+        points = _points(curve.drawn[name] for name in names)
+        told = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        lines.append(Line(name=told, kind="drawn", points=points))
+    return lines
 
-    def x(labels: float) -> float:
-        span = math.log1p(most) or 1.0
-        return left + 20 + (wide - left - 60) * math.log1p(labels) / span
 
-    def y(score: float) -> float:
-        return top + (tall - top - 44) * (high - score) / max(high - low, 1e-9)
+def worth_sentences(curve: LearningCurve) -> list[str]:
+    """Return, arm by arm, what its drawn images are worth in real labels."""
+    told = []
+    for name, reach in curve.drawn.items():
+        low, value, high = reach.worth
+        worth = "more labels than were asked for" if value is None else f"{value:.0f} real labels"
+        told.append(
+            f"The drawn images of {name} are worth {worth} a class [{_count(low)}, {_count(high)}]."
+        )
+    return told
 
-    real = list(curve.real.values())
-    band = [(r.labels, r.score[2]) for r in real] + [(r.labels, r.score[0]) for r in real[::-1]]
-    lines = [
-        f'<line x1="{left}" x2="{wide}" y1="{y(s):.1f}" y2="{y(s):.1f}" stroke="#d9e0e7"/>'
-        f'<text x="{left - 8}" y="{y(s) + 5:.1f}" text-anchor="end">{s:.1f}</text>'
-        for s in np.arange(low, high + 0.05, 0.1)
-    ]
-    lines += [
-        f'<polygon points="{_path(band, x, y)}" fill="#8795a5" opacity="0.25"/>',
-        f'<polyline points="{_path([(r.labels, r.score[1]) for r in real], x, y)}" fill="none"'
-        ' stroke="#5b6b7b" stroke-width="2"/>',
-    ]
-    for color, arms in (("#5b6b7b", curve.real), ("#2b6cb0", curve.drawn)):
-        lines += [
-            f'<line x1="{x(r.labels):.1f}" x2="{x(r.labels):.1f}" y1="{y(r.score[0]):.1f}"'
-            f' y2="{y(r.score[2]):.1f}" stroke="{color}" stroke-width="2"/>'
-            f'<circle cx="{x(r.labels):.1f}" cy="{y(r.score[1]):.1f}" r="5" fill="{color}">'
-            f"<title>{escape(name)}: {_told(r.score, '.3f')}</title></circle>"
-            for name, r in arms.items()
-        ]
-    lines += [
-        f'<text x="{x(n):.1f}" y="{tall - 24}" text-anchor="middle">{n:.0f}</text>'
-        for n in sorted({round(reach.labels) for reach in reaches})
-    ]
-    lines.append(
-        f'<text x="{wide / 2}" y="{tall - 4}" text-anchor="middle">real labels per class'
-        " (grey: real alone, blue: with drawn images)</text>"
+
+def _count(labels: float | None) -> str:
+    return "more" if labels is None else f"{labels:.0f}"
+
+
+def _points(reaches: Iterable[Reach]) -> tuple[tuple[float, Span], ...]:
+    return tuple(
+        (r.labels, Span(low=r.score[0], value=r.score[1], high=r.score[2]))
+        for r in sorted(reaches, key=lambda reach: reach.labels)
     )
-    return (
-        f'<svg viewBox="0 0 {wide} {tall}" width="{wide}" role="img" font-size="14"'
-        f' aria-label="{escape(title)} over real labels per class">{"".join(lines)}</svg>'
-    )
-
-
-def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:
-    return " ".join(f"{x(labels):.1f},{y(score):.1f}" for labels, score in points)

@@ -5,7 +5,7 @@ package extend the one and import the other.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,13 +15,14 @@ from factory.measure.intervals import Estimate
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def rendered(template: Path, values: Mapping[str, object]) -> str:
+def rendered(template: Path, values: Mapping[str, object], *, also: Sequence[Path] = ()) -> str:
     """Return the page of a template with these values; text is escaped.
 
     Filters: `figure`, an estimate with its interval; `thousandfold`, likewise of 1000 times the
-    value; `number`, with so many digits; `embedded`, a PNG as the address of an image.
+    value; `number`, with so many digits; `percent`, a share; `embedded`, a PNG as the address of an
+    image. `also` are folders of further templates that it extends.
     """
-    places = FileSystemLoader([template.parent, TEMPLATES])
+    places = FileSystemLoader([template.parent, *also, TEMPLATES])
     pages = Environment(
         loader=places,
         autoescape=True,
@@ -34,6 +35,7 @@ def rendered(template: Path, values: Mapping[str, object]) -> str:
         "thousandfold": thousandfold,
         "number": number,
         "embedded": embedded,
+        "percent": percent,
     }
     return pages.get_template(template.name).render(**values)
 
@@ -57,6 +59,11 @@ def thousandfold(found: Estimate | None, digits: int = 1) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many digits after the point, nothing of None."""
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """Return e.g. '12.8 %', '3 %' or '0 %'."""
+    return f"{100 * share:.3g} %"
 
 
 def embedded(png: bytes) -> str:

@@ -1,12 +1,13 @@
 """`factory sweep`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from catalog.commands import parse_place, storage_option
-from factory.command_line import goes_on, tell_next
+from factory.command_line import goes_on, tell_next, typed
 from factory.real.options import FILE, FOLDER, column_options, opened
 from factory.terminal import say
 
@@ -117,16 +118,20 @@ def sweep(
 
 
 def _tell_end(ground: "Ground", trials: "list[Trial]", outcome: "Outcome") -> None:
-    """Write plots and page of a finished search, and say what it found and where that lies."""
+    """Write the page of a finished search, and say what it found and where that lies."""
+    from datetime import UTC, datetime
+
+    from factory.evaluate.study_html import Made
     from factory.evaluate.study_report import as_text
-    from factory.search.finish import plot_path, summary
+    from factory.search.finish import summary
     from factory.search.page import write_page
-    from factory.search.plots import plot
+    from factory.search.plots import plots_of
     from factory.search.trials import store_study
 
     config, output = ground.config, ground.output
-    plot(plot_path(output), config, trials, store_study(trials, config, output))
-    write_page(output / "sweep.html", config, outcome, plot_path(output))
+    made = Made(command=typed(*sys.argv[1:]), date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    plots = plots_of(config, trials, store_study(trials, config, output))
+    write_page(output / "sweep.html", config, outcome, plots, made)
     click.echo(as_text(summary(ground, outcome)))
     say("the winner's images, and more of them with another num_images:")
     tell_next("generate", "--config", output / "best.yaml", "--catalog", ground.catalog.uri)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from factory.atomic import write_text
 from factory.config import to_yaml
@@ -125,8 +124,3 @@ def summary(ground: Ground, outcome: Outcome, *, shown: int = 10) -> Iterator[Pa
             for trial in outcome.trials[:shown]
         ],
     )
-
-
-def plot_path(output: Path) -> Path:
-    """Return where the plots of a search lie."""
-    return output / "sweep.png"

@@ -1,109 +1,127 @@
-"""Plots of a search, one picture: score by number of images, two axes, importance, cost."""
+"""Drawings of a search: score by number of images, two axes, importance, cost; none is empty."""
 
-import io
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from factory.atomic import write_bytes
+from factory.measure.charts import Line, Span, bars, scatter
 from factory.search.config import SweepConfig
 from factory.search.trials import Trial, short
 
 LEAST_FOR_IMPORTANCE = 4
+MOST_BINS = 6
 
 
-def plot(path: Path, config: SweepConfig, trials: Sequence[Trial], study: optuna.Study) -> None:
-    """Write the four plots of a search as a PNG.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Best score by two axes: a row for each value of the second, None where none was tried."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    across: str
+    down: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plots:
+    """What can be drawn of a search: title -> SVG; `grid` where it has two axes."""
+
+    drawings: Mapping[str, str]
+    grid: Grid | None
+    best: float
+    least: float
+
+
+def plots_of(config: SweepConfig, trials: Sequence[Trial], study: optuna.Study) -> Plots:
+    """Return the drawings of a search; those that would be empty are left out.
 
     Only trials with all their trainings are shown where a score is read off: the others stopped
     because they scored less after fewer.
-
-    Raises:
-        OutputError: `path` cannot be written.
     """
     most = max(trial.trained for trial in trials)
     whole = [trial for trial in trials if trial.trained == most]
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    first, second, third, fourth = figure.subplots(2, 2).flat
-    _scores(first, whole)
-    _two_axes(second, config, whole)
-    _importance(third, study)
-    _cost(fourth, trials, most)
-    figure.suptitle(f"{config.name}: {len(trials)} trials, {len(whole)} with {most} trainings")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    write_bytes(path, picture.getvalue())
+    drawings = {"Score by number of drawn images": _scores(whole)}
+    if shares := _importance(study):
+        drawings["Importance of the axes"] = bars(shares, title="share of the score's variance")
+    drawings["Best score by time"] = _cost(trials, most)
+    scores = [trial.score for trial in whole]
+    return Plots(drawings=drawings, grid=_grid(config, whole), best=max(scores), least=min(scores))
 
 
-def _scores(axes: Axes, trials: Sequence[Trial]) -> None:
+def _scores(trials: Sequence[Trial]) -> str:
     """Every trial, and mean and 95 % interval by number of images in up to six bins."""
     sizes = np.array([trial.num_synthetic for trial in trials], float)
     scores = np.array([trial.score for trial in trials])
-    axes.scatter(sizes, scores, s=14, alpha=0.5, color="tab:blue")
-    edges = np.unique(np.quantile(sizes, np.linspace(0, 1, 7)))
+    edges = np.unique(np.quantile(sizes, np.linspace(0, 1, MOST_BINS + 1)))
     bins = np.clip(np.searchsorted(edges, sizes, side="right") - 1, 0, max(0, len(edges) - 2))
-    middle, mean, half = [], [], []
+    points = []
     for number in np.unique(bins):
         own = scores[bins == number]
         if len(own) > 1:
-            middle.append(sizes[bins == number].mean())
-            mean.append(own.mean())
-            half.append(1.96 * own.std(ddof=1) / np.sqrt(len(own)))
-    low, high = np.subtract(mean, half), np.add(mean, half)
-    axes.plot(middle, mean, color="tab:blue")
-    axes.fill_between(middle, low, high, color="tab:blue", alpha=0.2)
-    axes.set(xlabel="synthetic images", ylabel="validation score", title="Score by number")
+            half = 1.96 * own.std(ddof=1) / np.sqrt(len(own))
+            span = Span(low=own.mean() - half, value=own.mean(), high=own.mean() + half)
+            points.append((float(sizes[bins == number].mean()), span))
+    line = Line(name="mean", kind="drawn", points=tuple(points))
+    return scatter(
+        list(zip(sizes.tolist(), scores.tolist(), strict=True)),
+        line if len(points) > 1 else None,
+        x_title="drawn images",
+        y_title="validation score",
+    )
 
 
-def _two_axes(axes: Axes, config: SweepConfig, trials: Sequence[Trial]) -> None:
-    """Best score by the first two axes of the space."""
+def _grid(config: SweepConfig, trials: Sequence[Trial]) -> Grid | None:
+    """Best score by the first two axes of the space; None: it has one."""
     keys = list(config.space)[:2]
     if len(keys) < 2:
-        axes.set_axis_off()
-        return
+        return None
     columns, rows = (sorted({t.point[key] for t in trials}, key=_order) for key in keys)
-    table = np.full((len(rows), len(columns)), np.nan)
+    best: dict[tuple[Any, Any], float] = {}
     for trial in trials:
-        place = rows.index(trial.point[keys[1]]), columns.index(trial.point[keys[0]])
-        table[place] = np.fmax(table[place], trial.score)
-    shown = axes.imshow(table, aspect="auto", origin="lower", cmap="viridis")
-    axes.figure.colorbar(shown, ax=axes, label="best validation score")
-    for ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
-        every = max(1, len(names) // 8)
-        ticks(range(0, len(names), every), [short(name) for name in names[::every]])
-    axes.set(xlabel=keys[0], ylabel=keys[1], title="First two axes")
+        place = trial.point[keys[0]], trial.point[keys[1]]
+        best[place] = max(trial.score, best.get(place, -np.inf))
+    return Grid(
+        columns=tuple(map(short, columns)),
+        rows=tuple((short(row), tuple(best.get((c, row)) for c in columns)) for row in rows),
+        across=keys[0],
+        down=keys[1],
+    )
 
 
-def _importance(axes: Axes, study: optuna.Study) -> None:
-    """Share of the score's variance that each axis explains (fANOVA, F. Hutter et al., 2014)."""
-    axes.set(title="Importance of the axes", xlabel="share of the variance")
+def _importance(study: optuna.Study) -> dict[str, float]:
+    """Share of the score's variance that each axis explains (fANOVA, F. Hutter et al., 2014).
+
+    Empty where there are too few trials, or all score alike.
+    """
     if len(study.trials) < LEAST_FOR_IMPORTANCE:
-        axes.text(0.5, 0.5, "too few trials", ha="center", transform=axes.transAxes)
-        return
+        return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     try:
-        found = optuna.importance.get_param_importances(
+        return optuna.importance.get_param_importances(
             study, evaluator=evaluator, target=lambda trial: trial.values[0]
         )
     except RuntimeError:  # fANOVA: no variance in any tree
-        axes.text(0.5, 0.5, "trials score alike", ha="center", transform=axes.transAxes)
-        return
-    names = list(found)[::-1]
-    axes.barh(names, [found[name] for name in names], color="tab:blue")
+        return {}
 
 
-def _cost(axes: Axes, trials: Sequence[Trial], most: int) -> None:
-    """Best score so far by the seconds that all trials took together."""
-    order = sorted(trials, key=lambda trial: trial.ended)
-    seconds = np.cumsum([trial.ended - trial.begun for trial in order])
-    best = np.fmax.accumulate([t.score if t.trained == most else np.nan for t in order])
-    axes.step(seconds / 60, best, where="post", color="tab:blue")
-    axes.set(xlabel="minutes of all workers", ylabel="best score so far", title="Cost")
+def _cost(trials: Sequence[Trial], most: int) -> str:
+    """Best score so far by the minutes that all trials took together."""
+    return scatter(
+        list(_so_far(trials, most)), None, steps=True, x_title="minutes of all workers",
+        y_title="best score so far",
+    )  # fmt: skip
+
+
+def _so_far(trials: Sequence[Trial], most: int) -> Iterator[tuple[float, float]]:
+    minutes, best = 0.0, -np.inf
+    for trial in sorted(trials, key=lambda trial: trial.ended):
+        minutes += (trial.ended - trial.begun) / 60
+        if trial.trained == most:
+            best = max(best, trial.score)
+            yield minutes, best
 
 
 def _order(value: Any) -> tuple[bool, Any]:

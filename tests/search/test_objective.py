@@ -288,15 +288,17 @@ def test_a_search_on_a_line_has_points_without_end() -> None:
     assert len(set(points)) == 8
 
 
-def test_trials_that_score_alike_are_plotted(ground: Ground, tmp_path: Path) -> None:
-    from factory.search.plots import plot
+def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_path: Path) -> None:
+    from factory.search.plots import plots_of
     from factory.search.trials import store_study
 
     points = [{**ground.config.start[0], "arm.per_class": number} for number in (1, 2, 3, 4)]
     trials = [trial_at(point) for point in points]
-    study = store_study(trials, ground.config, tmp_path)
-    plot(tmp_path / "sweep.png", ground.config, trials, study)
-    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    found = plots_of(ground.config, trials, store_study(trials, ground.config, tmp_path))
+    assert list(found.drawings) == ["Score by number of drawn images", "Best score by time"]
+    assert found.drawings["Score by number of drawn images"].count("<circle") == 4
+    assert found.grid is not None
+    assert sum(score is not None for _, row in found.grid.rows for score in row) == 4
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:

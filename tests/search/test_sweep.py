@@ -14,7 +14,6 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
-from PIL import Image
 
 from catalog import Catalog, sql
 from factory.config import load_config, parse_config, to_yaml
@@ -27,7 +26,7 @@ from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
 from factory.search.objective import Ground
 from factory.search.page import write_page
-from factory.search.plots import plot
+from factory.search.plots import plots_of
 from factory.search.sweep import run_trials
 from factory.search.trials import Trial, store_study
 
@@ -63,13 +62,13 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
         study_name="small", storage=f"sqlite:///{ground.output / 'optuna.db'}"
     )
     assert found.best_value == max(trial.score for trial in trials)
-    plot(ground.output / "sweep.png", ground.config, trials, study)
-    assert Image.open(ground.output / "sweep.png").width > 1000
-    write_page(ground.output / "sweep.html", ground.config, outcome, ground.output / "sweep.png")
+    plots = plots_of(ground.config, trials, study)
+    write_page(ground.output / "sweep.html", ground.config, outcome, plots)
     page = (ground.output / "sweep.html").read_text()
     assert "The search: 5 trials" in page
-    assert page.count("data:image/png;base64,") == 1
-    assert page.index("Differences of") < page.index("The search")
+    assert page.count("<svg") == 2 + len(plots.drawings)
+    assert "data:image" not in page
+    assert page.index("Against every control") < page.index("The search")
 
     longer = replace(ground, config=ground.config.model_copy(update={"trials": 7}))
     extended = run_trials(longer, at_once=1)
