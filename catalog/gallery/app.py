@@ -17,11 +17,19 @@ from starlette.routing import Route
 
 from catalog.export.png_text import as_synthetic
 from catalog.gallery.charts import comparison
-from catalog.gallery.details import config_of, gates_of, groups_of, latest_runs, nearest_real, shown
-from catalog.gallery.details import pretty as pretty_json
-from catalog.gallery.filters import RANGES, SORTS, BadAddress, Filters, NotHere, filters_of
+from catalog.gallery.details import (
+    card_html,
+    config_of,
+    facts,
+    gates_of,
+    groups_of,
+    latest_runs,
+    nearest_real,
+    shown,
+)
+from catalog.gallery.filters import BadAddress, Filters, NotHere, filters_of
 from catalog.gallery.guard import App, Guard
-from catalog.gallery.index import Index
+from catalog.gallery.index import Index, View
 from catalog.gallery.listing import (
     around,
     in_address,
@@ -31,7 +39,9 @@ from catalog.gallery.listing import (
     releases_of,
     view_of,
 )
-from catalog.gallery.pictures import PICTURES, Thumbnails, is_png, real_png, rows_of
+from catalog.gallery.overview import MOST_CLASSES, choices_of, overview_of, samples_of
+from catalog.gallery.pictures import PICTURES, Thumbnails, is_png, rows_of
+from catalog.gallery.reals import Reals, beside, real_png
 from catalog.gallery.records import (
     BOX_HEIGHT,
     BOX_WIDTH,
@@ -44,15 +54,18 @@ from catalog.gallery.records import (
 )
 from catalog.schema import SAMPLES
 from factory.errors import DataError, FactoryError
+from factory.measure.page import TEMPLATES as PAGE_STYLE
 from factory.terminal import escaped
 
 HERE = Path(__file__).parent
 AT_ONCE = 8
 """Pages that are worked at."""
 ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
-WIDE_PX = 1160
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 _STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
+_STATIC["gallery.css"] = (PAGE_STYLE / "page.css").read_bytes() + _STATIC["gallery.css"]
+BESIDE, NEAREST, LOOKS = 12, 4, 4
+"""Images of a class on either side; real ones nearest to a drawn one; of a class in a compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +75,31 @@ class Gallery:
     index: Index
     data: str | None = None
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    reals: Reals | None = None
+
+    def overview(self, request: Request) -> Response:
+        """What the catalog holds; with parameters it is the page of images, as it once was."""
+        if request.url.query:
+            return RedirectResponse(f"/images?{request.url.query}", status_code=308)
+        view = self.index.newest()
+        found = overview_of(self.index, view, self.thumbnails)
+        names = [card.name for card in found.classes]
+        return self._page("overview.html", o=found, reals=beside(self.reals, names, 3))
+
+    def beside(self, request: Request) -> Response:
+        """Real images and drawn ones of each class, large and side by side."""
+        filters = _filters(request)
+        view = view_of(self.index, filters)
+        chosen = filters.exact.get("class")
+        names = [chosen] if chosen else view.facets["class_name"][:MOST_CLASSES]
+        cards = [
+            {"name": name, "rows": samples_of(self.index, view, name, BESIDE, filters)}
+            for name in names
+        ]
+        return self._page(
+            "beside.html", cards=cards, reals=beside(self.reals, names, BESIDE), data=self.data,
+            choices=choices_of(self.index, view, filters),
+        )  # fmt: skip
 
     def images(self, request: Request) -> Response:
         """Thumbnails of the images that pass the filters, a page of them."""
@@ -71,8 +109,8 @@ class Gallery:
                        before=_one(request, "before"))  # fmt: skip
         tiles = list(zip(page.rows, self.thumbnails.of(view, page.rows), strict=True))
         return self._page(
-            "images.html", filters=filters, view=view, page=page, tiles=tiles, ranges=RANGES,
-            sorts=SORTS, releases=releases_of(self.index),
+            "images.html", filters=filters, view=view, page=page, tiles=tiles,
+            choices=choices_of(self.index, view, filters), releases=releases_of(self.index),
         )  # fmt: skip
 
     def image(self, request: Request) -> Response:
@@ -85,11 +123,12 @@ class Gallery:
         run = latest_runs(view.catalog).get(row["run_id"])
         before, after = around(self.index, view, filters, key_of(found))
         masked = row["mask"] is not None
-        across = row["width_px"] * (3 if masked else 1)
-        zoom = _zoom(request, across)
+        png = self._row(request, filters, ("image",))["image"]["bytes"] if self.reals else b""
+        near = self.reals.nearest(png or b"", NEAREST) if self.reals else []
         return self._page(
-            "image.html", filters=filters, view=view, row=row, run=run, zoom=zoom, zooms=ZOOMS,
-            masked=masked, before=before, after=after, groups=groups_of(row),
+            "image.html", filters=filters, view=view, row=row, run=run, zoom=_zoom(request),
+            zooms=ZOOMS, masked=masked, near=near, before=before, after=after,
+            of_class=self._of_class(row["class_name"], near), groups=groups_of(row),
             gates=gates_of(row, config_of(run)), nearest=nearest_real(row), data=self.data,
             lineage=lineage_of(self.index, view.catalog, row), box=(BOX_WIDTH, BOX_HEIGHT),
         )  # fmt: skip
@@ -118,7 +157,7 @@ class Gallery:
     def real(self, request: Request) -> Response:
         """A real image, where the one who started the server said that they may be shown."""
         try:
-            png = real_png(self.data, request.path_params["id"])
+            png = real_png(self.reals, request.path_params["id"])
         except DataError as error:
             raise NotHere(error.what, remedy=error.remedy) from error
         # a patient's image stays on no disk but the one it came from
@@ -163,8 +202,11 @@ class Gallery:
             side: self.thumbnails.of(views[side], [pair[side] for pair in found.pairs])
             for side in (0, 1)
         }
+        names = [name for name, a, b in found.classes if a or b][:MOST_CLASSES]
         return self._page(
             "compare.html", sides=sides, views=views, found=found, thumbs=thumbs,
+            looks=[(n, *(self._looks(*each, n) for each in zip(views, sides, strict=True)))
+                   for n in names],
             releases=releases_of(self.index), asked=bool(given),
         )  # fmt: skip
 
@@ -203,13 +245,23 @@ class Gallery:
             )
         return dict(rows[0])
 
+    def _of_class(self, name: str, besides: list[str]) -> list[str]:
+        """Return ids of real images of a class, but for those that are shown already."""
+        found = self.reals.of_class(name, NEAREST + len(besides)) if self.reals else []
+        return [image_id for image_id in found if image_id not in besides][:NEAREST]
+
+    def _looks(self, view: View, filters: Filters, name: str) -> list[Any]:
+        """Return rows of a class on one side of a comparison, with their thumbnails."""
+        rows = samples_of(self.index, view, name, LOOKS, filters)
+        return list(zip(rows, self.thumbnails.of(view, rows), strict=True))
+
     def _newest(self, request: Request) -> Any:
         _none(request)
         return self.index.newest().catalog
 
     def _page(self, name: str, *, status: int = 200, **values: Any) -> Response:
         text = _TEMPLATES.get_template(name).render(
-            uri=self.index.place.uri, page_name=name, **values
+            uri=self.index.place.uri, page_name=name, shows_real=self.data is not None, **values
         )
         return HTMLResponse(text, status_code=status)
 
@@ -225,13 +277,15 @@ def application(
         token: asked of everyone, unless None.
         data: real images that may be shown; None shows none.
     """
-    return application_of(Gallery(index=index, data=data), host=host, token=token)
+    reals = None if data is None else Reals(data)
+    return application_of(Gallery(index=index, data=data, reals=reals), host=host, token=token)
 
 
 def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | None = None) -> App:
     """Return the guarded application of a gallery, see `application`."""
     pages: dict[str, Callable[[Request], Response]] = {
-        "/": gallery.images,
+        "/": gallery.overview,
+        "/images": gallery.images,
         "/image/{image}": gallery.any_run,
         "/image/{run}/{image:path}": gallery.image,
         "/picture/{run}/{image:path}/{kind}.png": gallery.picture,
@@ -244,7 +298,7 @@ def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | No
         "/static/{name}": gallery.static,
     }
     if gallery.data is not None:
-        pages["/real/{id:path}"] = gallery.real
+        pages |= {"/beside": gallery.beside, "/real/{id:path}": gallery.real}
     refused: Any = gallery.refused
     pages_app = Starlette(
         routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()],
@@ -279,11 +333,11 @@ def _key(request: Request) -> str:
     return f"{request.path_params['run']}/{request.path_params['image']}"
 
 
-def _zoom(request: Request, across_px: int) -> int:
-    """Return the factor of enlargement: the one asked for, or one that fills a wide page."""
+def _zoom(request: Request) -> int | None:
+    """Return the factor of enlargement that was asked for; None: as large as the screen allows."""
     text = _one(request, "zoom")
     if not text:
-        return max([zoom for zoom in ZOOMS if zoom * across_px <= WIDE_PX], default=1)
+        return None
     if text not in map(str, ZOOMS):
         raise BadAddress(f"zoom is {text[:20]!r}", remedy=f"Choose of {', '.join(map(str, ZOOMS))}")
     return int(text)
@@ -298,7 +352,7 @@ def _templates() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_printed,
     )  # fmt: skip
-    found.filters |= {"shown": shown, "pretty": pretty_json, "in_address": in_address}
+    found.filters |= {"shown": shown, "card": card_html, "facts": facts, "in_address": in_address}
     found.globals |= {"address": lambda place, row: place + in_address(key_of(row))}
     digests = {n: hashlib.sha256(data).hexdigest()[:12] for n, data in _STATIC.items()}
     found.globals["static"] = lambda name: f"/static/{name}?v={digests[name]}"

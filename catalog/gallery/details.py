@@ -2,17 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from catalog.output import plain
 from catalog.table import Catalog
 from factory.gate import registry
 from factory.gate.gate import Score
 from factory.gate.registry import all_scores
+from factory.terminal import escaped
 
 GROUPS = {
     "Label": ("class_name", "class_id", "is_synthetic"),
@@ -40,6 +43,8 @@ APART = (
 SCORES = tuple((gate.key, score) for gate in registry.GATES for score in gate.scores)
 """Section of a run's configuration that holds a score's bounds, and the score."""
 
+DEEPEST = 8
+"""Of objects within objects; what lies deeper is shown as it is."""
 _NEAREST = re.compile(r"copy: .* to (.+)", re.S)
 
 
@@ -117,12 +122,36 @@ def shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def pretty(text: str | None) -> str:
-    """Return JSON indented; anything else as it is."""
+def facts(text: str | None) -> list[tuple[str, str]]:
+    """Return what a JSON object holds, as (dotted key, value); other text as it is.
+
+    What says nothing, null or empty, is left out.
+    """
     try:
-        return json.dumps(json.loads(text or ""), indent=1, ensure_ascii=False)
+        told = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        return text or ""
+        told = None
+    if not isinstance(told, dict):
+        return [("text", text or "")]
+    return list(_flat(told))
+
+
+def card_html(text: str | None) -> Markup:
+    """Return the card of a generator, which anybody may have written, as HTML without a link.
+
+    Markup in it stays text, and so do links and pictures: they would lead out of the catalog.
+    """
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    reader.disable(["link", "image", "autolink", "html_block", "html_inline", "reference"])
+    return Markup(reader.render(escaped(text or "")))  # noqa: S704 -- the reader escapes
+
+
+def _flat(told: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    for name, value in told.items():
+        if isinstance(value, dict) and value and depth < DEEPEST:
+            yield from _flat(value, f"{before}{name}.", depth + 1)
+        elif value not in (None, "", [], {}):
+            yield f"{before}{name}", shown(value)
 
 
 def latest_runs(catalog: Catalog) -> dict[str, dict[str, Any]]:

@@ -73,6 +73,8 @@ class View:
     """Of all files of the index, by number."""
     facets: dict[str, list[str]] = field(repr=False)
     """Column -> its values, for the choices of a form."""
+    ends: dict[str, tuple[float, float]] = field(repr=False)
+    """Guidance and scores that some image has: column -> least and greatest."""
 
 
 class Index:
@@ -204,6 +206,7 @@ class Index:
             hides=self._hide(),
             paths=tuple(self._paths),
             facets=self._facets(),
+            ends=self._ends(),
         )
 
     def _load(self, catalog: Catalog, files: Files) -> None:
@@ -260,6 +263,20 @@ class Index:
         )
         self._db.unregister("fresh")
         return bool(ids)
+
+    def _ends(self) -> dict[str, tuple[float, float]]:
+        columns = [name for name in LIGHT if name == "guidance_scale" or name.endswith("_score")]
+        told = ", ".join(
+            f"{end}({c}) FILTER (isfinite({c})) AS {end}_{c}"
+            for c in columns
+            for end in ("min", "max")
+        )
+        (row,) = self.ask(f"SELECT {told} FROM images")
+        return {
+            c: (float(row[f"min_{c}"]), float(row[f"max_{c}"]))
+            for c in columns
+            if row[f"min_{c}"] is not None
+        }
 
     def _facets(self) -> dict[str, list[str]]:
         queries = {

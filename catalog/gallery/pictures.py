@@ -20,7 +20,6 @@ from PIL import Image
 from catalog.gallery.index import View
 from catalog.sheet import coloured, decoded, outlines
 from catalog.store import reading
-from catalog.strip import source_image
 from factory.errors import CatalogError
 
 THUMBNAIL_PX = 128
@@ -199,12 +198,3 @@ def _or_nothing(draw: Callable[[Mapping[str, Any]], bytes]) -> Callable[[Mapping
 
 PICTURES = {"image": _image, "mask": _or_nothing(_mask), "outlines": _or_nothing(_outlines)}
 """Name in an address -> PNG of a row with image and mask; empty where there is none."""
-
-
-def real_png(data: str | None, image_id: str) -> bytes:
-    """Return a real image as PNG.
-
-    Raises:
-        DataError: no such image, or no data set was named.
-    """
-    return png_bytes(source_image(data, image_id))

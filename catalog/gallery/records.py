@@ -28,16 +28,15 @@ def models(catalog: Catalog) -> list[dict[str, Any]]:
 
 def evaluations(catalog: Catalog) -> list[dict[str, Any]]:
     """Return the studies with their verdicts and scores, the latest first."""
+    return [row | {"scores": _scores(catalog, row)} for row in verdicts_of(catalog)]
+
+
+def verdicts_of(catalog: Catalog) -> list[dict[str, Any]]:
+    """Return the studies with their verdicts, the latest first."""
     found = catalog.table("evaluations").to_pylist()
     found.sort(key=lambda row: row["finished_at"], reverse=True)
     return [
-        row
-        | {
-            "verdicts": json_object(row["verdicts"]),
-            "effects": effects(row),
-            "scores": _scores(catalog, row),
-        }
-        for row in found
+        row | {"verdicts": json_object(row["verdicts"]), "effects": effects(row)} for row in found
     ]
 
 

@@ -149,11 +149,14 @@ def measure(uri: Path) -> None:
     client = TestClient(application_of(gallery), base_url="http://127.0.0.1")
     middle = index.ask("SELECT run_id || '/' || image_id AS k FROM images WHERE place = 500000")
     pages = {
-        "first page": "/",
-        "page from the middle on": f"/?after={middle[0]['k']}" if middle else "/?sort=oldest",
-        "class, guidance and score": "/?class=monocyte&guidance_min=2.5&blank_max=0.4",
-        "rejected by blur": "/?reason=blur",
-        "sorted by a score (200 files)": "/?sort=blur",
+        "overview": "/",
+        "first page": "/images",
+        "page from the middle on": f"/images?after={middle[0]['k']}"
+        if middle
+        else "/images?sort=oldest",
+        "class, guidance and score": "/images?class=monocyte&guidance_min=2.5&blank_max=0.4",
+        "rejected by blur": "/images?reason=blur",
+        "sorted by a score (200 files)": "/images?sort=blur",
         "scores of all (histograms)": "/gates",
     }
     for name, address in pages.items():

@@ -248,8 +248,9 @@ def pages(client):
     """Every page, and every image's page and pictures, by the links of the pages themselves."""
     title = quote(TITLE)
     seen, fresh = set(), ["/", "/runs", "/models", "/gates", "/evaluations", "/releases",
-                          "/compare", f"/?class={title}", f"/?{title}=1", f"/{title}",
-                          f"/?version={HUGE}", "/?sort=copy", "/image/%2e%2e%2fx"]  # fmt: skip
+                          "/compare", f"/images?class={title}", f"/images?{title}=1", f"/{title}",
+                          f"/images?version={HUGE}", "/images?sort=copy",
+                          "/image/%2e%2e%2fx"]  # fmt: skip
     while fresh:
         address = fresh.pop()
         seen.add(address)
@@ -279,7 +280,7 @@ def test_the_gallery_shows_them_without_a_raw_character(made):
 def test_the_gallery_survives_releases_of_others(uri, changes):
     with_release(uri, **{k: v for k, v in changes.items() if k != "where"})
     client = client_of(uri)
-    for address in ("/", "/releases", "/?release=evil@2.0.0", "/image/run-1/a%2Fb",
+    for address in ("/", "/releases", "/images?release=evil@2.0.0", "/image/run-1/a%2Fb",
                     "/compare?a.release=evil@1.0.0&b.release=evil@2.0.0"):  # fmt: skip
         answer = client.get(address)
         assert answer.status_code in (200, 400, 503), (address, answer.text[:300])

@@ -19,7 +19,8 @@ EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>\"' {{ 7*7 }}"
 
 
 @pytest.mark.parametrize(
-    "address", ["/", "/nothing", "/?clas=1", "/static/gallery.css", "/static/gallery.js", "/runs"]
+    "address",
+    ["/", "/nothing", "/images?clas=1", "/static/gallery.css", "/static/gallery.js", "/runs"],
 )
 def test_every_answer_carries_the_headers(client, address):
     headers = client.get(address).headers
@@ -64,18 +65,18 @@ def test_a_foreign_host_name_is_refused(client, host, status):
 
 def test_another_site_cannot_make_the_browser_run_sql(client):
     cross = {"sec-fetch-site": "cross-site"}
-    assert client.get("/?where=1=1", headers=cross).status_code == 403
+    assert client.get("/images?where=1=1", headers=cross).status_code == 403
     assert client.get("/compare?a.where=1=1", headers=cross).status_code == 403
-    assert client.get("/?class=monocyte", headers=cross).status_code == 200
+    assert client.get("/images?class=monocyte", headers=cross).status_code == 200
 
 
 def test_a_token_is_asked_once_and_then_a_cookie_will_do(uri):
     client = client_of(uri, token=TOKEN, host="0.0.0.0")
     assert client.get("/").status_code == 401
     assert client.get("/static/gallery.css").status_code == 401
-    assert client.get("/", params={"token": TOKEN[:-1]}).status_code == 401
-    answer = client.get("/", params={"token": TOKEN, "class": "monocyte"})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/?class=monocyte")
+    assert client.get("/images", params={"token": TOKEN[:-1]}).status_code == 401
+    answer = client.get("/images", params={"token": TOKEN, "class": "monocyte"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/images?class=monocyte")
     cookie = answer.headers["set-cookie"]
     assert cookie.startswith(f"{COOKIE}=")
     assert "HttpOnly; SameSite=Strict; Path=/" in cookie
@@ -171,11 +172,13 @@ def hostile(tmp_path_factory):
     return client_of(uri, data="nowhere")
 
 
-PAGES = ["/", "/gates", "/runs", "/models", "/evaluations", "/releases", "/compare",
+PAGES = ["/", "/images", "/gates", "/runs", "/models", "/evaluations", "/releases", "/compare",
          f"/image/run-1/{sample_row(0)['image_id']}"]  # fmt: skip
 
 
-@pytest.mark.parametrize("page", [*PAGES, f"/?class={EVIL}", f"/?{EVIL}=1", f"/?where={EVIL}"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, f"/images?class={EVIL}", f"/images?{EVIL}=1", f"/images?where={EVIL}"]
+)
 def test_markup_in_rows_and_addresses_is_only_text(hostile, page):
     text = hostile.get(page).text
     found = Tags(text)

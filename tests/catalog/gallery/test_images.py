@@ -16,7 +16,7 @@ from tests.fakes.rows import STARTED, sample_row
 
 def shown(client, query=""):
     """The ids of the images of a page, in order."""
-    answer = client.get(f"/?{query}")
+    answer = client.get(f"/images?{query}")
     assert answer.status_code == 200, answer.text
     return re.findall(r'class="tile [a-z]+" href="/image/[^/]+/([0-9a-f]+)', answer.text)
 
@@ -26,7 +26,7 @@ def ids(numbers, recipe="recipe-a"):
 
 
 def test_a_page_shows_thumbnails_classes_and_verdicts(client):
-    text = client.get("/").text
+    text = client.get("/images").text
     assert text.count('src="data:image/png;base64,') == 40 + 20  # images, and outlines of masks
     assert "<b>1 to 40</b> of 40" in text
     assert 'alt="eosinophil, accepted"' in text
@@ -95,7 +95,7 @@ def test_an_image_of_two_runs_shows_once_like_in_a_selection(tmp_path):
     client = client_of(tmp_path)
     assert set(shown(client)) == ids(range(4))
     assert len(shown(client)) == 4
-    assert client.get("/").text.count("/image/earlier/") == 4
+    assert client.get("/images").text.count("/image/earlier/") == 4
     assert len(shown(client, "run=later")) == len(shown(client, "guidance_min=2")) == 4
     later = Selection(catalog=Catalog(tmp_path), where="guidance_scale > 2")
     assert set(shown(client, "guidance_min=2")) == set(later.image_ids)
@@ -121,7 +121,7 @@ def test_a_broken_picture_is_said_and_breaks_nothing_else(tmp_path):
     image = {"bytes": b"<svg onload=alert(1)>", "path": f"{image_id}.png"}
     publish(tmp_path, "run-2", 1, recipe="b", image=image)
     client = client_of(tmp_path)
-    assert client.get("/").text.count("no readable picture") == 1
+    assert client.get("/images").text.count("no readable picture") == 1
     assert client.get(f"/picture/run-2/{image_id}/image.png").status_code == 404
     assert "<svg onload" not in client.get(f"/image/run-2/{image_id}").text
 
@@ -129,20 +129,24 @@ def test_a_broken_picture_is_said_and_breaks_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("address", "status", "message"),
     [
-        ("/?clas=monocyte", 400, "no parameter &#39;clas&#39;"),
-        ("/?class=a&class=b", 400, "&#39;class&#39; is given twice"),
-        ("/?blur_min=much", 400, "blur_min is &#39;much&#39;"),
-        ("/?blur_min=nan", 400, "no number"),
-        ("/?version=-1", 400, "version is &#39;-1&#39;"),
-        ("/?version=99", 400, "at version 99"),
-        ("/?sort=beauty", 400, "nothing sorts by &#39;beauty&#39;"),
-        ("/?release=none@1.0.0", 400, "there is no release &#39;none@1.0.0&#39;"),
-        ("/?after=a/b", 404, "image &#39;a/b&#39; is not in"),
-        ("/?after=a/b&before=a/b", 400, "both given"),
-        ("/?where=nothing", 400, "&#34;nothing&#34; not found"),
-        ("/?where=1=1)%3B+DROP+TABLE+samples%3B+--", 400, "Correct the SQL"),
-        ("/?where=image_id+IN+(SELECT+content+FROM+read_text('/etc/passwd'))", 400, "no files"),
-        ("/?class=" + "x" * 3000, 400, "3000 characters"),
+        ("/images?clas=monocyte", 400, "no parameter &#39;clas&#39;"),
+        ("/images?class=a&class=b", 400, "&#39;class&#39; is given twice"),
+        ("/images?blur_min=much", 400, "blur_min is &#39;much&#39;"),
+        ("/images?blur_min=nan", 400, "no number"),
+        ("/images?version=-1", 400, "version is &#39;-1&#39;"),
+        ("/images?version=99", 400, "at version 99"),
+        ("/images?sort=beauty", 400, "nothing sorts by &#39;beauty&#39;"),
+        ("/images?release=none@1.0.0", 400, "there is no release &#39;none@1.0.0&#39;"),
+        ("/images?after=a/b", 404, "image &#39;a/b&#39; is not in"),
+        ("/images?after=a/b&before=a/b", 400, "both given"),
+        ("/images?where=nothing", 400, "&#34;nothing&#34; not found"),
+        ("/images?where=1=1)%3B+DROP+TABLE+samples%3B+--", 400, "Correct the SQL"),
+        (
+            "/images?where=image_id+IN+(SELECT+content+FROM+read_text('/etc/passwd'))",
+            400,
+            "no files",
+        ),
+        ("/images?class=" + "x" * 3000, 400, "3000 characters"),
         ("/image/run-low/nothing", 404, "is not in"),
         ("/image/run-low/nothing?zoom=5", 404, "is not in"),
         ("/picture/run-low/nothing/image.png", 404, "is not in"),
@@ -170,7 +174,7 @@ def test_a_condition_that_takes_too_long_is_given_up(client, monkeypatch):
     endless = (
         "(SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range > b.range) > 0"
     )
-    answer = client.get("/", params={"where": endless})
+    answer = client.get("/images", params={"where": endless})
     assert answer.status_code == 400
     assert "took longer than 0.2 s" in answer.text
 
@@ -178,9 +182,19 @@ def test_a_condition_that_takes_too_long_is_given_up(client, monkeypatch):
 def test_a_catalog_without_images_has_its_pages(tmp_path):
     Catalog.create(tmp_path)
     client = client_of(tmp_path)
-    for page in ("/", "/runs", "/models", "/gates", "/evaluations", "/releases", "/compare"):
+    for page in (
+        "/",
+        "/images",
+        "/runs",
+        "/models",
+        "/gates",
+        "/evaluations",
+        "/releases",
+        "/compare",
+    ):
         assert client.get(page).status_code == 200
-    assert "No image satisfies this" in client.get("/").text
+    assert "No image satisfies this" in client.get("/images").text
+    assert f"factory generate --catalog {tmp_path}" in client.get("/").text
 
 
 def test_a_view_does_not_see_what_comes_later(tmp_path, monkeypatch):
@@ -192,3 +206,28 @@ def test_a_view_does_not_see_what_comes_later(tmp_path, monkeypatch):
     publish(tmp_path, "run-2", 4, recipe="recipe-b")
     later = index.newest()
     assert [page_of(index, each, filters_of([])).total for each in (view, later)] == [4, 8]
+
+
+def test_chips_count_what_the_other_filters_leave_and_lead_back(client):
+    text = client.get("/images?class=monocyte&status=rejected").text
+    chips = re.findall(
+        r'<a class="chip" href="/images\?([^"]*)"( aria-current="true")?>([^ ]+) <span'
+        r' class="count">(\d+)</span>',
+        text,
+    )
+    found = {label: (query, bool(chosen), int(n)) for query, chosen, label, n in chips}
+    assert found["monocyte"] == ("status=rejected", True, 0)
+    assert found["neutrophil"] == ("status=rejected&amp;class=neutrophil", False, 4)
+    assert found["accepted"] == ("class=monocyte&amp;status=accepted", False, 8)
+    for label, (query, _, count) in found.items():
+        if count:
+            assert f"of {count}" in client.get(f"/images?{query.replace('&amp;', '&')}").text, label
+
+
+def test_only_what_some_image_has_can_be_chosen(client):
+    text = client.get("/images").text
+    assert "blur_min" in text
+    assert "copy_min" not in text  # no image has that score
+    assert "range_min" not in text  # all have the same
+    assert "<option>guidance_down</option>" in text
+    assert ">method</span>" not in text  # there is one

@@ -3,15 +3,18 @@
 import io
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 
 from catalog.export.png_text import as_synthetic
 from catalog.gallery.charts import BINS, counts_of, histogram, ranges_of
-from catalog.gallery.details import APART, GROUPS, nearest_real
+from catalog.gallery.details import APART, GROUPS, card_html, facts, nearest_real
 from catalog.gallery.filters import filters_of
 from catalog.gallery.index import Index
+from catalog.gallery.pictures import png_bytes
+from catalog.gallery.reals import Reals
 from catalog.gallery.records import laid_out
 from catalog.releasing import create_release, retract_release
 from catalog.results import effects, record_evaluation
@@ -20,7 +23,6 @@ from catalog.tombstones import Mark, record_tombstones
 from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from tests.fakes.gallery import (
-    CARD,
     catalog_at,
     client_of,
     evaluation_row,
@@ -43,7 +45,7 @@ def test_an_image_page_tells_everything(client):
     for part in (
         "sharpness 0.1 below 0.2",
         f"factory regenerate {LATER}",
-        "recipe-a", "&#34;device&#34;: &#34;cpu&#34;", "split-a", "/models#model-a",
+        "recipe-a", "<dt>device</dt><dd>cpu</dd>", "split-a", "/models#model-a",
         "/runs#run-low",
         "the name", '<svg class="lineage"', "a neutrophil", sample_row(9)["pixel_sha256"],
     ):  # fmt: skip
@@ -94,9 +96,10 @@ def test_runs_models_and_studies_are_told(client):
     runs = client.get("/runs").text
     assert runs.index("run-high") < runs.index("run-low")
     assert "complete" in runs
-    assert "/?run=run-low&amp;reason=blur" in runs
+    assert "/images?run=run-low&amp;reason=blur" in runs
     models = client.get("/models").text
-    assert CARD in models
+    assert "<h1>wbc-base</h1>" in models
+    assert "<p>Not for diagnosis.</p>" in models
     assert "CC-BY-4.0" in models
     studies = client.get("/evaluations").text
     assert '<p class="verdict helps">mixed helps by 4.1 points [1.9, 6.3]</p>' in studies
@@ -175,6 +178,62 @@ def test_nearest_real_images_are_named_and_shown_only_on_demand(tmp_path):
     assert nearest_real({"gate_reasons": ["blur: 1"]}) is None
 
 
+def test_the_overview_says_what_is_here_in_pictures_and_numbers(client):
+    text = client.get("/").text
+    for part in (
+        "<b>40</b> images", "<b>36</b> accepted", "<b>4</b> rejected", "<b>5</b> classes",
+        "<b>2</b> runs", "mixed helps by 4.1 points", "factory bank", "/images?reason=blur",
+        "--data my-images",
+    ):  # fmt: skip
+        assert part in text, part
+    assert text.count('src="data:image/png;base64,') == 6 * 4 + 4  # neutrophils lose four of eight
+    assert "/beside" not in text
+    old = client.get("/?class=monocyte&sort=blur", follow_redirects=False)
+    assert old.headers["location"] == "/images?class=monocyte&sort=blur"
+
+
+def test_real_images_stand_beside_drawn_ones_of_their_class_where_data_are_given(tmp_path):
+    write_smear(tmp_path / "real", 20, seed=0)
+    dataset = open_dataset(str(tmp_path / "real"))
+    uri = catalog_at(tmp_path / "c")
+    client = client_of(uri, data=str(tmp_path / "real"))
+    label = dict(zip(dataset.ids, dataset.labels, strict=True))
+    page = client.get("/beside?class=monocyte").text
+    shown = {unquote(each) for each in re.findall(r'<img src="/real/([^"]+)"', page)}
+    assert shown
+    assert {label[image_id] for image_id in shown} == {"monocyte"}
+    assert page.count('/image.png" alt="Drawn monocyte"') == 8
+    assert client.get(f"/real/{next(iter(shown))}").headers["cache-control"] == "no-store"
+    assert client_of(uri).get("/beside").status_code == 404
+
+
+def test_the_nearest_real_image_is_found_however_turned(tmp_path):
+    write_smear(tmp_path / "real", 20, seed=0)
+    reals = Reals(str(tmp_path / "real"))
+    number = 7
+    turned = reals.dataset.picture(number).convert("RGB").rotate(90).resize((48, 48))
+    found = reals.nearest(png_bytes(turned))
+    assert found[0] == reals.dataset.ids[number]
+    assert reals.nearest(b"no picture") == []
+
+
+def test_a_card_is_set_as_text_and_leads_nowhere():
+    table = "|a|b|\n|-|-|\n|1|2|\n"
+    links = "[x](http://evil) ![y](http://evil/z.png) <script>1</script>"
+    told = f"# A <b>card</b>\n\n{links}\n\n{table}"
+    html = str(card_html(told))
+    assert "<h1>A &lt;b&gt;card&lt;/b&gt;</h1>" in html
+    assert "<td>2</td>" in html
+    assert not re.search(r"<(a|img|script)", html)
+
+
+def test_facts_of_a_json_are_told_as_names_and_values():
+    told = '{"a": {"b": [1, 2], "c": null}, "d": 0.5, "e": {}}'
+    assert facts(told) == [("a.b", "1, 2"), ("d", "0.5")]
+    assert facts("no json") == [("text", "no json")]
+    assert facts(None) == []
+
+
 def test_a_drawing_of_a_lineage_joins_neighbouring_columns():
     drawn = laid_out([[("split", "s", ""), ("base", "b", "")], [("model", "m", "/models#m")]])
     assert len(drawn.boxes) == 3
@@ -199,9 +258,9 @@ def test_releases_are_listed_filtered_by_and_compared(released):
     listed = released.get("/releases").text
     assert "/compare?a.release=wbc%401.0.0&amp;b.release=wbc%401.1.0" in listed
     assert "retracted" in listed
-    assert "of 4" in released.get("/?release=wbc@1.0.0").text
-    assert "of 8" in released.get("/?release=wbc@1.1.0").text
-    assert released.get("/?release=wbc@1.0.0&version=3").status_code == 400
+    assert "of 4" in released.get("/images?release=wbc@1.0.0").text
+    assert "of 8" in released.get("/images?release=wbc@1.1.0").text
+    assert released.get("/images?release=wbc@1.0.0&version=3").status_code == 400
     compared = released.get("/compare?a.release=wbc@1.0.0&b.release=wbc@1.1.0").text
     assert re.search(r"<td>monocyte</td><td>4</td><td>8</td>", compared)
     assert re.search(r"in both</td><td colspan=\"2\">4</td>", compared)
@@ -214,7 +273,7 @@ def test_what_is_forgotten_is_shown_nowhere(tmp_path):
     uri = catalog_at(tmp_path / "catalog")
     record_tombstones(uri, "real/1", [Mark(kind="image", target_id=FIRST, because="shown")], **MADE)
     client = client_of(uri)
-    assert "of 39" in client.get("/").text
+    assert "of 39" in client.get("/images").text
     assert FIRST not in client.get("/compare?a.run=run-low&b.run=run-low").text
     for place in (f"/image/run-low/{FIRST}", f"/picture/run-low/{FIRST}/image.png"):
         assert client.get(place).status_code == 404
