@@ -289,6 +289,10 @@ def test_a_search_on_a_line_has_points_without_end() -> None:
 
 
 def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_path: Path) -> None:
+    """Also: the page of a search is that of its study, with the search in it and no empty box."""
+    from factory.evaluate.study_report import ArmScores, StudyReport
+    from factory.search.finish import Outcome
+    from factory.search.page import write_page
     from factory.search.plots import plots_of
     from factory.search.trials import store_study
 
@@ -299,6 +303,24 @@ def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_
     assert found.drawings["Score by number of drawn images"].count("<circle") == 4
     assert found.grid is not None
     assert sum(score is not None for _, row in found.grid.rows for score in row) == 4
+    arm = ArmScores(num_real=4, num_synthetic=0, val=(0.5,), test={"macro_f1": (0.5, 0.75)},
+                    recall={}, confusion=(), seconds=90.0)  # fmt: skip
+    report = StudyReport(
+        name="small", task="classify", num_folds=1, num_seeds=2, num_test=9,
+        class_names=("a", "b"), floor=(), arms={"real": arm}, baseline="real", comparisons={},
+        adjusted_p={},
+    )  # fmt: skip
+    write_page(
+        tmp_path / "sweep.html",
+        ground.config,
+        Outcome(trials=tuple(trials), report=report),
+        found,
+    )
+    page = (tmp_path / "sweep.html").read_text()
+    assert "The search: 4 trials" in page
+    assert page.count("<svg") == 1 + len(found.drawings)
+    assert "data:image" not in page
+    assert page.index("All arms") < page.index("The search") < page.index("How it was made")
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:
