@@ -147,7 +147,8 @@ def memory(source: str | None, overrides: tuple[str, ...], workers: tuple[int, .
 
     For 1, 2 and 8 workers, copied or sharded, with and without gradient checkpointing, by
     arithmetic: nothing is allocated or trained. The base may be a folder with nothing but the
-    config.json of unet, text_encoder and vae.
+    config.json of unet, text_encoder and vae; of other families model_index.json and those of
+    denoiser and vae.
 
     \b
     factory memory --set base=stable-diffusion-v1-5 --set train=full --set training.batch_size=8
@@ -157,7 +158,8 @@ def memory(source: str | None, overrides: tuple[str, ...], workers: tuple[int, .
 
     config = load_training(source or preset_for(overrides), overrides)
     for name, revision in config.bases():
-        if not (Path(name).expanduser() / "unet" / "config.json").is_file():
+        folder = Path(name).expanduser()
+        if not any((folder / p / "config.json").is_file() for p in ("unet", "transformer")):
             find_generator(name, revision=revision)
     from factory.finetune.memory import table
     from factory.finetune.run import training_of

@@ -47,6 +47,7 @@ from factory.models.generator import Generator
 from factory.models.lora import add_lora, part_tensors
 from factory.models.pipeline import DTYPES
 from factory.sample.schedulers import OWN
+from factory.terminal import quiet_libraries
 
 Conditions = Mapping[tuple[str, str], tuple[Embedded, Embedded]]
 """(prompt, '') to what it amounts to and what no prompt amounts to, as `embedded` returns it."""
@@ -308,9 +309,8 @@ def family_sketch(config: FinetuneConfig, base: Generator, learn: Material | Non
     stored = read_json(base.folder / family.denoiser / "config.json")
     with torch.device("meta"):
         network = getattr(diffusers, stored["_class_name"]).from_config(stored)
-    if config.base_dtype != "float32":
-        network = network.to(DTYPES[config.base_dtype])
-    network.requires_grad_(False)
+    with quiet_libraries():
+        network.to(DTYPES[config.base_dtype]).requires_grad_(False)
     targets = config.lora.unet_targets
     if "unet_targets" not in config.lora.model_fields_set:
         targets = family.targets
