@@ -1,6 +1,7 @@
 """What a card reaches: images/s and its share of the peak, told and not judged."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "A10": 12
 
 
 def test_images_a_second_and_the_share_of_the_peak(
-    card: str, record_property: pytest.RecordProperty
+    card: str, record_property: Callable[[str, object], None]
 ) -> None:
     wbc = find_generator("wbc-base")
     config = GenerateConfig(num_images=1024, batch_size=256, seed=1)
