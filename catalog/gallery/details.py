@@ -45,6 +45,8 @@ SCORES = tuple((gate.key, score) for gate in registry.GATES for score in gate.sc
 
 DEEPEST = 8
 """Of objects within objects; what lies deeper is shown as it is."""
+_FRONT = re.compile(r"\A---\n.*?\n---\n", re.S)
+"""What a hub reads at the head of a card: its licence and the like stand beside it here."""
 _NEAREST = re.compile(r"copy: .* to (.+)", re.S)
 
 
@@ -143,7 +145,7 @@ def card_html(text: str | None) -> Markup:
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.disable(["link", "image", "autolink", "html_block", "html_inline", "reference"])
-    return Markup(reader.render(escaped(text or "")))  # noqa: S704 -- the reader escapes
+    return Markup(reader.render(escaped(_FRONT.sub("", text or ""))))  # noqa: S704 -- the reader escapes
 
 
 def _flat(told: Mapping[str, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from factory.evaluate.designs import Real, SyntheticOnly
 from factory.evaluate.factors import Crossed, Floats, labels_worth, resampled
 from factory.evaluate.units import Unit
 from factory.measure.charts import Line, Span
+from factory.measure.intervals import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +199,11 @@ def worth_sentences(curve: LearningCurve) -> list[str]:
     told = []
     for name, reach in curve.drawn.items():
         low, value, high = reach.worth
-        worth = "more labels than were asked for" if value is None else f"{value:.0f} real labels"
+        worth = (
+            "more labels than were asked for"
+            if value is None
+            else counted(round(value), "real label")
+        )
         told.append(
             f"The drawn images of {name} are worth {worth} a class [{_count(low)}, {_count(high)}]."
         )

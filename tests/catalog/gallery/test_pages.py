@@ -220,10 +220,11 @@ def test_the_nearest_real_image_is_found_however_turned(tmp_path):
 def test_a_card_is_set_as_text_and_leads_nowhere():
     table = "|a|b|\n|-|-|\n|1|2|\n"
     links = "[x](http://evil) ![y](http://evil/z.png) <script>1</script>"
-    told = f"# A <b>card</b>\n\n{links}\n\n{table}"
+    told = f"---\nlicense: mit\n---\n# A <b>card</b>\n\n{links}\n\n{table}"
     html = str(card_html(told))
     assert "<h1>A &lt;b&gt;card&lt;/b&gt;</h1>" in html
     assert "<td>2</td>" in html
+    assert "license" not in html
     assert not re.search(r"<(a|img|script)", html)
 
 
