@@ -5,10 +5,20 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from factory.digest import canonical_json, digest, digest_bytes
 from factory.errors import ConfigError, DataError
+
+Colouring = Literal["reinhard", "macenko"]
+Share = Annotated[float, Field(gt=0, lt=1)] | Literal["auto"]
+"""Of the weight of all rows, that own real ones have together; 'auto': see `AS_MANY`."""
+AS_MANY = 16.0
+"""Drawn images of a class are taken for as many real ones, whatever their number: of n real ones of
+a class the weight is n / (n + AS_MANY) of all. Set beforehand, and not tuned on any images: half at
+sixteen labels, less below, where half was seen to be too much for one label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +46,23 @@ class Drawn:
     reference_ids: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """What a probe does with rows that are not its own real ones; see `designs.Arm`."""
+
+    colour: Colouring | None = None
+    autoencoder: str | None = None
+    stain: bool = False
+    expert: str | None = None
+    stages: bool = False
+    select: str | None = None
+
+    @property
+    def told(self) -> dict[str, object]:
+        """What is not as it is in an arm that says nothing."""
+        return {n: v for n in Ways.__slots__ if (v := getattr(self, n)) not in (None, False)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One arm under one split and seed. A real image may stand in several rows."""
@@ -48,14 +75,37 @@ class Manifest:
     """Share of unlabelled rows that self-training keeps."""
     strong: bool = False
     """Whether a probe also sees varied views and mixtures."""
+    ways: Ways = Ways()
+    """What else a probe does with these rows."""
 
     @cached_property
     def digest(self) -> str:
         """Names the training set, whatever the arm is called."""
-        later = [[self.keep, self.strong]] if self.keep < 1 or self.strong else []
+        later: list[object] = [[self.keep, self.strong]] if self.keep < 1 or self.strong else []
+        later += [self.ways.told] if self.ways.told else []
         names, rest = (canonical_json(part) for part in (self.class_names, [self.augment, *later]))
         rows = ",".join(map(_told, self.rows))  # of a draw they are those of all others, but a few
         return digest_bytes(f"[{names},[{rows}],{rest[1:]}".encode())
+
+    def shown_as(self, row: Row) -> tuple[str, ...]:
+        """Return under which ids a row's image is looked at: itself, or what was made of it."""
+        ways, foreign = self.ways, row.synthetic or row.made == "source"
+        if ways.colour and foreign and self.own:
+            return (f"{row.id}@{ways.colour}:{self.coloured_after}",)
+        if ways.autoencoder and not row.synthetic:
+            through = f"{row.id}@autoencoder:{ways.autoencoder}"
+            return (through,) if foreign else (row.id, through)
+        return (row.id,)
+
+    @cached_property
+    def own(self) -> tuple[str, ...]:
+        """Ids of the real images of the study's own."""
+        return tuple(sorted({r.id for r in self.rows if not (r.synthetic or r.made)}))
+
+    @cached_property
+    def coloured_after(self) -> str:
+        """Names them."""
+        return digest(list(self.own))[:16]
 
     @property
     def num_real(self) -> int:
@@ -227,6 +277,30 @@ def synthetic_row(image: Drawn, *, weight: float) -> Row:
 def repeated(rows: Sequence[Row], count: int) -> list[Row]:
     """Return `count` rows: all of them again and again, the last time only the first ones."""
     return (list(rows) * math.ceil(count / max(1, len(rows))))[:count]
+
+
+def share_of(asked: Share, rows: Sequence[Row], num_classes: int) -> float:
+    """Return the share of the weight that own real rows get: `asked`, or by how many they are."""
+    if asked != "auto":
+        return asked
+    per_class = len({row.id for row in rows if not (row.synthetic or row.made)}) / num_classes
+    return per_class / (per_class + AS_MANY)
+
+
+def shared(rows: list[Row], share: float) -> list[Row]:
+    """Return the rows with weights by which own real ones have a share of the whole."""
+    real = [row for row in rows if not (row.synthetic or row.made)]
+    others = [row for row in rows if row.synthetic or row.made]
+    if not (real and others):
+        return rows
+    total = len(rows)
+    return [*_weighing(real, share * total), *_weighing(others, (1 - share) * total)]
+
+
+def _weighing(rows: Sequence[Row], total: float) -> list[Row]:
+    """Return rows whose weights add up to `total`, in the proportions that they had."""
+    factor = total / sum(row.weight for row in rows)
+    return [replace(row, weight=factor * row.weight) for row in rows]
 
 
 def _largest(weights: Sequence[float]) -> int:

@@ -24,7 +24,7 @@ from factory.evaluate.augment import augmented
 from factory.evaluate.config import Augmentation, Probe
 from factory.finetune.latents import to_signed, turn
 from factory.models.config import ExpertSpec
-from factory.models.experts import build_expert
+from factory.models.experts import Expert, build_expert
 from factory.models.extractors import CACHE, FOLDERS
 
 DEFAULT = "tf_efficientnet_lite0"
@@ -67,6 +67,25 @@ def open_backbone(settings: Probe) -> Backbone:
             remedy=f"Save timm's state dict there as {name}.safetensors"
             " (safetensors.torch.save_file), or name the file: --set learner.weights=FILE",
         )
+    key = [name, digest_bytes(Path(path).read_bytes()), settings.input_px, 1]
+    return Backbone(name=name, digest=digest(key), extract=_seen_by(network))
+
+
+def expert_backbone(folder: Path) -> Backbone:
+    """Return the network of an expert, what its classifying layer sees.
+
+    Raises:
+        ModelError: see `load_expert`.
+    """
+    from factory.models.expert_file import WEIGHTS, load_expert
+
+    expert, notes = load_expert(folder)
+    key = [notes.model_dump(mode="json"), digest_bytes((folder / WEIGHTS).read_bytes()), 1]
+    return Backbone(name=f"the expert in {folder}", digest=digest(key), extract=_seen_by(expert))
+
+
+def _seen_by(network: Expert) -> Callable[[Images], Features]:
+    """Return what gives the features of a frozen network, of unit length."""
     device = own_device()
     network.to(device).to(memory_format=torch.channels_last)
 
@@ -78,8 +97,7 @@ def open_backbone(settings: Probe) -> Backbone:
         ]
         return np.asarray(torch.cat(rows).numpy())
 
-    key = [name, digest_bytes(Path(path).read_bytes()), settings.input_px, 1]
-    return Backbone(name=name, digest=digest(key), extract=extract)
+    return extract
 
 
 def backbone_name(settings: Probe) -> str:
@@ -140,6 +158,7 @@ def features_of(
     views: Sequence[Sequence[str]],
     varying: Augmentation,
     *,
+    staining: Augmentation | None = None,
     tell: Progress | None = None,
 ) -> list[Features]:
     """Return features (V, F) of every image under its views, from disk where they are.
@@ -149,6 +168,7 @@ def features_of(
         images: (N, S, S, 3).
         views: of each image.
         varying: of varied views.
+        staining: of views in other stains.
         tell: gets a line before work that takes long.
     """
     names = [digest_bytes(str(image.shape).encode(), image.tobytes()) for image in images]
@@ -160,7 +180,15 @@ def features_of(
     for start in range(0, len(lacking), _AT_ONCE):
         chunk = lacking[start : start + _AT_ONCE]
         pixels = np.concatenate(
-            [seen_as(images[wanted[k]][None], [k[0]], k[1], varying) for k in chunk]
+            [
+                seen_as(
+                    images[wanted[k]][None],
+                    [k[0]],
+                    k[1],
+                    staining if staining and k[1].startswith("stained") else varying,
+                )
+                for k in chunk
+            ]
         )
         made = backbone.extract(pixels).astype(np.float16)
         keys = np.stack([_row(*key) for key in chunk])

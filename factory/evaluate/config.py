@@ -17,7 +17,15 @@ from pydantic import (
 from factory.config import Frozen, Place
 from factory.digest import digest
 from factory.errors import ModelError
-from factory.evaluate.designs import BOUNDS, CONTROLS, LATER_OF_ARMS, OF_PROBES, Design
+from factory.evaluate.designs import (
+    BOUNDS,
+    CONTROLS,
+    LATER_OF_ARMS,
+    OF_PROBES,
+    WAYS,
+    Design,
+    ways_of,
+)
 from factory.models.config import SegmenterSpec
 
 
@@ -150,6 +158,12 @@ class SegmenterLearner(Learning, SegmenterSpec):
     """Stored value of every class in real masks, background first; empty: those that are found."""
 
 
+STAINING = Augmentation(
+    min_crop=0.9, brightness=0.3, contrast=0.3, saturation=0.6, hed=0.15, blur=0.3
+)
+"""Of views in other stains and lights, as far as those of several hospitals lie apart."""
+
+
 class Probe(Frozen):
     """A frozen network and a linear head on what it says of turned views: seconds, not minutes.
 
@@ -181,9 +195,31 @@ class Probe(Frozen):
     """Turns under which a test image is looked at; the mean chance counts."""
     augmentation: Augmentation = Augmentation()
     """Of varied views."""
+    staining: Augmentation = STAINING
+    """Of views of drawn and source images in other stains, in arms that say `stain`."""
+    stained: int = Field(4, ge=1, le=64)
+    """So many of them of each."""
+    experts: Mapping[str, Place] = Field(default_factory=dict)
+    """Networks that were trained on other labelled images (`factory expert`), by name, for arms
+    that say `expert`: what a lab would do that may use another lab's images."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave them out while they say nothing: finished trainings are found by what is told."""
+        dumped: dict[str, Any] = handler(self)
+        later = {"staining": STAINING, "stained": 4, "experts": {}}
+        return {k: v for k, v in dumped.items() if k not in later or getattr(self, k) != later[k]}
 
     def check(self) -> None:
-        """Nothing to look for: see `factory.evaluate.backbones`."""
+        """Raise where an expert is not there.
+
+        Raises:
+            ModelError: naming it.
+        """
+        from factory.models.expert_file import read_notes
+
+        for folder in self.experts.values():
+            read_notes(folder)
 
 
 class MaskProbe(Frozen):
@@ -309,9 +345,16 @@ class StudyConfig(Frozen):
                 raise ValueError(
                     f"primary: write 'ARM minus ARM', of {', '.join(self.arms)}: mostly a control"
                 )
-        strange = [n for n, a in self.arms.items() if isinstance(a, OF_PROBES) or a.strong]
+        strange = [
+            n
+            for n, a in self.arms.items()
+            if isinstance(a, OF_PROBES) or a.strong or ways_of(a).told
+        ]
         if strange and not isinstance(self.learner, Probe):
             raise ValueError(f"arms: {strange[0]} is for a probe (learner: {{task: probe}})")
+        known = getattr(self.learner, "experts", {})
+        if lost := [a.expert for a in self.arms.values() if a.expert and a.expert not in known]:
+            raise ValueError(f"arms: the learner knows no expert {lost[0]!r} (learner.experts)")
         if self.draws and not any(self.shots_of(name) for name in self.arms):
             raise ValueError("draws: of which shots? Set shots, for all arms or for some")
         return self
@@ -338,7 +381,9 @@ class StudyConfig(Frozen):
     @property
     def controls(self) -> tuple[str, ...]:
         """Arms without a synthetic image."""
-        return tuple(name for name, arm in self.arms.items() if isinstance(arm, CONTROLS))
+        return tuple(
+            n for n, arm in self.arms.items() if isinstance(arm, CONTROLS) and not arm.expert
+        )
 
     @property
     def mixed(self) -> tuple[str, ...]:
@@ -348,7 +393,7 @@ class StudyConfig(Frozen):
     @property
     def bounds(self) -> tuple[str, ...]:
         """Arms that know images of another lab, which the others do not."""
-        return tuple(name for name, arm in self.arms.items() if isinstance(arm, BOUNDS))
+        return tuple(n for n in self.arms if n not in (*self.controls, *self.mixed))
 
     @property
     def digest(self) -> str:
@@ -373,7 +418,12 @@ def _without_unused(told: dict[str, Any]) -> dict[str, Any]:
     """Return a study or search whose arms lack the keys that they learnt later and do not use."""
     arms = {name: _used(arm) for name, arm in told.get("arms", {}).items()}
     arm = {"arm": _used(told["arm"])} if "arm" in told else {}
-    return {**told, **({"arms": arms} if arms else {}), **arm}
+    controls = {
+        name: {k: v for k, v in own.items() if k not in WAYS or v != WAYS[k]}
+        for name, own in told.get("controls", {}).items()  # of a search: the rest of them stays
+    }
+    found = {"arms": arms, "controls": controls}
+    return {**told, **{name: own for name, own in found.items() if own}, **arm}
 
 
 def _used(arm: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,18 @@ from pydantic import Field, field_validator
 from factory.config import Frozen
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
-from factory.evaluate.arms import Manifest, Row, Stock, repeated, synthetic_row
+from factory.evaluate.arms import (
+    Colouring,
+    Manifest,
+    Row,
+    Share,
+    Stock,
+    Ways,
+    repeated,
+    share_of,
+    shared,
+    synthetic_row,
+)
 
 
 class Arm(Frozen):
@@ -23,6 +34,11 @@ class Arm(Frozen):
     mixtures of two images' features (V. Verma et al., Manifold Mixup, ICML 2019)."""
     shots: int | Literal["all"] | None = Field(None)
     """Real training images per class, 'all', or null: as many as the study says."""
+    expert: str | None = None
+    """Of a probe: one of `learner.experts`, whose features stand beside those of the backbone."""
+    autoencoder: str | None = None
+    """Of a probe, name of a generator: real images are also seen as its autoencoder shows them, a
+    source's in no other way. What its blur costs, or is worth."""
 
     @field_validator("shots")
     @classmethod
@@ -30,6 +46,20 @@ class Arm(Frozen):
         if isinstance(value, int) and value < 1:
             raise ValueError("1 or more, all, or null")
         return value
+
+
+class OfOthers(Arm):
+    """What a probe can do with images that are not the study's own real ones: drawn, a source's."""
+
+    colour: Colouring | None = None
+    """Bring them to the colours of the own real images, all together: `factory.evaluate.colour`."""
+    stain: bool = False
+    """See them in other stains and lights too (`learner.staining`), own real ones as ever."""
+    stages: tuple[Literal["drawn"], Literal["real"]] | None = None
+    """Fit the head to them first, then on the own real images, held to what it was."""
+    select: Literal["agree", "uncertain"] | None = None
+    """'agree': only those that a head fitted to the other half of them names as they are labelled;
+    'uncertain': of these the half of which a head of the own real images is least sure."""
 
 
 class Real(Arm):
@@ -47,11 +77,10 @@ class SampledFeatures(Arm):
 
     design: Literal["sampled_features"] = "sampled_features"
     per_class: int = Field(ge=1)
-    real_share: float | None = Field(0.5, gt=0, lt=1)
-    """Of the weight of all rows, that real ones have together."""
+    real_share: Share | None = 0.5
 
 
-class Source(Arm):
+class Source(OfOthers):
     """Real images of another lab, as they are: what a study knows whose images may travel."""
 
     design: Literal["source"] = "source"
@@ -61,8 +90,7 @@ class Source(Arm):
     """null: all there are."""
     real: bool = True
     """Beside the own real images."""
-    real_share: float | None = Field(0.5, gt=0, lt=1)
-    """Of the weight of all rows, that own real ones have together."""
+    real_share: Share | None = 0.5
 
 
 class SelfTraining(Arm):
@@ -78,8 +106,7 @@ class SelfTraining(Arm):
     """How many unlabelled images are taken, of each class that they really have; null: all."""
     keep: float = Field(0.5, gt=0, le=1)
     """Share of those called a class that are kept for it, the surest first."""
-    real_share: float | None = Field(0.5, gt=0, lt=1)
-    """Of the weight of all rows, that real ones have together."""
+    real_share: Share | None = 0.5
 
 
 class Duplicate(Arm):
@@ -99,11 +126,11 @@ class Oversample(Arm):
     design: Literal["oversample"] = "oversample"
 
 
-class _Drawing(Arm):
+class _Drawing(OfOthers):
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of a synthetic row's loss; a real row's is 1."""
-    real_share: float | None = Field(None, gt=0, lt=1)
-    """Of the weight of all rows, that real ones have together; null: what follows from the rows."""
+    real_share: Share | None = None
+    """null: what follows from the rows."""
     shuffled_labels: bool = False
     """Give the synthetic images each other's labels: what then still helps was not their label."""
     hard_labels: bool = False
@@ -169,7 +196,13 @@ Design = Annotated[
     Field(discriminator="design"),
 ]
 _Rowed = Real | Duplicate | Oversample | SyntheticOnly | Add | TopUp | Ratio | PerReference
+WAYS: Mapping[str, Any] = {
+    **dict.fromkeys(("expert", "autoencoder", "colour", "stages", "select")),
+    "stain": False,
+}
+"""Keys of what a probe does with rows, and what they say of an arm that asks for nothing."""
 LATER_OF_ARMS: Mapping[str, Any] = {
+    **WAYS,
     "strong": False,
     "shots": None,
     "real_share": None,
@@ -212,7 +245,7 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
         if isinstance(arm, _Drawing) and arm.hard_labels:
             rows = [replace(row, soft_label=_hardened(row)) for row in rows]
         if (share := getattr(arm, "real_share", None)) is not None:
-            rows = _shared(rows, share)
+            rows = shared(rows, share_of(share, rows, len(stock.class_names)))
         made[name] = Manifest(
             arm=name,
             class_names=stock.class_names,
@@ -220,6 +253,7 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
             augment=arm.augment,
             keep=getattr(arm, "keep", 1.0),
             strong=arm.strong,
+            ways=ways_of(arm),
         )
         if not rows:
             raise DataError(f"arm {name!r} has no rows", remedy="Ask for images, or leave it out")
@@ -300,20 +334,16 @@ def _hardened(row: Row) -> tuple[float, ...]:
     return tuple(float(index == likeliest) for index in range(len(row.soft_label)))
 
 
-def _shared(rows: list[Row], share: float) -> list[Row]:
-    """Return the rows with weights by which own real ones have a share of the whole."""
-    real = [row for row in rows if not (row.synthetic or row.made)]
-    others = [row for row in rows if row.synthetic or row.made]
-    if not (real and others):
-        return rows
-    total = len(rows)
-    return [*_weighing(real, share * total), *_weighing(others, (1 - share) * total)]
-
-
-def _weighing(rows: Sequence[Row], total: float) -> list[Row]:
-    """Return rows whose weights add up to `total`, in the proportions that they had."""
-    factor = total / sum(row.weight for row in rows)
-    return [replace(row, weight=factor * row.weight) for row in rows]
+def ways_of(arm: Design) -> Ways:
+    """Return what an arm asks of a probe beyond its rows."""
+    return Ways(
+        expert=arm.expert,
+        autoencoder=arm.autoencoder,
+        colour=getattr(arm, "colour", None),
+        stain=getattr(arm, "stain", False),
+        stages=getattr(arm, "stages", None) is not None,
+        select=getattr(arm, "select", None),
+    )
 
 
 def _most(arm: SyntheticOnly | Add | TopUp | Ratio, stock: Stock) -> str | None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from catalog import Catalog
-from factory.evaluate.arms import source_id
+from factory.digest import digest
+from factory.evaluate.arms import Manifest, source_id
 from factory.evaluate.config import MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.synthetic import mask_pixels, pixels
 from factory.evaluate.units import Material, Unit
@@ -71,8 +73,8 @@ def study_material(
         num_mask_classes=len(values),
     )
     if isinstance(learner, Probe):
-        strong = {row.id for unit in units if unit.manifest.strong for row in unit.manifest.rows}
-        return with_features(material, learner, rows, strong=strong, tell=tell)
+        manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
+        return of_probe(material, learner, manifests, held, tell=tell)
     if isinstance(learner, MaskProbe):
         return with_equations(material, learner, rows, sorted(held))
     return material
@@ -116,12 +118,54 @@ def with_equations(
     return replace(material, dense=dense)
 
 
+def of_probe(
+    material: Material,
+    probe: Probe,
+    manifests: Sequence[Manifest],
+    held: Set[str],
+    *,
+    tell: Tell | None = None,
+) -> Material:
+    """Return the material with all that a probe looks at in these arms, and what it sees there.
+
+    `held` are the images of val and test parts.
+
+    Raises:
+        ConfigError, ModelError: see `with_features` and `with_derived`.
+    """
+    from factory.evaluate.derived import with_derived
+
+    def shown(wanted: Callable[[Manifest], object]) -> dict[str, bool]:
+        return {
+            i: row.synthetic or bool(row.made)
+            for manifest in manifests
+            if wanted(manifest)
+            for row in manifest.rows
+            for i in manifest.shown_as(row)
+        }
+
+    def of_expert(name: str) -> dict[str, bool]:
+        return shown(lambda manifest: manifest.ways.expert == name)
+
+    return with_features(
+        with_derived(material, manifests),
+        probe,
+        shown(lambda _manifest: True),
+        strong=shown(lambda manifest: manifest.strong).keys(),
+        stained=shown(lambda manifest: manifest.ways.stain).keys(),
+        asked={name: {*held, *of_expert(name)} for name in probe.experts},
+        tell=tell,
+    )
+
+
 def with_features(
     material: Material,
     probe: Probe,
     rows: Mapping[str, bool],
     *,
     strong: Set[str] = frozenset(),
+    stained: Set[str] = frozenset(),
+    asked: Mapping[str, Set[str]] | None = None,
     tell: Tell | None = None,
 ) -> Material:
     """Return the material with what a probe's backbone says of its images.
@@ -131,13 +175,21 @@ def with_features(
         probe: backbone and views.
         rows: whether a training image is drawn, or another lab's, by id; others are held out.
         strong: real images of which varied views are wanted too.
+        stained: others of which views in other stains are wanted.
+        asked: images that each of the probe's experts is asked about.
         tell: gets lines to show.
 
     Raises:
         ConfigError: see `open_backbone`.
         ModelError: the same.
     """
-    from factory.evaluate.backbones import COLOURS, features_of, open_backbone, view_names
+    from factory.evaluate.backbones import (
+        COLOURS,
+        expert_backbone,
+        features_of,
+        open_backbone,
+        view_names,
+    )
 
     backbone = open_backbone(probe)
     if tell is not None and probe.backbone is None and backbone.name == COLOURS:
@@ -147,18 +199,30 @@ def with_features(
         view_names(probe, turns=max(probe.turns, probe.tta), varied=n) for n in (0, probe.varied)
     )
     drawn = view_names(probe, turns=probe.drawn_turns)
+    others = [
+        f"stained{n}-{digest(probe.staining.model_dump(mode='json'))}" for n in range(probe.stained)
+    ]
 
     def views_of(image_id: str) -> list[str]:
         if rows.get(image_id, False):
-            return drawn
+            return drawn + others if image_id in stained else drawn
         return varied if image_id in strong else real if image_id in rows else held
 
     ids = list(material.position)
     views = [views_of(i) for i in ids]
-    found = features_of(backbone, material.images, views, probe.augmentation, tell=tell)
+    look = partial(features_of, varying=probe.augmentation, staining=probe.staining, tell=tell)
+    found = look(backbone, material.images, views)
+    experts = {}
+    for name, wanted in (asked or {}).items():
+        own = [n for n, i in enumerate(ids) if i in wanted]
+        said = look(
+            expert_backbone(probe.experts[name]), material.images[own], [views[n] for n in own]
+        )
+        experts[name] = dict(zip([ids[n] for n in own], said, strict=True))
     ends = np.cumsum([len(each) for each in found]).tolist()
     return replace(
         material,
         features=np.concatenate(found),
         view_rows=dict(zip(ids, zip([0, *ends], ends, strict=False), strict=True)),
+        experts=experts,
     )

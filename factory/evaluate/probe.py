@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.evaluate.arms import Manifest
+from factory.evaluate.arms import Manifest, Row
 from factory.evaluate.compare import Floats
 from factory.evaluate.config import Probe
 from factory.evaluate.units import Material
@@ -41,6 +41,14 @@ class Examples:
         """Return those that are left out in it."""
         return self._at(self.left_out == turn)
 
+    def of_others(self) -> "Examples":
+        """Return those of images that are not the study's own real ones."""
+        return self._at(self.left_out < 0)
+
+    def of_own(self) -> "Examples":
+        """Return those of its own real images."""
+        return self._at(self.left_out >= 0)
+
     def _at(self, rows: NDArray[np.bool_]) -> "Examples":
         return Examples(
             features=self.features[rows],
@@ -57,7 +65,7 @@ class Head:
     slopes: Floats
     offsets: Floats
 
-    def chances(self, features: Features) -> Floats:
+    def chances(self, features: Features | Floats) -> Floats:
         """Return class probabilities (..., K) of features (..., F)."""
         scores = features @ self.slopes + self.offsets
         powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -66,17 +74,71 @@ class Head:
 
 def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[Head, float]:
     """Return the head of an arm, and its strength C."""
+    if manifest.ways.select:
+        manifest = selected(settings, manifest, material)
     examples = examples_of(settings, manifest, material)
-    space = Space.of(examples)
-    strength = settings.strength or chosen_strength(settings, examples, space)
-    head = fit_head(settings, examples, strength, space)
+    space, start = Space.of(examples), None
+    if manifest.ways.stages and (examples.left_out >= 0).any():
+        others, examples = examples.of_others(), examples.of_own()
+        start = fit_head(settings, others, settings.strength or 1.0, space)
+    strength = settings.strength or chosen_strength(settings, examples, space, start)
+    head = fit_head(settings, examples, strength, space, start)
     unlabelled = [row for row in manifest.rows if row.made == "unlabelled"]
     if unlabelled:
-        views = np.stack([material.views_of(row.id)[0] for row in unlabelled])
+        views = _first_views(unlabelled, manifest, material)
         weights = np.array([row.weight for row in unlabelled])
         named = surest(views, head.chances(views), weights, keep=manifest.keep)
         head = fit_head(settings, joined(examples, named), strength)
     return head, strength
+
+
+def selected(settings: Probe, manifest: Manifest, material: Material) -> Manifest:
+    """Return the arm with those of its other images alone that its `select` keeps.
+
+    They weigh as much as all did. A head judges that has seen neither them nor, to agree, any real
+    image of the study: one that is fitted to the other half of them.
+    """
+    rows = [row for row in manifest.rows if row.synthetic or row.made == "source"]
+    own = [row for row in manifest.rows if not (row.synthetic or row.made)]
+    sure = _crossed(settings, rows, manifest, material)
+    agreed = [row for row, agrees in zip(rows, sure, strict=True) if agrees]
+    kept = agreed or rows
+    if manifest.ways.select == "uncertain" and own:
+        head = _head_of(settings, own, manifest, material)
+        most = head.chances(_first_views(kept, manifest, material)).max(axis=1)
+        kept = [kept[n] for n in np.argsort(most, kind="stable")[: max(1, len(kept) // 2)]]
+    factor = sum(row.weight for row in rows) / sum(row.weight for row in kept)
+    told = [replace(row, weight=factor * row.weight) for row in kept]
+    return replace(manifest, rows=(*own, *told))
+
+
+def _crossed(
+    settings: Probe, rows: Sequence[Row], manifest: Manifest, material: Material
+) -> list[bool]:
+    """Return of each row whether a head of the other half of them names it as it is labelled."""
+    found = np.zeros(len(rows), bool)
+    for half in (0, 1):
+        held = rows[half::2]
+        head = _head_of(settings, rows[1 - half :: 2], manifest, material)
+        said = head.chances(_first_views(held, manifest, material)).argmax(axis=1)
+        found[half::2] = said == [int(np.argmax(row.soft_label)) for row in held]
+    return list(found.tolist())
+
+
+def _head_of(settings: Probe, rows: Sequence[Row], manifest: Manifest, material: Material) -> Head:
+    """Return a head of the first view of each of some rows."""
+    examples = Examples(
+        features=_first_views(rows, manifest, material),
+        labels=np.array([row.soft_label for row in rows]),
+        weights=np.array([row.weight for row in rows]),
+        left_out=np.full(len(rows), -1),
+    )
+    return fit_head(settings, examples, settings.strength or 1.0)
+
+
+def _first_views(rows: Sequence[Row], manifest: Manifest, material: Material) -> Features:
+    shown = [manifest.shown_as(row)[0] for row in rows]
+    return np.stack([material.views_of(i, manifest.ways.expert)[0] for i in shown])
 
 
 def surest(features: Features, chances: Floats, weights: Floats, *, keep: float) -> Examples:
@@ -157,10 +219,15 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 
 def chances_of(
-    head: Head, settings: Probe, material: Material, ids: Sequence[str]
+    head: Head,
+    settings: Probe,
+    material: Material,
+    ids: Sequence[str],
+    *,
+    expert: str | None = None,
 ) -> NDArray[np.float64]:
     """Return class probabilities (N, K) of real images: the mean over turned views."""
-    views = np.stack([material.views_of(i)[: settings.tta] for i in ids])
+    views = np.stack([material.views_of(i, expert)[: settings.tta] for i in ids])
     return np.asarray(head.chances(views).mean(axis=1))
 
 
@@ -173,11 +240,8 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
     parts: list[tuple[Features, Floats, float, int]] = []
     nth = dict.fromkeys(manifest.class_names, 0)
     for row in {row.id: row for row in images}.values():
-        views = material.views_of(row.id)
-        turn = -1
+        views, turn = views_of(row, settings, manifest, material), -1
         if not (row.synthetic or row.made):
-            most = len(views) if manifest.strong else settings.turns
-            views = views[: most if manifest.augment else 1]
             name = manifest.class_names[int(np.argmax(row.soft_label))]
             turn, nth[name] = nth[name] % MOST_LEFT_OUT, nth[name] + 1
         parts.append((views, np.array(row.soft_label), weights[row.id] / len(views), turn))
@@ -195,6 +259,17 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
         return examples
     classes = [int(np.argmax(row.soft_label)) for row in around]
     return joined(examples, sampled(examples, classes, [row.weight for row in around]))
+
+
+def views_of(row: Row, settings: Probe, manifest: Manifest, material: Material) -> Features:
+    """Return the features (V, F) of the views under which an arm sees the image of a row."""
+    found = [material.views_of(i, manifest.ways.expert) for i in manifest.shown_as(row)]
+    if row.synthetic or row.made:
+        most = None if manifest.ways.stain else settings.drawn_turns
+    else:
+        most = None if manifest.strong else settings.turns
+        most = most if manifest.augment else 1
+    return np.concatenate([views[:most] for views in found])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +304,15 @@ class Space:
         slopes = self.factor * (self.axes.astype(np.float64) @ head.slopes)
         return Head(slopes=slopes, offsets=head.offsets - self.middle @ slopes)
 
+    def inside(self, head: "Head") -> "Head":
+        """Return a head for features, of those inside: what `outside` undoes."""
+        slopes = self.axes.T.astype(np.float64) @ head.slopes / self.factor
+        return Head(slopes=slopes, offsets=head.offsets + self.middle @ head.slopes)
 
-def chosen_strength(settings: Probe, examples: Examples, space: Space | None = None) -> float:
+
+def chosen_strength(
+    settings: Probe, examples: Examples, space: Space | None = None, start: Head | None = None
+) -> float:
     """Return the C by which real images that were left out are named best.
 
     By the mean log chance of their class: of a few images, accuracy has many ties.
@@ -238,32 +320,44 @@ def chosen_strength(settings: Probe, examples: Examples, space: Space | None = N
     turns = [turn for turn in range(MOST_LEFT_OUT) if (examples.left_out == turn).any()]
     if len(turns) < 2:
         return ALONE if turns else 1.0
-    inside = replace(examples, features=(space or Space.of(examples)).inputs(examples.features))
+    space = space or Space.of(examples)
+    inside = replace(examples, features=space.inputs(examples.features))
+    inner = None if start is None else space.inside(start)
     found = np.zeros(len(STRENGTHS))
     for turn in turns:
         held = inside.only(turn)
-        for number, head in enumerate(_heads(settings, inside.without(turn), STRENGTHS)):
+        kept = inside.without(turn)
+        for number, head in enumerate(_heads(settings, kept, STRENGTHS, inner)):
             chances = (head.chances(held.features) * held.labels).sum(axis=1)
             found[number] += float((held.weights * np.log(np.maximum(chances, 1e-9))).sum())
     return STRENGTHS[int(found.argmax())]
 
 
 def fit_head(
-    settings: Probe, examples: Examples, strength: float, space: Space | None = None
+    settings: Probe,
+    examples: Examples,
+    strength: float,
+    space: Space | None = None,
+    start: Head | None = None,
 ) -> Head:
-    """Return the head of training examples, for features as they are."""
+    """Return the head of training examples, for features as they are; `start`: held to it."""
     space = space or Space.of(examples)
     inside = replace(examples, features=space.inputs(examples.features))
-    return space.outside(_heads(settings, inside, (strength,))[0])
+    inner = None if start is None else space.inside(start)
+    return space.outside(_heads(settings, inside, (strength,), inner)[0])
 
 
-def _heads(settings: Probe, examples: Examples, strengths: Sequence[float]) -> list[Head]:
+def _heads(
+    settings: Probe, examples: Examples, strengths: Sequence[float], start: Head | None = None
+) -> list[Head]:
     """Return a head for each strength.
 
     The weights of all examples add up to the number of images, so that a strength means the same
     for many and for few views.
     """
     weights = examples.weights * (_images(examples) / examples.weights.sum())
+    if start is not None:
+        return _held(examples.features, examples.labels, weights, strengths, start)
     return _FITS[settings.head](examples.features, examples.labels, weights, strengths)
 
 
@@ -307,6 +401,33 @@ def _logistic(
                 own, at = np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2
             slopes[:, shown], offsets[shown] = own.T, at
         heads.append(Head(slopes=slopes, offsets=offsets))
+    return heads
+
+
+def _held(
+    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float], start: Head
+) -> list[Head]:
+    """Return heads by logistic regression whose penalty is the distance from a first head."""
+    from scipy.optimize import minimize
+
+    shape, shown = start.slopes.shape, inputs.astype(np.float64)
+
+    def told(flat: Floats, strength: float) -> tuple[float, Floats]:
+        slopes, offsets = flat[: -shape[1]].reshape(shape), flat[-shape[1] :]
+        own = Head(slopes=start.slopes + slopes, offsets=start.offsets + offsets)
+        chances = own.chances(shown)
+        loss = -(weights * (labels * np.log(np.maximum(chances, 1e-12))).sum(axis=1)).sum()
+        slope = weights[:, None] * (chances - labels)
+        grown = np.concatenate([(shown.T @ slope + slopes / strength).ravel(), slope.sum(axis=0)])
+        return loss + 0.5 * float((slopes**2).sum()) / strength, grown
+
+    heads, found = [], np.zeros(shape[0] * shape[1] + shape[1])
+    for strength in strengths:
+        found = minimize(
+            told, found, args=(strength,), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+        ).x
+        moved = found[: -shape[1]].reshape(shape)
+        heads.append(Head(slopes=start.slopes + moved, offsets=start.offsets + found[-shape[1] :]))
     return heads
 
 

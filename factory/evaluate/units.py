@@ -43,15 +43,20 @@ class Material:
     """What probes for masks work on."""
     view_rows: Mapping[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """First and last + 1 row of an image's views."""
+    experts: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(
+        default_factory=dict, repr=False
+    )
+    """Of a probe's experts: what each says (V, F) of the views of the images that it is asked."""
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Return the positions of images."""
         return [self.position[i] for i in ids]
 
-    def views_of(self, image_id: str) -> NDArray[np.float32]:
-        """Return the features (V, F) of an image's views."""
+    def views_of(self, image_id: str, expert: str | None = None) -> NDArray[np.float32]:
+        """Return the features (V, F) of an image's views, beside them those of an expert."""
         first, last = self.view_rows[image_id]
-        return self.features[first:last]
+        own = self.features[first:last]
+        return np.hstack([own, self.experts[expert][image_id]]) if expert else own
 
     def class_indices(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the classes (N,) of real images."""

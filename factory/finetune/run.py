@@ -20,7 +20,7 @@ from torch import Tensor
 
 from factory.atomic import write_bytes
 from factory.device import own_device
-from factory.errors import ModelError
+from factory.errors import DataError, ModelError
 from factory.finetune.checkpoint import check_newest, checkpoints
 from factory.finetune.cluster import on_gpus
 from factory.finetune.data import Material, load_material
@@ -39,6 +39,8 @@ from factory.finetune.train import (
 )
 from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers, inner
+from factory.measure.bank_file import RINGS_FILE
+from factory.measure.rings import RingBank
 from factory.measure.sheets import below_each_other
 from factory.method import find_method
 from factory.models.card import validation_figures
@@ -48,6 +50,8 @@ from factory.real.splits import Split
 
 WEIGHTS, RESULT, SHEET = "weights.safetensors", "result.json", "samples.png"
 CHECKPOINTS = "checkpoints"
+AT_ONCE = 512
+"""Images whose marks are made together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,6 +297,19 @@ def sheet_of(results: Mapping[str, Result]) -> dict[str, bytes]:
     """Return the pictures of a generator folder: the grids of its targets below each other."""
     grids = [result.grid for result in results.values() if result.grid]
     return {SHEET: below_each_other(grids)} if grids else {}
+
+
+def marks_of(part: Material) -> dict[str, bytes]:
+    """Return the file by which copies of a generator's images are known: for the copy gate.
+
+    Empty where they are too few, or too alike, to tell how near two of them come.
+    """
+    images = part.images.numpy()
+    chunks = (images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE))
+    try:
+        return {RINGS_FILE: RingBank.of(chunks, part.split_digest).to_bytes()}
+    except DataError:
+        return {}
 
 
 def figures_of(manifest: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:

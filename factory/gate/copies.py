@@ -1,7 +1,8 @@
 """The copy gate: no drawn image nearer to a training image than unseen real images are."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +10,11 @@ from pydantic import Field
 
 from factory.gate.gate import Gate, Images, Judge, Masks, Score
 from factory.gate.verdict import Verdict
-from factory.measure.bank_file import Resemblance, check_bank
+from factory.measure.bank_file import RINGS_FILE, Resemblance, check_bank
 
 Compare = Callable[[NDArray[np.uint8]], Sequence[Resemblance]]
 """Images (B, H, W, 3) RGB to what they resemble most."""
+OWN = "own"
 
 
 class CopyGate(Gate):
@@ -22,15 +24,24 @@ class CopyGate(Gate):
     scores: ClassVar[tuple[Score, ...]] = (Score(gate="copy", low="min_ratio"),)
     heavy: ClassVar[bool] = True
 
-    bank: str = Field(min_length=1)
-    """Folder, see `factory.measure.bank`."""
+    bank: str = Field(OWN, min_length=1)
+    """Folder that `factory bank` wrote; 'own': what came with the generator, if anything did."""
     min_ratio: Annotated[float, Field(ge=0)] | None = 1.0
+
+    @classmethod
+    def default(cls) -> Self | None:
+        """On, wherever a generator brings what it needs: see `factory.measure.rings`."""
+        return cls()
+
+    def of(self, folder: Path) -> Self | None:
+        """See `Gate`: the bank of the generator itself is in its folder."""
+        if self.bank != OWN:
+            return self
+        return self.model_copy(update={"bank": str(folder)}) if _holds(folder) else None
 
     def open(self) -> Judge:
         """See `Gate`."""
-        from factory.measure.bank import load_bank
-
-        compare = load_bank(self.bank)
+        compare = _opened(self.bank)
 
         def judge(
             images: Images, _masks: Masks | None, _classes: Sequence[str]
@@ -56,3 +67,16 @@ class CopyGate(Gate):
             else ""
         )
         return Verdict(gate="copy", score=found.ratio, reason=reason)
+
+
+def _holds(folder: Path) -> bool:
+    return (folder / RINGS_FILE).is_file()
+
+
+def _opened(bank: str) -> Compare:
+    """Return what compares images with a bank of either kind."""
+    from factory.measure.bank import load_bank
+    from factory.measure.rings import RingBank
+
+    folder = Path(bank).expanduser()
+    return RingBank.load(folder / RINGS_FILE) if _holds(folder) else load_bank(folder)

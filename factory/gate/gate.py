@@ -7,6 +7,7 @@ run, and its rows, charts and filters in the gallery.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
@@ -60,6 +61,10 @@ class Gate(Frozen):
     def default(cls) -> Self | None:
         """Return the section of a configuration that does not name it; None: no such gate."""
         return None
+
+    def of(self, _folder: Path) -> Self | None:
+        """Return the gate as it judges what the generator in a folder draws; None: it cannot."""
+        return self
 
     def open(self) -> Judge:
         """Return what judges a batch; what it needs is loaded now, once for every worker.

@@ -18,6 +18,8 @@ BRIGHTNESS = "brightness"
 """Of a bank's facts: class -> mean and standard deviation over its real images."""
 BANK_FILE = "bank.safetensors"
 """Of a bank's folder: vectors of training images, with thresholds and ids in its header."""
+RINGS_FILE = "copies.parquet"
+"""Of a generator's folder: ring spectra of the images that it learnt from, which give none away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,16 @@ class Resemblance:
 def check_bank(folder: str | Path, split_digest: str | None) -> None:
     """Raise unless there is a bank, of the split that a generator learnt from (None: not known).
 
+    One that lies in a generator's folder came with it.
+
     Raises:
         ModelError: missing or damaged.
         ConfigError: of another split.
     """
-    with opened_bank(Path(folder).expanduser()) as file:
+    path = Path(folder).expanduser()
+    if (path / RINGS_FILE).is_file():
+        return  # it came with the generator
+    with opened_bank(path) as file:
         known = json.loads(file.metadata()["facts"])["split_digest"]
     if split_digest is not None and known != split_digest:
         raise ConfigError(

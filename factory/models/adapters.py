@@ -28,7 +28,7 @@ def write_adapters(
     *,
     manifest: Mapping[str, Any],
     card: str,
-    pictures: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None,
     base: Path | None = None,
     base_lora: Path | None = None,
 ) -> None:
@@ -39,7 +39,7 @@ def write_adapters(
         loras: class, or `EVERY_CLASS`, -> tensors and notes.
         manifest: the content of `factory.json`, with 'base' and 'base_model_id'.
         card: Markdown, written as README.md.
-        pictures: file name -> PNG that the card shows.
+        files: name -> content of what else lies there, such as pictures that the card shows.
         base: folder of a base that nobody else has: it is taken along.
         base_lora: file under which they were trained, likewise.
     """
@@ -49,7 +49,7 @@ def write_adapters(
         told = {**manifest, "adapters": sorted(loras)}
         (work / "factory.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
         (work / "README.md").write_text(card)
-        for name, content in (pictures or {}).items():
+        for name, content in (files or {}).items():
             (work / name).write_bytes(content)
         if base_lora is not None:
             _linked(str(base_lora), str(work / BASE_LORA))

@@ -22,7 +22,7 @@ def write_generator(
     parts: Mapping[str, Any],
     manifest: Mapping[str, Any],
     card: str,
-    pictures: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Generator:
     """Write `folder` atomically and return the generator in it.
@@ -33,7 +33,7 @@ def write_generator(
         manifest: the content of `factory.json`: name, method, size_px, class_names, split_digest,
             dataset_fingerprint, base_model_id, config.
         card: Markdown with front matter, written as README.md.
-        pictures: file name -> PNG that the card shows.
+        files: name -> content of what else lies there, such as pictures that the card shows.
         dtype: of the stored weights.
     """
     kind, extra = find_method(manifest.get("method", "text")).pipeline()
@@ -45,7 +45,7 @@ def write_generator(
             add_notes(unet_file(work), {WINDOW_NOTE: str(window)})
         (work / MANIFEST).write_text(json.dumps(dict(manifest), indent=1, sort_keys=True) + "\n")
         (work / "README.md").write_text(card)
-        for name, content in (pictures or {}).items():
+        for name, content in (files or {}).items():
             (work / name).write_bytes(content)
     return open_generator(folder)
 

@@ -24,6 +24,7 @@ from factory.sample.prepare import Run, drawn_by
 from factory.sample.rows import batch_rows
 
 if TYPE_CHECKING:
+    from factory.models.generator import Generator
     from factory.sample.engine import Engine
 
 NUMBER = "number"
@@ -49,17 +50,24 @@ class SampleActor:
         self._run, self._todo = run, todo
 
     @cached_property
+    def _generator(self) -> "Generator":
+        """Where it lies on this machine."""
+        return drawn_by(self._run.config)
+
+    @cached_property
     def _engine(self) -> "Engine":
         """Loaded by the first batch: an error in an actor's __init__ reaches the driver as text."""
         from factory.sample.engine import Engine
 
-        config = self._run.config
-        return Engine(drawn_by(config), dtype=config.dtype, references=self._run.references)
+        run = self._run
+        return Engine(self._generator, dtype=run.config.dtype, references=run.references)
 
     @cached_property
     def _judges(self) -> list[Judge]:
         """The gates that need a network or training images, loaded once for each actor."""
-        return [gate.open() for gate in sections(self._run.config) if gate.heavy]
+        heavy = [gate for gate in sections(self._run.config) if gate.heavy]
+        known = [gate.of(self._generator.folder) for gate in heavy]
+        return [gate.open() for gate in known if gate is not None]
 
     def _judged(self, drawn: Drawn, batch: Batch) -> Drawn:
         """Return `drawn` with what these gates say beside the method's own verdicts."""

@@ -134,7 +134,7 @@ class _Drawing(Frozen):
     @property
     def digest(self) -> str:
         """Names the configuration."""
-        unused = {name for name, default in _LATER.items() if getattr(self, name) == default}
+        unused = {name for name, value in _LATER.items() if getattr(self, name) in (value, None)}
         return digest(self.model_dump(mode="json", exclude=unused))
 
 
@@ -146,7 +146,7 @@ if TYPE_CHECKING:
         gates: PixelGates | None = PixelGates()
         mask_gates: MaskGates = MaskGates()
         agreement: AgreementGate | None = None
-        copies: CopyGate | None = None
+        copies: CopyGate | None = CopyGate()
         brightness: BrightnessGate | None = None
         confidence: ConfidenceGate | None = None
 

@@ -70,8 +70,9 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
         check_generator(references, generator)
     masked = draws_masks(config.method or generator.method, config.options)
     for gate in sections(config):
-        if masked or not gate.of_masks:  # `check_used` refuses the others
-            gate.check(generator.manifest.get("split_digest"))
+        known = gate.of(generator.folder)
+        if known and (masked or not gate.of_masks):  # `check_used` refuses the others
+            known.check(generator.manifest.get("split_digest"))
     plan = make_plan(config, generator, references)
     return Run(
         run_id=run_id_of(plan, config),
@@ -171,12 +172,21 @@ def with_scheduler(config: GenerateConfig, generator: Generator) -> GenerateConf
 def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     """Return `config` with the thresholds that count, all named, and its tries.
 
-    See `gates_for`: the generator's own, where it was measured on real images.
+    See `gates_for`: the generator's own, where it was measured on real images. A gate that is on by
+    default and cannot judge is off: the generator brings no bank, or images that start from real
+    ones resemble these.
     """
     measured = calibration_of(generator)
+    idle = {
+        gate.key: None
+        for gate in sections(config)
+        if gate.heavy
+        and gate == gate.default()
+        and (config.data or gate.of(generator.folder) is None)
+    }
     tries = config.max_tries or (CALIBRATED_TRIES if measured else None)
     return config.model_copy(
-        update={"gates": gates_for(config.gates, measured), "max_tries": tries}
+        update={**idle, "gates": gates_for(config.gates, measured), "max_tries": tries}
     )
 
 

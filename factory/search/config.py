@@ -12,6 +12,7 @@ from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice, plain
 from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
+from factory.gate.copies import CopyGate
 from factory.sample.config import GenerateConfig
 
 Value = bool | int | float | str
@@ -131,6 +132,8 @@ class SweepConfig(Frozen):
     def digest(self) -> str:
         """Names the search; how long it looks may grow."""
         told = self.model_dump(mode="json", exclude=set(GROWING))
+        if self.generate.copies == CopyGate.default():  # searches keep the name of before it was on
+            told["generate"]["copies"] = None
         return digest(plain(told))
 
 

@@ -31,7 +31,7 @@ from factory.finetune.losses import training_scheduler
 from factory.finetune.memory import Sketch
 from factory.finetune.method import Follow, Task, Tell, task_of
 from factory.finetune.plan import Plan, planned
-from factory.finetune.run import figures_of, finished, manifest_of, sheet_of
+from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
 from factory.methods.class_conditional.config import ClassConditionalConfig
 from factory.methods.class_conditional.denoiser import build_network, class_training
@@ -180,7 +180,7 @@ def export(plan: Plan) -> Generator:
         parts=parts,
         manifest=manifest,
         card=class_card(manifest, figures_of(manifest, pictures)),
-        pictures=pictures,
+        files=pictures | marks_of(learn),
     )
 
 

@@ -23,7 +23,7 @@ from factory.finetune.images import choose_images, val_images
 from factory.finetune.memory import Sketch
 from factory.finetune.method import Follow, Task, Tell, task_of
 from factory.finetune.plan import Plan, planned
-from factory.finetune.run import figures_of, finished, manifest_of, sheet_of
+from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
 from factory.methods.pairs.config import PairsConfig
 from factory.methods.pairs.task import PairTask, build_task, load_base
@@ -215,7 +215,7 @@ def export_target(plan: Plan, target: str) -> Generator:
         parts=parts,
         manifest=manifest,
         card=pair_card(manifest, figures_of(manifest, pictures)),
-        pictures=pictures,
+        files=pictures | marks_of(pairs),
     )
     if config.clusters is not None:
         shutil.copyfile(config.clusters, written.folder / CLUSTERS)

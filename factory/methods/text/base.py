@@ -32,7 +32,7 @@ from factory.finetune.losses import (
 from factory.finetune.memory import Sketch
 from factory.finetune.method import Follow, Task, Tell, task_of
 from factory.finetune.plan import Plan, planned
-from factory.finetune.run import figures_of, finished, manifest_of, sheet_of
+from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
 from factory.methods.text.adapt import TextConditioned, text_samples
 from factory.methods.text.config import BaseConfig
@@ -187,7 +187,7 @@ def export(plan: Plan) -> Generator:
         },
         manifest=manifest,
         card=base_card(manifest, figures_of(manifest, pictures)),
-        pictures=pictures,
+        files=pictures | marks_of(learn),
         dtype=torch.float16,
     )
 

@@ -25,7 +25,7 @@ from factory.finetune.latents import TURNS
 from factory.finetune.memory import Sketch
 from factory.finetune.method import Follow, InTraining, Task, Tell, task_of
 from factory.finetune.plan import Plan, planned
-from factory.finetune.run import Result, figures_of, finished, manifest_of, sheet_of
+from factory.finetune.run import Result, figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.stages import check_seal, seal
 from factory.finetune.train import follow_here
 from factory.finetune.workers import Workers
@@ -252,6 +252,7 @@ def export(plan: Plan) -> Generator:
     )
     folder, pictures = plan.output / "generator", sheet_of(results)
     card = finetuned_card(manifest, figures_of(manifest, pictures))
+    files = pictures | marks_of(learn)
     if config.train == "full":
         pipeline = load_pipeline(base)
         if config.attention_window is not None:
@@ -259,13 +260,13 @@ def export(plan: Plan) -> Generator:
         trained = TextConditioned(pipeline.unet, pipeline.text_encoder)
         trained.load_state_dict(done[EVERY_CLASS][1])
         parts = {name: getattr(pipeline, name) for name in ("vae", *PARTS)}
-        return write_generator(folder, parts=parts, manifest=manifest, card=card, pictures=pictures)
+        return write_generator(folder, parts=parts, manifest=manifest, card=card, files=files)
     write_adapters(
         folder,
         {t: (tensors, _notes(config, base, _part(learn, t))) for t, (_, tensors) in done.items()},
         manifest=manifest,
         card=card,
-        pictures=pictures,
+        files=files,
         base=base.folder if made_here else None,
         base_lora=None if made_here else config.base_lora,
     )
