@@ -65,9 +65,15 @@ def about_study(proposal: Proposal, images: Images) -> Iterator[str]:
             f"cannot show  smaller ones: {ASKED_POINTS:.0f} points take about"
             f" {division.needed} tested images"
         )
+    studies = (
+        "drawn polyps brought a segmenter of 16 images 3.7 points of Dice, where their generator's"
+        " base had seen another hospital's"
+        if images.task == "masks"
+        else "it did not help a classifier; one that had learnt another lab's did"
+    )
     yield (
         "expect       little of a generator that learns the same few images as the learner: in"
-        " studies so far it did not help a classifier; one that learnt another lab's did"
+        f" studies so far {studies}"
     )
 
 
