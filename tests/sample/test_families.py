@@ -21,6 +21,7 @@ from factory.sample.prepare import make_plan, prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
 from factory.sample.run import execute
 from tests.fakes.families import PIPELINES, SIZES, tiny_pipeline
+from tests.fakes.pretended_gpu import pretended_gpu
 
 FLOWS = ("sd3", "flux", "sana")
 
@@ -113,6 +114,23 @@ def test_it_is_drawn_in_half_precision(name: str, folders: dict[str, Path]) -> N
     drawn = Engine(generator, dtype="bfloat16").draw(make_plan(config, generator).batch(0)).images
     assert drawn.dtype == np.uint8
     assert drawn.std() > 0
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "pixart", "sana"])
+def test_on_a_pretended_gpu_it_is_drawn_and_never_waited_for_within_a_step(
+    name: str, folders: dict[str, Path]
+) -> None:
+    generator, waits = find_generator(str(folders[name])), []
+    with pretended_gpu() as gpu:
+        engine = Engine(generator, dtype="bfloat16", device="cuda")
+        for steps in (2, 3):
+            asked = {"scheduler": "own", "dtype": "bfloat16", "num_inference_steps": steps}
+            plan = make_plan(config_of(folders[name], name, **asked), generator)
+            before = gpu.waits.copy()
+            assert engine.draw(plan.batch(0)).images.std() > 0
+            waits.append(gpu.waits - before)
+    assert waits[0]  # the images came down
+    assert not waits[1] - waits[0]
 
 
 @pytest.mark.parametrize("scheduler", ["own", "euler", "lcm", "dpmpp_2m", "ddpm"])
