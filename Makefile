@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # compiles torch and diffusers anew, 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: wbc check test test-ray test-stored test-rest test-all gpu fuzz lint bench clean
+.PHONY: wbc check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
@@ -20,8 +20,10 @@ DEFAULT := not slow and not gpu
 
 STORED := $(addprefix tests/,catalog cluster gate models monitor real security submit)
 
-test: $(VENV)/installed ## the default tests, in three processes: those on Ray often wait
-	@$(MAKE) --no-print-directory -j 3 test-ray test-stored test-rest
+TRAINED := $(addprefix tests/,finetune golden judge methods)
+
+test: $(VENV)/installed ## the default tests, in four processes: those on Ray often wait
+	@$(MAKE) --no-print-directory -j 4 test-ray test-stored test-trained test-rest
 
 test-ray: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m "$(DEFAULT) and ray"
@@ -29,8 +31,11 @@ test-ray: $(VENV)/installed
 test-stored: $(VENV)/installed ## real images in, tables and pages out
 	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(STORED)
 
+test-trained: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(TRAINED)
+
 test-rest: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(addprefix --ignore=,$(STORED))
+	$(BIN)/python -m pytest -q -m "$(DEFAULT) and not ray" $(addprefix --ignore=,$(STORED) $(TRAINED))
 
 test-all: $(VENV)/installed ## and the slow ones: 30 kills, long streams
 	$(BIN)/python -m pytest -q -m "not gpu and not fuzz"

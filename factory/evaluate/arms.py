@@ -88,7 +88,12 @@ class Manifest:
         return digest_bytes(f"[{names},[{rows}],{rest[1:]}".encode())
 
     def shown_as(self, row: Row) -> tuple[str, ...]:
-        """Return under which ids a row's image is looked at: itself, or what was made of it."""
+        """Return under which ids a row's image is looked at: itself, or what was made of it.
+
+        None of what is features alone.
+        """
+        if row.made == "sampled":
+            return ()
         ways, foreign = self.ways, row.synthetic or row.made == "source"
         if ways.colour and foreign and self.own:
             return (f"{row.id}@{ways.colour}:{self.coloured_after}",)

@@ -175,6 +175,17 @@ def test_an_autoencoder_shows_what_it_keeps_of_an_image(cells):
     assert manifest.shown_as(drawn) == (drawn.id,)
 
 
+def test_features_around_a_mean_are_looked_at_as_no_image(cells, others):
+    manifest = arm(cells, others, Ways())
+    label = labelled(cells.class_names[0], cells.class_names)
+    around = Row(id="sampled:0", synthetic=False, soft_label=label, made="sampled")
+    told = replace(manifest, rows=(*manifest.rows, around))
+    held = frozenset(i for i in cells.ids if i not in told.own)
+    material = of_probe(material_of(cells, others), SETTINGS, [told], held)
+    assert "sampled:0" not in material.position
+    assert fit_probe(SETTINGS, told, material)
+
+
 def test_real_images_count_by_their_number(cells, others):
     shares = [
         share_of("auto", arm(cells, others, Ways(), real=n).rows, len(cells.class_names))

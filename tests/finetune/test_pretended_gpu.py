@@ -1,6 +1,7 @@
 """Every method trains on a pretended GPU, which is waited for once in fifty steps."""
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -88,7 +89,7 @@ def test_a_base_is_trained_from_scratch(tmp_path: Path) -> None:
     config = test_resume.config(steps=12, noise_levels=NoiseLevels(log_mean=0.0))
     learn = replace(test_resume.DATA, latents=test_resume.LATENTS)
     with pretended_gpu() as gpu:
-        training = pretraining(learn, config, test_resume.AUTOENCODER, GPU)
+        training = pretraining(learn, config, deepcopy(test_resume.AUTOENCODER), GPU)
         task = task_of(training, learn)
         assert not waits_a_step(loop_of(task, config, None), gpu)
 

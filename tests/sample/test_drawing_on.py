@@ -195,7 +195,7 @@ def test_a_generator_that_was_measured_is_judged_by_its_own_images_and_draws_on(
 
 
 def test_without_a_calibration_runs_keep_their_names_and_draw_once(tiny: Generator) -> None:
-    job = config(tiny, max_tries=None)
+    job = config(tiny, max_tries=None, copies=None)
     resolved = with_gates(job, tiny)
     assert resolved.max_tries is None
     assert resolved == job

@@ -96,7 +96,9 @@ def test_gates_become_conditions(stored: dict[str, Any]) -> None:
 def test_an_axis_that_means_nothing_is_named(
     stored: dict[str, Any], axis: dict[str, Any], message: str
 ) -> None:
-    config = parse_config(SweepConfig, stored | {"space": axis, "start": ()}, where="test")
+    ungated = {"generate": stored["generate"] | {"copies": None}}
+    searched = stored | ungated | {"space": axis, "start": ()}
+    config = parse_config(SweepConfig, searched, where="test")
     with pytest.raises(ConfigError, match=message):
         check_space(config)
 
