@@ -119,7 +119,8 @@ def match_colours(image: Colours, target: Colours) -> Colours:
     """Return `image` (..., 3) moved linearly to the mean and covariance of `target` (..., 3).
 
     The map of least displacement between two Gaussians. Values keep their units and may leave
-    their range; nothing is clipped here.
+    their range; nothing is clipped here. Along a colour in which the image does not vary (below
+    `_FLOOR`) it is not spread: that would multiply rounding.
     Source: F. Pitie and A. Kokaram, The Linear Monge-Kantorovitch Linear Colour Mapping for
     Example-Based Colour Transfer, 2007, equation 5.
     """
