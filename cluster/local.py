@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 START_SECONDS = 180
-UP, TOO_BUSY = "Ray runtime started", "timed out during startup"  # words of `ray start`
+UP = "Ray runtime started"  # words of `ray start`
 JOB_STOP_SECONDS = 20  # within which a job that is stopped records where it stands
 STOP_SECONDS = 3  # after a stream, Ray waits half a minute for workers that have nothing left
 EXCLUDES = ["tests", "runs", "*-catalog"]
@@ -84,7 +84,7 @@ def _start_patiently(
     folder: str, log: IO[bytes], token: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], Head]:
     """Return a head that is up; where the machine was too busy for one, the next that is."""
-    from factory.sample.session import STARTS
+    from factory.sample.session import STARTS, TOO_BUSY
 
     for attempt in range(STARTS):
         port, dashboard, client, agent = free_ports(4)

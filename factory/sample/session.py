@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # Arrow waits until a configuration is right
 KNOCK_SECONDS = 5.0
 STARTS = 3
 """Attempts to start a local Ray."""
+TOO_BUSY = "timed out during startup"
+"""How Ray says that a machine gave it no time to start."""
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 """Variable: the dashboard that processes of a Ray ask."""
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -104,7 +106,7 @@ def _patiently(start: Callable[[], None], tell: Callable[[str], object]) -> None
             start()
             return
         except Exception as error:  # a slow start is a bare Exception of Ray's
-            if "timed out during startup" not in str(error) or attempt + 1 == STARTS:
+            if TOO_BUSY not in str(error) or attempt + 1 == STARTS:
                 raise
             ray.shutdown()
             tell("this machine is too busy for Ray to start within its time; trying again ...")
