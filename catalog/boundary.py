@@ -13,10 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from catalog.schema import SAMPLES
 from factory.digest import digest_bytes
 from factory.errors import CatalogError
+from factory.real.pixels import opened
 
 LONGEST = 64
 """Characters of a plain name: with suffix and folders it fits every file system."""
@@ -188,3 +190,18 @@ def _named(text: str) -> str:
 
 def _first(values: Any, where: Any) -> str:
     return str(pc.filter(values, where)[0].as_py())[:200]
+
+
+def decoded_png(png: bytes, *, named: str) -> Image.Image:
+    """Return an image or a mask of a row, decoded; `named` is what the error calls it.
+
+    Raises:
+        CatalogError: it is no readable PNG, or claims more pixels than any image has.
+    """
+    try:
+        return opened(png)
+    except OSError as error:
+        raise CatalogError(
+            f"{named} is no readable PNG ({error})",
+            remedy="Draw it again with `factory regenerate`, or leave it out with --where",
+        ) from error

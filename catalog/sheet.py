@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
+from catalog.boundary import decoded_png
 from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.table import Catalog
@@ -92,13 +93,7 @@ def _indices(mask: Mapping[str, bytes]) -> Image.Image:
 
 def _opened(cell: Mapping[str, bytes], mode: str, named: str) -> Image.Image:
     """Return the picture in a cell of a column of pictures, in one of Pillow's modes."""
-    try:
-        return Image.open(io.BytesIO(cell["bytes"])).convert(mode)
-    except (OSError, TypeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CatalogError(
-            f"{named} is no readable PNG ({error})",
-            remedy="Draw it again with `factory regenerate`, or leave it out with --where",
-        ) from error
+    return decoded_png(cell["bytes"], named=named).convert(mode)
 
 
 def _colour(number: int) -> tuple[int, int, int]:

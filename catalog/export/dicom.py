@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from catalog.boundary import decoded_png
 from catalog.export.facts import NOT_REAL
 from catalog.export.layout import Picture, Task, Written, put
 from factory import __version__
@@ -49,14 +49,18 @@ def write(task: Task) -> Iterator[Written]:
         )
 
 
-def encoded(picture: Picture, *, release: str, number: int) -> bytes:
-    """Return a picture as a DICOM file, pixels as they are."""
+def encoded(drawn: Picture, *, release: str, number: int) -> bytes:
+    """Return a picture as a DICOM file, pixels as they are.
+
+    Raises:
+        CatalogError: it is no readable PNG.
+    """
     pydicom = _library()
-    pixels = np.asarray(Image.open(io.BytesIO(picture.image)))
+    pixels = np.asarray(decoded_png(drawn.image, named=f"image {drawn.image_id}"))
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    for keyword, value in _attributes(picture, release, number).items():
+    for keyword, value in _attributes(drawn, release, number).items():
         setattr(dataset, keyword, value)
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3

@@ -1,18 +1,18 @@
 """Marks that say of a picture that it is drawn: made as asked, and found again."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from catalog.boundary import decoded_png
 from catalog.export.formats import FORMATS, MARKS
 from catalog.export.png_text import text_of, with_text
 from factory.errors import CatalogError
 from factory.real.images import encode_png
+from factory.real.pixels import opened
 
 if TYPE_CHECKING:
     from catalog.export.c2pa_sign import Signer
@@ -128,7 +128,7 @@ def _check(marks: Sequence[str], form: str, files: dict[str, tuple[Path | None, 
 def _watermarked(png: bytes, key: bytes, image_id: str) -> bytes:
     from catalog.export.watermark import embed
 
-    return encode_png(embed(np.asarray(Image.open(io.BytesIO(png))), key, image_id))
+    return encode_png(embed(np.asarray(decoded_png(png, named=f"image {image_id}")), key, image_id))
 
 
 def marks_of(path: Path, watermark_key: bytes | None = None) -> Iterator[str]:
@@ -145,8 +145,8 @@ def marks_of(path: Path, watermark_key: bytes | None = None) -> Iterator[str]:
         ) from error
     try:
         told = text_of(png)
-        pixels = np.asarray(Image.open(io.BytesIO(png)))
-    except (CatalogError, UnidentifiedImageError, OSError, ValueError) as error:
+        pixels = np.asarray(opened(png))
+    except (CatalogError, OSError, ValueError) as error:
         raise CatalogError(f"{str(path)!r} is no whole PNG", remedy="Give a PNG file") from error
     if told is None:
         yield "text: none"

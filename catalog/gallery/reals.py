@@ -4,7 +4,6 @@ The data set is opened once, at the first question; what nears a drawn image is 
 as the copy gate finds it in pixels. Nothing of it is written anywhere.
 """
 
-import io
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from catalog.gallery.pictures import png_bytes
 from factory.errors import DataError
 from factory.real.dataset import RealDataset
 from factory.real.images import square
+from factory.real.pixels import opened
 
 THUMBNAIL_PX = 32
 MOST = 5000
@@ -61,8 +61,8 @@ class Reals:
         if len(self.dataset) > MOST:
             return []
         try:
-            own = _thumbnail(Image.open(io.BytesIO(png)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            own = _thumbnail(opened(png))
+        except OSError:
             return []
         with self._lock:
             stored = self._thumbnails

@@ -1,6 +1,5 @@
 """Synthetic images that a study may use: accepted, of a pinned version, without a leak."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from factory.models.generator import EMBEDDED, open_generator
 from factory.real.field import Look
 from factory.real.images import square, square_mask
 from factory.real.leaks import Held
+from factory.real.pixels import opened
 from factory.real.scale import LOOKED_AT_PX, first_of_each, views
 from factory.real.splits import Split
 
@@ -211,14 +211,12 @@ def mask_pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[n
 
 def _opened(cell: Mapping[str, bytes], image_id: str) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(cell["bytes"]))
-        picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return opened(cell["bytes"])
+    except OSError as error:
         raise DataError(
             f"synthetic image {image_id} cannot be decoded ({error})",
             remedy="Leave it out with synthetic.where, or draw it again: factory regenerate",
         ) from error
-    return picture
 
 
 def _cells(catalog: Catalog, ids: Sequence[str], column: str) -> Any:

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from catalog.boundary import decoded_png
 from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.table import Catalog
@@ -186,7 +185,11 @@ def read_sets(catalog: Catalog, where: str, generator: Generator) -> list[ImageS
         )
     ids = [row["image_id"] for row in rows]
     pixels = catalog.rows(ids, columns=["image", "mask"]).to_pylist()
-    images = [np.asarray(_opened(row["image"]).convert("RGB")) for row in pixels]
+    decoded = [
+        decoded_png(row["image"]["bytes"], named=f"image {name}")
+        for name, row in zip(ids, pixels, strict=True)
+    ]
+    images = [np.asarray(each.convert("RGB")) for each in decoded]
     masked = [row["mask"] is not None for row in pixels]
     if len({image.shape for image in images}) > 1 or any(masked) is not all(masked):
         raise CatalogError(
@@ -197,7 +200,7 @@ def read_sets(catalog: Catalog, where: str, generator: Generator) -> list[ImageS
         name="drawn",
         images=np.stack(images),
         labels=[row["class_name"] for row in rows],
-        masks=np.stack([np.asarray(_opened(row["mask"])) for row in pixels]) if masked[0] else None,
+        masks=_masks(ids, pixels) if masked[0] else None,
         facts=[
             {
                 **row,
@@ -214,8 +217,14 @@ def read_sets(catalog: Catalog, where: str, generator: Generator) -> list[ImageS
     return [whole.take(passed, "drawn, accepted"), replace(whole, name="drawn, all")]
 
 
-def _opened(column: Mapping[str, bytes]) -> Image.Image:
-    return Image.open(BytesIO(column["bytes"]))
+def _masks(ids: Sequence[str], pixels: Sequence[Mapping[str, Any]]) -> NDArray[np.uint8]:
+    pairs = zip(ids, pixels, strict=True)
+    return np.stack(
+        [
+            np.asarray(decoded_png(row["mask"]["bytes"], named=f"mask of {name}"))
+            for name, row in pairs
+        ]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,8 @@ MAX_PIXELS = 64_000_000
 _BITS, _MEANING, _PLANES = 258, 262, 284
 """TIFF's BitsPerSample, PhotometricInterpretation (0 is WhiteIsZero, which Pillow turns round for 8
 bits alone) and PlanarConfiguration (2: plane by plane)."""
-_BROKEN = (
+BROKEN = (
+    Image.DecompressionBombError,
     OSError,
     SyntaxError,
     ValueError,
@@ -196,7 +197,7 @@ def _load(data: bytes, name: str, *, low_bytes: bool = False) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image {name} is too large ({error})", remedy=_TILE) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"image {name} cannot be decoded ({reason})", remedy=_REPLACE) from error
 
@@ -212,7 +213,7 @@ def _deep_values(data: bytes, name: str) -> NDArray[Any] | None:
         rawmode = _rawmode(head)
         tags = head.tag_v2 if isinstance(head, TiffImagePlugin.TiffImageFile) else {}
         deep_tiff = max(tags.get(_BITS, (8,))) > 8
-    except _BROKEN:  # named by `_load`
+    except BROKEN:  # named by `_load`
         return None
     in_planes = deep_tiff and tags.get(_PLANES) == 2 and head.mode in ("RGB", "RGBA")
     if deep_tiff and tags.get(_MEANING) == 0:

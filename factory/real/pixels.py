@@ -1,4 +1,4 @@
-"""Identity of pixels: the hash that says two images are the same, whatever file holds them."""
+"""Published pictures: their pixels, and the hash that says that two are the same."""
 
 import hashlib
 import io
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from factory.real.images import BROKEN, MAX_PIXELS
 
 
 def pixel_sha256(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None) -> str:
@@ -20,17 +22,33 @@ def _raw(pixels: NDArray[np.uint8]) -> bytes:
     return "x".join(map(str, pixels.shape)).encode() + np.ascontiguousarray(pixels).tobytes()
 
 
+def opened(png: bytes) -> Image.Image:
+    """Return a picture of a catalog, decoded; catalogs of others hold what they like.
+
+    Raises:
+        OSError: no whole PNG, or one of more pixels than any image has, whatever Pillow raises.
+    """
+    try:
+        picture = Image.open(io.BytesIO(png), formats=("PNG",))
+        if (pixels := picture.width * picture.height) > MAX_PIXELS:
+            raise OSError(f"{pixels} pixels")
+        picture.load()
+    except BROKEN as error:
+        raise OSError(str(error) or type(error).__name__) from error
+    return picture
+
+
 def published_pixels(
     row: Mapping[str, Any],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Return the image (H, W, 3) and the mask (H, W) or None of a row of `samples`.
 
     Raises:
-        OSError: its PNG cannot be decoded.
+        OSError: see `opened`.
     """
-    image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+    image = np.asarray(opened(row["image"]["bytes"]).convert("RGB"))
     stored = row.get("mask")
-    return image, None if stored is None else np.asarray(Image.open(io.BytesIO(stored["bytes"])))
+    return image, None if stored is None else np.asarray(opened(stored["bytes"]))
 
 
 def psnr_db(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -192,6 +192,7 @@ def test_image_stack_is_refused():
 
 
 @settings(max_examples=150, deadline=None)
+@example(kind="colour big-endian tiff", flips=[(0.03515625, 1)])  # claims 16,777,226 rows
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", *WIDE]),
     flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),

@@ -6,13 +6,15 @@ that was asked for, no raw control character is printed, and errors are ours.
 
 import re
 import shutil
+import struct
 import sys
+import zlib
 from html import unescape
 from urllib.parse import quote
 
 import pytest
 
-from catalog import Catalog
+from catalog import Catalog, SampleSink, batch, write_batch
 from catalog.boundary import file_name
 from catalog.export.formats import FORMATS
 from catalog.schema import SAMPLES
@@ -29,6 +31,7 @@ from tests.fakes.hostile import (
     with_log,
     with_release,
 )
+from tests.fakes.rows import rows_table, sample_row
 
 
 class Place:
@@ -182,6 +185,35 @@ def test_a_run_into_it_writes_below_it_alone(place, uri, tiny: Generator):
     list(execute(prepare(config, str(uri)), stream=draw_here))
     assert place.tree(uri) == before
     assert Catalog(uri).samples().count_rows() == len(NAMES) + 3
+
+
+def _claiming(side: int) -> bytes:
+    """A PNG of a few bytes that claims `side` x `side` pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = b"\0\0\0\x0d" + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    "png",
+    [_claiming(2**16), _claiming(9000), _claiming(8), b"GIF89a", b"", b"\x89PNG\r\n\x1a\n\0"],
+    ids=["bomb", "large", "cut off", "another format", "empty", "broken"],
+)
+def test_a_picture_that_is_none_is_named_by_all_that_would_open_it(place, uri, png):
+    place.monkeypatch.setattr(batch, "_check_values", lambda *_: None)  # theirs is another writer
+    row = sample_row(99) | {"class_name": "odd", "image": {"bytes": png, "path": "x.png"}}
+    file = write_batch(uri, run_id="run-1", batch_index=9, rows=rows_table([row]))
+    SampleSink(uri, "run-1").commit([file])
+    key = place.here / "key"
+    key.write_bytes(bytes(range(32)))
+    odd = ["--where", "class_name = 'odd'"]
+    for words in (
+        ["catalog", "sheet", *odd, "--out", place.out / "sheet.png"],
+        ["export", "dicom", *odd, "--out", place.out / "dicom"],
+        ["export", "csv", *odd, "--mark", "watermark", "--watermark-key", key,
+         "--out", place.out / "marked"],
+    ):  # fmt: skip
+        assert "no readable PNG" in place.run(*words, "--catalog", uri, allowed=[uri], codes=[1])
 
 
 RELEASES = {
