@@ -17,7 +17,7 @@ from factory.models.foreign import fold_in
 from factory.models.generator import Generator
 from factory.models.pipeline import DTYPES, load_pipeline
 from factory.sample.drawn import Drawn
-from factory.sample.fingerprint import engine_fingerprint
+from factory.sample.fingerprint import engine_fingerprint, threads_of
 from factory.sample.guidance import GuidedMethod
 from factory.sample.method import Drawer, Loaded, Side, check_method, method_of, options_from
 from factory.sample.plan import Batch
@@ -49,7 +49,7 @@ class Engine:
         self.generator, self._references = generator, references
         self.device = device or own_device()
         _make_deterministic(self.device)
-        self.fingerprint = engine_fingerprint(self.device, dtype)
+        self._fingerprint = engine_fingerprint(self.device, dtype)
         self._drawers: dict[str, Drawer] = {}
         self._bound = {
             bound.model_id: Engine(bound, dtype=dtype, device=self.device)
@@ -71,6 +71,11 @@ class Engine:
         if generator.adapters and generator.lora is not None:
             fold_in(pipeline, generator.lora)
         self._adapted = Adapted(pipeline, generator, base_model_id=base.model_id)
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What changes bits at equal recipe, see `engine_fingerprint`, and the threads of now."""
+        return self._fingerprint | threads_of(self.device)
 
     def draw(self, batch: Batch) -> Drawn:
         """Return the batch's images, a row per request.

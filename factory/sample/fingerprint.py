@@ -6,13 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+THREADS = "threads"
+MOST_THREADS = 256
+"""That are taken at anybody's word."""
+
 
 @cache
 def engine_fingerprint(device: str, dtype: str) -> dict[str, str]:
     """Return what can change bits at equal recipe: device, kernels and library versions.
 
-    Thread and worker counts are left out on purpose: at a fixed batch shape they change nothing
-    (tests/sample/test_engine.py holds us to it).
+    Workers change nothing at a fixed batch shape. Threads of a CPU may: see `threads_of`.
     """
     import diffusers
     import numpy
@@ -31,9 +34,25 @@ def engine_fingerprint(device: str, dtype: str) -> dict[str, str]:
     }
 
 
+def threads_of(device: str) -> dict[str, str]:
+    """Return in how many threads a CPU computes now: on some, sums are cut by their number."""
+    import torch
+
+    return {THREADS: str(torch.get_num_threads())} if device == "cpu" else {}
+
+
+def recorded_threads(fingerprint: Mapping[str, Any]) -> int:
+    """Return how many threads drew an image: one where it does not say so, as an actor's."""
+    told = str(fingerprint.get(THREADS, "1"))
+    return int(told) if told in map(str, range(1, MOST_THREADS + 1)) else 1
+
+
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Return 'name: first -> second' for every entry in which two fingerprints differ."""
-    names = sorted(set(first) | set(second))
+    """Return 'name: first -> second' for every entry in which two fingerprints differ.
+
+    But for the threads: a redraw takes as many as were told.
+    """
+    names = sorted((set(first) | set(second)) - {THREADS})
     return [
         f"{name}: {first.get(name)} -> {second.get(name)}"
         for name in names

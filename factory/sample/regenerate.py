@@ -3,7 +3,7 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from factory.models.foreign import find_drawn
 from factory.models.generator import EMBEDDED, Generator
 from factory.real.pixels import pixel_sha256, psnr_db, published_pixels
 from factory.real.sources import open_dataset
-from factory.sample.fingerprint import differing
+from factory.sample.fingerprint import differing, recorded_threads
 from factory.sample.plan import Batch
 from factory.sample.recipe import Request, recipe_from
 from factory.sample.references import References
@@ -162,9 +162,9 @@ def _redraw(
 ) -> Iterator[Outcome]:
     """Yield the outcomes of rows of one batch shape, drawn in a smaller one where that will do.
 
-    Bits depend on the shape, but most images of 8 bits a channel come out equal at any: 1 of 32
-    costs a thirtieth. What is identical is so however it was drawn; only the recorded shape says
-    that an image is not.
+    Bits depend on the shape, and on some processors on the threads, but most images of 8 bits a
+    channel come out equal at any: 1 of 32 costs a thirtieth. What is identical is so however it was
+    drawn; only the recorded shape, in the recorded threads, says that an image is not.
     """
     if engine.device != "cpu":
         yield from _redraw_in_place(engine, rows, size, places)
@@ -172,9 +172,10 @@ def _redraw(
     recorded = json_object(rows[0]["engine"], f"engine of image {rows[0]['image_id']!r}")
     same = not differing(recorded, engine.fingerprint)
     left, found = list(rows), dict[str, Outcome]()
-    for shape in shapes(len(rows), size) if same else (size,):
+    tries = [(shape, 1) for shape in shapes(len(rows), size)] if same else []
+    for shape, threads in (*tries, (size, recorded_threads(recorded))):
         batch = Batch(index=0, size=shape, requests=tuple(map(_request, left)))
-        with one_thread() if shape < size else nullcontext():
+        with in_threads(threads):
             drawn = engine.draw(batch)
         again = []
         for number, row in enumerate(left):
@@ -224,12 +225,12 @@ def seats(rows: Sequence[dict[str, Any]], size: int) -> list[dict[int, dict[str,
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: several change bits of small batches, and wait for each other."""
+def in_threads(count: int) -> Iterator[None]:
+    """Compute in so many threads: their number may change bits, and many wait for each other."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -237,11 +238,11 @@ def one_thread() -> Iterator[None]:
 
 
 def shapes(count: int, size: int) -> list[int]:
-    """Return the batch sizes to try for `count` images, the recorded `size` last.
+    """Return the batch sizes to try for `count` images before the recorded `size`.
 
-    A smaller one is worth its while up to a quarter of the recorded one.
+    One is worth its while up to a quarter of the recorded one.
     """
-    return [*(shape for shape in (count, 4 * count) if 4 * shape <= size), size]
+    return [shape for shape in (count, 4 * count) if 4 * shape <= size]
 
 
 def _request(row: Mapping[str, Any]) -> Request:
@@ -292,10 +293,10 @@ def _agreement(published: Pixels | None, mask: Pixels | None) -> float:
 
 
 def _by_settings(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Group rows that may share a batch."""
+    """Group rows that may share a batch, drawn by one engine."""
     groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[recipe_from(row["recipe"]).settings].append(row)
+        groups[(recipe_from(row["recipe"]).settings, row["engine"])].append(row)
     return list(groups.values())
 
 

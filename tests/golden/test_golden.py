@@ -23,7 +23,7 @@ from factory.models.generator import Generator, open_generator
 from factory.sample.batches import draw_here
 from factory.sample.prepare import prepare, prepare_resume
 from factory.sample.recipe import Request, recipe_from
-from factory.sample.regenerate import regenerate_images
+from factory.sample.regenerate import in_threads, regenerate_images
 from factory.sample.run import execute
 from tests.golden.write import DRAWN, PLANNED, STOPPED_AT, TEXT, TRAINED, config_of, pretrain, train
 
@@ -83,7 +83,13 @@ def test_a_file_of_rows_is_written_to_its_bytes_again(golden: Path, tmp_path: Pa
     assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest()
 
 
-def test_every_image_is_redrawn(golden: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_image_is_redrawn(golden: Path, threads: int) -> None:
+    with in_threads(threads):
+        _redraws()
+
+
+def _redraws() -> None:
     ids = sql(Catalog("catalog"), "SELECT image_id FROM samples")["image_id"].to_pylist()
     outcomes = list(regenerate_images("catalog", image_ids=ids))
     assert len(outcomes) == 26

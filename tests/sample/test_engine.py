@@ -17,6 +17,7 @@ from factory.sample.engine import Engine
 from factory.sample.noise import batch_noise
 from factory.sample.plan import Batch, Plan
 from factory.sample.prepare import make_plan
+from factory.sample.regenerate import in_threads
 from factory.sample.schedulers import SCHEDULERS, make_scheduler
 
 
@@ -59,17 +60,10 @@ def test_a_slot_does_not_know_its_neighbours(
     assert len({image.tobytes() for image in drawn}) == len(drawn)
 
 
-def test_thread_count_does_not_change_a_bit(engine: Engine, tiny: Generator) -> None:
-    batch = plan_of(tiny).batch(0)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = engine.draw(batch).images
-        torch.set_num_threads(2)
-        two = engine.draw(batch).images
-    finally:
-        torch.set_num_threads(before)
-    assert np.array_equal(one, two)
+def test_an_engine_tells_in_how_many_threads_it_draws(engine: Engine) -> None:
+    for count in (1, 3):
+        with in_threads(count):
+            assert engine.fingerprint["threads"] == str(count)
 
 
 def test_a_short_batch_gives_only_what_was_asked(engine: Engine, tiny: Generator) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from catalog import SampleSink, write_batch
 from factory.errors import ConfigError
@@ -146,7 +147,7 @@ print("torch" in sys.modules)
 
 @pytest.mark.parametrize(
     ("count", "size", "tried"),
-    [(1, 32, [1, 4, 32]), (2, 32, [2, 8, 32]), (8, 32, [8, 32]), (9, 32, [32]), (4, 4, [4])],
+    [(1, 32, [1, 4]), (2, 32, [2, 8]), (8, 32, [8]), (9, 32, []), (4, 4, [])],
 )
 def test_few_images_are_tried_in_small_batches(count: int, size: int, tried: list[int]) -> None:
     assert shapes(count, size) == tried
@@ -160,10 +161,12 @@ class Shaped:
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
         self.sizes: list[int] = []
+        self.threads: list[int] = []
         self.seated: list[list[int]] = []
 
     def draw(self, batch: Batch) -> Drawn:
         self.sizes.append(batch.size)
+        self.threads.append(torch.get_num_threads())
         self.seated.append([request.index for request in batch.requests])
         images = np.stack([IMAGE] * len(batch.requests))
         for number, request in enumerate(batch.requests):
@@ -194,6 +197,16 @@ def test_only_the_recorded_shape_says_that_an_image_differs() -> None:
     engine = Shaped()
     assert redrawn(engine, 2, 3) == [0, 0]
     assert engine.sizes == [2, 8]
+
+
+@pytest.mark.parametrize(("told", "taken"), [("3", 3), (None, 1), ("-1", 1), ("9" * 30, 1)])
+def test_a_cpu_redraws_in_as_many_threads_as_drew(told: str | None, taken: int) -> None:
+    engine, before = Shaped(), torch.get_num_threads()
+    assert redrawn(engine, 3, engine=json.dumps(ENGINE | ({"threads": told} if told else {}))) == [
+        0
+    ]
+    assert list(zip(engine.sizes, engine.threads, strict=True)) == [(1, 1), (8, taken)]
+    assert torch.get_num_threads() == before
 
 
 def test_another_engine_draws_in_the_recorded_shape_at_once() -> None:
