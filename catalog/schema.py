@@ -91,6 +91,7 @@ SAMPLES = pa.schema(
         pa.field("noise_score", pa.float64()),  # noise gate: share of coloured grain, 1 = noise
         pa.field("pixel_size_um", pa.float64()),  # side of a drawn pixel, where generators know it
         pa.field("crop", pa.string()),  # part of real frames that was learnt: '0.711', '80um'
+        pa.field("attributes", pa.string()),  # JSON {column: text} of the table's row that asked
     ]
 )
 FROM_GATES = tuple(score.column for score in all_scores() if score.column not in SAMPLES.names)
@@ -98,7 +99,7 @@ FROM_GATES = tuple(score.column for score in all_scores() if score.column not in
 for _column in FROM_GATES:
     SAMPLES = SAMPLES.append(pa.field(_column, pa.float64()))
 
-SELDOM = ("pixel_size_um", "crop", *FROM_GATES)
+SELDOM = ("pixel_size_um", "crop", "attributes", *FROM_GATES)
 """Not in a file of which no row has one: a batch keeps the bytes, and so the name, that it had
 before these columns were known, whatever code writes it again."""
 

@@ -63,6 +63,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["generate", "--config", "nowhere.yaml"], "no configuration at 'nowhere.yaml'"),
         (["generate", "--set", "model=nowhere"], "no generator at 'nowhere'"),
         (["catalog", "sql", "SELECT 1", "--catalog", "nowhere"], "there is no catalog at"),
+        (["generate", "--set", "table=nowhere.csv"], "there is no table at 'nowhere.csv'"),
         (["regenerate", "abc", "--catalog", "nowhere"], "there is no catalog at"),
         (["gallery", "--host", "0.0.0.0"], "no token to ask them for"),
         (["gallery", "--token-file", "nowhere"], "the token file 'nowhere' cannot be read"),

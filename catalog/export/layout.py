@@ -47,7 +47,7 @@ DETAILS = (
     *("prompt", "negative_prompt", "method", "model_id", "recipe_digest", "recipe_index"),
     *("run_id", "seed", "guidance_scale", "num_inference_steps", "scheduler", "gate_status"),
     *("height_px", "width_px", "pixel_sha256", "soft_label", "class_names", "is_synthetic"),
-    *("pixel_size_um", "crop"),
+    *("pixel_size_um", "crop", "attributes"),
 )
 """Columns of `samples` that leave beside id, class, image and mask. `pixel_sha256` is of the pixels
 as they were drawn: a watermark changes them."""

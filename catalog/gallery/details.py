@@ -22,6 +22,7 @@ GROUPS = {
     "How it was drawn": (
         *("method", "prompt", "negative_prompt", "guidance_scale", "num_inference_steps"),
         *("scheduler", "seed", "reference_ids", "guidance_terms", "bridge_depth", "cluster_id"),
+        "attributes",
     ),
     "Where it came from": (
         *("model_id", "base_model_id", "adapter_id", "split_digest", "dataset_fingerprint"),

@@ -15,7 +15,7 @@ from factory.measure.judge import Judge, balanced_accuracy, cross_fitted_logits,
 from factory.measure.real_features import RealPart, in_pieces
 from factory.measure.sheets import beside, sheet_of
 from factory.models.generator import Generator
-from factory.models.prompts import PromptGrammar
+from factory.models.prompts import PromptGrammar, grammar_of
 from factory.sample.config import GenerateConfig
 from factory.sample.plan import Plan, Quota
 from factory.sample.prepare import make_plan
@@ -157,12 +157,6 @@ class AttributeFigures:
     real: Estimate
 
 
-def grammar_of(generator: Generator) -> PromptGrammar:
-    """Return the prompt grammar that the generator was trained with, or the plain one."""
-    stored = generator.manifest.get("config", {}).get("prompt", {})
-    return PromptGrammar.model_validate(stored if isinstance(stored, dict) else {})
-
-
 def judge_attributes(
     generator: Generator,
     real: RealSets,
@@ -185,7 +179,9 @@ def judge_attributes(
         cache=real.cache,
     )
     spaces = {real.space.name: real.unseen.turns, COLOURS: colours[None]}
-    contrasts = find_contrasts(real.unseen, spaces, grammar_of(generator), cache=real.cache)
+    contrasts = find_contrasts(
+        real.unseen, spaces, grammar_of(generator.manifest), cache=real.cache
+    )
     if not contrasts:
         return [], None
     asked = [(each.class_name, prompt) for each in contrasts for prompt in each.prompts]

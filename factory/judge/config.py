@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from factory.config import Frozen, Place
 from factory.sample.config import GenerateConfig
@@ -45,3 +45,10 @@ class JudgeConfig(Frozen):
     led the training, if there was one."""
     segmenter: Place | None = None
     """Folder of a segmenter that finds drawn masks again, see `factory segmenter`."""
+
+    @field_validator("generate")
+    @classmethod
+    def _without_table(cls, generate: GenerateConfig) -> GenerateConfig:
+        if generate.table is not None:
+            raise ValueError("generate.table: a judge draws numbers of its own, and no table")
+        return generate

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from factory.models.families import STABLE_DIFFUSION
 from factory.models.folder import read_json
 
-_FIELD = re.compile(r"\{(\w+)\}")
+FIELD = re.compile(r"\{(\w+)\}")
+"""A place in a template that an attribute fills."""
 
 
 class PromptGrammar(BaseModel):
@@ -33,7 +34,7 @@ class PromptGrammar(BaseModel):
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes that the templates use, in order of appearance."""
-        fields = _FIELD.findall(" ".join((self.subject, *self.phrases)))
+        fields = FIELD.findall(" ".join((self.subject, *self.phrases)))
         return tuple(name for name in dict.fromkeys(fields) if name != "class_name")
 
     def compose(
@@ -55,7 +56,7 @@ class PromptGrammar(BaseModel):
             if value is not None and (keep is None or name in keep):
                 words[name] = self.words.get(name, {}).get(value, value)
         subject = _fill(self.subject, words)
-        phrases = [_fill(p, words) for p in self.phrases if any(map(words.get, _FIELD.findall(p)))]
+        phrases = [_fill(p, words) for p in self.phrases if any(map(words.get, FIELD.findall(p)))]
         return ", ".join([f"{_article(subject)} {subject}", *phrases])
 
     def vocabulary(
@@ -63,10 +64,16 @@ class PromptGrammar(BaseModel):
     ) -> Iterator[str]:
         """Yield texts that together hold every word the grammar can write."""
         yield "a an"
-        yield from (_FIELD.sub(" ", text) for text in (self.subject, *self.phrases))
+        yield from (FIELD.sub(" ", text) for text in (self.subject, *self.phrases))
         yield from (name.replace("_", " ") for name in class_names)
         for name in self.attributes:
             yield from (self.words.get(name, {}).get(value, value) for value in values[name])
+
+
+def grammar_of(manifest: Mapping[str, Any]) -> PromptGrammar:
+    """Return the grammar that a generator was trained with, by its manifest, or the plain one."""
+    stored = manifest.get("config", {}).get("prompt", {})
+    return PromptGrammar.model_validate(stored if isinstance(stored, dict) else {})
 
 
 def vary_prompt(
@@ -190,7 +197,7 @@ def open_reader(
 
 
 def _fill(template: str, words: Mapping[str, str]) -> str:
-    return " ".join(_FIELD.sub(lambda m: words.get(m[1], ""), template).split())
+    return " ".join(FIELD.sub(lambda m: words.get(m[1], ""), template).split())
 
 
 def _article(noun: str) -> str:

@@ -30,6 +30,7 @@ Prompt = Annotated[str, Field(max_length=4096)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**15 - 1)]
+_LATER_UNSAID = {"max_tries", "lora", "lora_scale", "table", "table_digest"}
 _FIRST_GATES = {"gates", "mask_gates", "agreement", "copies"}
 Prompts = Prompt | Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
@@ -103,6 +104,11 @@ class _Drawing(Frozen):
     """Images drawn for one that the gates accept, at most: what they refuse is replaced as long as
     a class lacks some of its number. 1: `num_images` are drawn, whatever the gates say. null: 3 for
     a generator that brings thresholds of its own, else 1."""
+    table: Place | None = None
+    """A CSV, JSON lines or Parquet file with a row for each image, or for its `count`: class_name,
+    prompt, guidance_scale, seed and, for prompts, attributes. Then it says how many are drawn."""
+    table_digest: str | None = None
+    """... and the digest of its rows; filled in by the plan."""
     stream: StreamConfig = StreamConfig()
 
     @property
@@ -128,7 +134,7 @@ class _Drawing(Frozen):
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave them out while they say nothing: older searches hold this section whole."""
         dumped: dict[str, Any] = handler(self)
-        kept = _Drawing.model_fields.keys() - {"max_tries", "lora", "lora_scale"} | _FIRST_GATES
+        kept = _Drawing.model_fields.keys() - _LATER_UNSAID | _FIRST_GATES
         return {k: v for k, v in dumped.items() if k in kept or v is not None}
 
     @property
@@ -169,5 +175,7 @@ _LATER: Mapping[str, Any] = {
     "max_tries": None,
     "lora": None,
     "lora_scale": None,
+    "table": None,
+    "table_digest": None,
 }
 """Keys that jobs learnt later, and their defaults: unused, they rename no older configuration."""

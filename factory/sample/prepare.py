@@ -26,6 +26,7 @@ from factory.sample.recipe import Recipe
 from factory.sample.references import References, check_generator, open_references
 from factory.sample.rows import RunFacts
 from factory.sample.schedulers import OWN, check_fits
+from factory.sample.table import Prompts, Table, prompts_of, with_table
 
 SURELY_READ = 40
 """Letters of a prompt that are read by every tokenizer here: a token each, of 48 or 77."""
@@ -59,12 +60,13 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
 
     Raises:
         ConfigError, ModelError, DataError: see `make_plan`, `find_generator`, `open_references`,
-            `check_bank`.
+            `check_bank`, `with_table`.
     """
     generator = drawn_by(config)
-    config = with_scheduler(with_classes(with_seed(config), generator), generator)
+    config, table = with_table(with_seed(config), generator)
+    config = with_scheduler(with_classes(config, generator), generator)
     config = config if begun else with_gates(config, generator)
-    said = check_prompts(config, generator, begun=begun)
+    said = check_prompts(config, generator, begun=begun, table=table)
     references = None if config.data is None else open_references(config.data, config.split)
     if references is not None:
         check_generator(references, generator)
@@ -73,7 +75,7 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
         known = gate.of(generator.folder)
         if known and (masked or not gate.of_masks):  # `check_used` refuses the others
             known.check(generator.manifest.get("split_digest"))
-    plan = make_plan(config, generator, references)
+    plan = make_plan(config, generator, references, table=table)
     return Run(
         run_id=run_id_of(plan, config),
         config=config,
@@ -137,10 +139,12 @@ def with_seed(config: GenerateConfig) -> GenerateConfig:
 def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     """Return `config` with classes and prompts: its own, or all of the generator's.
 
+    Those of a table's rows are their own, see `sample.table.Prompts`.
+
     Raises:
         ConfigError: neither names a class.
     """
-    if config.classes and isinstance(config.classes, Mapping):
+    if config.table is not None or (config.classes and isinstance(config.classes, Mapping)):
         return config
     if not generator.prompts:
         raise ConfigError(
@@ -190,7 +194,9 @@ def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     )
 
 
-def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) -> list[str]:
+def check_prompts(
+    config: GenerateConfig, generator: Generator, *, begun: bool, table: Table | None = None
+) -> list[str]:
     """Return what is to be said of prompts of which the generator does not read every word.
 
     A prompt of the job that would be cut is refused: images would be drawn, and named, under words
@@ -198,6 +204,7 @@ def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) 
 
     Raises:
         ConfigError: with the words that would be cut.
+        DataError: a row of the table without what its prompt asks for.
     """
     own, said = set(generator.prompts.values()), list[str]()
     if not is_guided(generator.family, generator.weights):
@@ -206,7 +213,14 @@ def check_prompts(config: GenerateConfig, generator: Generator, *, begun: bool) 
         (name, prompt)
         for name, prompts in config.prompts.items()
         for prompt in ((prompts,) if isinstance(prompts, str) else prompts)
+        if table is None
     ]
+    if table is not None:
+        of_rows = Prompts(config, generator)
+        asked += prompts_of(table, of_rows)
+        said += table.said
+        if unused := of_rows.unused(table):
+            said.append(f"in no prompt, and only kept with the images: {', '.join(unused)}")
     doubtful = [
         (name, prompt)
         for name, prompt in asked
@@ -238,17 +252,24 @@ def with_first_prompts(config: GenerateConfig) -> GenerateConfig:
 
 
 def make_plan(
-    config: GenerateConfig, generator: Generator, references: References | None = None
+    config: GenerateConfig,
+    generator: Generator,
+    references: References | None = None,
+    *,
+    table: Table | None = None,
 ) -> Plan:
     """Return the plan of a seeded configuration: images shared evenly by classes, then prompts.
 
-    A method that shows references gets a recipe for each of them instead; see `Method.quotas`.
+    A method that shows references gets a recipe for each of them instead; see `Method.quotas`. A
+    table, as `with_table` reads it, has a recipe for each row.
 
     Raises:
         ConfigError: a class that the generator does not know, no seed, a prompt twice, options
-            that the method does not have, or no data where references are to be shown.
+            that the method does not have, no data where references are to be shown, or a table
+            where they are, or where its rows were not read.
         ModelError: a style term whose extractor has no weights at hand.
-        DataError: a reference outside the train part, or without the mask that it needs.
+        DataError: a reference outside the train part, or without the mask that it needs; a row
+            without what its prompt asks for.
     """
     config = with_classes(config, generator)
     base = _base_recipe(config, generator)
@@ -259,13 +280,34 @@ def make_plan(
         num_inference_steps=config.num_inference_steps,
     )
     options = method.resolved(parse_options(base.method, config.options), generator)
+    if config.table is not None:
+        _check_table(config, table, shown=options is not None and options.shows_references)
     planning = Planning(
         config=config,
         generator=generator,
         base=replace(base, options=options_text(options)),
         references=references,
+        table=table,
     )
     return Plan(quotas=tuple(method.quotas(planning, options)))
+
+
+def _check_table(config: GenerateConfig, table: Table | None, *, shown: bool) -> None:
+    """Refuse a table that would be left unread.
+
+    Raises:
+        ConfigError: its rows are not there, or the method draws from real images.
+    """
+    if table is None:
+        raise ConfigError(
+            f"the rows of table {str(config.table)!r} were not read",
+            remedy="Draw it with `factory generate --set table=FILE`",
+        )
+    if shown:
+        raise ConfigError(
+            f"table is {str(config.table)!r}, and as it is set this method draws from real images",
+            remedy="Leave table out, or the options that show real images",
+        )
 
 
 def _base_recipe(config: GenerateConfig, generator: Generator) -> Recipe:

@@ -10,6 +10,8 @@ from factory.sample.config import GenerateConfig, Prompts
 from factory.sample.plan import Quota
 from factory.sample.recipe import Recipe
 from factory.sample.references import Reference, References
+from factory.sample.table import Prompts as RowPrompts
+from factory.sample.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class Planning:
     """What all recipes share: class and prompt are still to be set."""
     references: References | None = None
     """The real images that may be shown."""
+    table: Table | None = None
+    """The rows that are drawn, where the job names a table."""
 
     def shown(self, why: str = "these options show real images") -> References:
         """Return the real images.
@@ -41,9 +45,15 @@ class Planning:
 def by_class(planning: Planning) -> Iterator[Quota]:
     """Yield quotas that share the images evenly by classes, then by their prompts.
 
+    With a table: a quota for each of its rows.
+
     Raises:
         ConfigError: a class that the generator does not know, or a prompt twice.
+        DataError: a row without what its prompt asks for.
     """
+    if planning.table is not None:
+        yield from _by_row(planning, planning.table)
+        return
     config, generator = planning.config, planning.generator
     names = class_names(config, generator)
     counts = split_evenly(config.num_images, len(config.prompts))
@@ -58,6 +68,33 @@ def by_class(planning: Planning) -> Iterator[Quota]:
                 adapter_id=generator.adapter_of(class_name),
             )
             yield Quota(recipe=recipe, count=share)
+
+
+def _by_row(planning: Planning, table: Table) -> Iterator[Quota]:
+    """Yield a quota for every row of a table.
+
+    Raises:
+        ConfigError: a class that the generator does not know, or that has several prompts.
+        DataError: a row without what its prompt asks for.
+    """
+    config, generator, base = planning.config, planning.generator, planning.base
+    numbers = {name: number for number, name in enumerate(class_names(config, generator))}
+    prompts, counts = RowPrompts(config, generator), Counter[Recipe]()
+    for row in table.rows:
+        name, scale = row.class_name or "", row.guidance_scale
+        recipe = replace(
+            base,
+            class_name=name,
+            class_id=numbers[name],
+            prompt=prompts.of(row),
+            guidance_scale=base.guidance_scale if scale is None else scale,
+            seed=base.seed if row.seed is None else row.seed,
+            adapter_id=generator.adapter_of(name),
+            attributes=row.attributes_text,
+        )
+        counts[recipe] += row.count  # one row may write what another leaves to the run
+    for recipe, count in counts.items():
+        yield Quota(recipe=recipe, count=count)
 
 
 def by_reference(planning: Planning, *, masks: bool) -> Iterator[Quota]:

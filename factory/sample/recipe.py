@@ -23,6 +23,7 @@ OPTIONAL = frozenset(
         "target_sha256",
         "cluster_id",
         "options",
+        "attributes",
     }
 )
 """Fields of a recipe that may be missing from its plain form."""
@@ -35,8 +36,11 @@ PER_IMAGE = (
     "target_id",
     "target_sha256",
     "cluster_id",
+    "seed",
+    "attributes",
 )
-"""Fields in which the images of one batch may differ."""
+"""Fields in which the images of one batch may differ: each draws its noise from a seed of its own,
+see `Request.seed`."""
 
 
 Side = Annotated[int, Field(ge=1, le=8192)]
@@ -78,6 +82,8 @@ class Recipe:
     """The cluster of training pairs that is drawn; None: the generator knows none."""
     options: str | None = None
     """Canonical JSON of the method's own options; None: it has none."""
+    attributes: str | None = None
+    """Canonical JSON {column: text} of the row of a table that asked for it; None: no row did."""
 
     @cached_property
     def digest(self) -> str:

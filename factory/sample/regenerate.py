@@ -293,10 +293,11 @@ def _agreement(published: Pixels | None, mask: Pixels | None) -> float:
 
 
 def _by_settings(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Group rows that may share a batch, drawn by one engine."""
+    """Group rows that may share a batch, drawn by one engine; a run says where its parts lie."""
     groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[(recipe_from(row["recipe"]).settings, row["engine"])].append(row)
+        settings = recipe_from(row["recipe"]).settings
+        groups[(row["run_id"], settings, row["engine"])].append(row)
     return list(groups.values())
 
 

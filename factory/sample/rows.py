@@ -106,6 +106,7 @@ def _row(
         "scheduler": recipe.scheduler,
         "reference_ids": [i for i in (recipe.reference_id, recipe.target_id) if i is not None],
         "cluster_id": recipe.cluster_id,
+        "attributes": recipe.attributes,
         **_verdict_columns(verdicts),
         "pixel_sha256": pixel_sha256(image, mask),
         "engine": json.dumps(facts.engine, sort_keys=True),

@@ -262,6 +262,8 @@ def start_run(
     from factory.models.generator import check_revision
     from factory.sample.prepare import prepare, prepare_resume
 
+    if run_id is None:
+        _check_number(config, asked)
     check_place(place)
     if run_id is not None:
         return prepare_resume(run_id, place)
@@ -295,6 +297,16 @@ def check_used(config: GenerateConfig, generator: "Generator") -> None:
                 f"{gate.key} judges masks, and method {method!r} draws none",
                 remedy=f"Leave {gate.key} out",
             )
+
+
+def _check_number(config: GenerateConfig, asked: Sequence[str]) -> None:
+    """Refuse a number of images beside a table, which says it itself."""
+    told = [text for text in asked if text.partition("=")[0] == "num_images"]
+    if config.table is not None and told:
+        raise ConfigError(
+            f"{told[-1]}, and how many images are drawn stands in table {str(config.table)!r}",
+            remedy="Leave the number out; a column count draws several of a row",
+        )
 
 
 def _check_references(config: GenerateConfig) -> None:

@@ -119,6 +119,8 @@ class SweepConfig(Frozen):
     def _fits(self) -> "SweepConfig":
         if self.generate.seed is None:
             raise ValueError("generate.seed: fix it, so that images are found again")
+        if self.generate.table is not None:
+            raise ValueError("generate.table: a search draws numbers of its own, and no table")
         if isinstance(self.arm, CONTROLS):
             raise ValueError("arm: choose one with synthetic images, e.g. add")  # noqa: TRY004
         if taken := sorted({WINNER, TRIED, DUPLICATE, DEFAULT} & self.controls.keys()):

@@ -39,6 +39,12 @@ def pairs_quotas(planning: Planning, options: PairsOptions) -> Iterator[Quota]:
         first_level(style.num_inference_steps or config.num_inference_steps, style.skip_timesteps)
     if not options.shows_references:
         _check_classes(config, generator)
+        if planning.table is not None and generator.manifest.get("clusters"):
+            raise ConfigError(
+                f"generator {generator.name!r} shares its images out over clusters, and rows of a"
+                " table name none",
+                remedy="Leave table out, or draw with a generator without clusters",
+            )
         yield from _by_cluster(by_class(planning), generator)
         return
     references, seed = planning.shown(), int(config.seed or 0)

@@ -1,0 +1,393 @@
+"""A table of images to draw: a row for each, or for `count` of them, with what is wanted of it.
+
+Columns that mean something everywhere are `class_name`, `prompt`, `guidance_scale`, `seed` and
+`count`; the others are attributes: they fill the prompt of the row's class, and travel with every
+image that the row asked for. A row is one recipe, its attributes included, so that an image of it
+is redrawn from its own row of the catalog alone, and equal tables in any order are one run.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.digest import canonical_json, digest
+from factory.errors import ConfigError, DataError
+from factory.models.prompts import FIELD, grammar_of
+from factory.real.tables import TABLES, as_text, read_table
+from factory.sample.config import GenerateConfig
+
+if TYPE_CHECKING:
+    from factory.models.generator import Generator
+
+MOST_ROWS = 100_000
+MOST_IMAGES = 10**9
+MOST_BYTES = 64 * 2**20
+"""Of the file."""
+MOST_CHARS = 4096
+"""Of a prompt, and of the attributes of a row as JSON."""
+MOST_NAME_CHARS = 64
+OWN = ("class_name", "prompt", "guidance_scale", "seed", "count")
+"""Columns that are no attributes."""
+OF_THE_RUN = (
+    *("model", "lora", "lora_scale", "negative_prompt", "num_inference_steps", "scheduler"),
+    *("size_px", "batch_size", "dtype", "num_images"),
+)
+"""Settings that all rows share: as columns they would change nothing, without a word."""
+_LIKE_CLASSES = ("class", "label", "classes")
+_PARQUET = (".parquet", ".pq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one row asks for; None: what the run says of all."""
+
+    where: str
+    """File and line, for errors; no part of what is asked."""
+    class_name: str | None
+    prompt: str | None
+    guidance_scale: float | None
+    seed: int | None
+    count: int
+    attributes: Mapping[str, str]
+
+    @property
+    def attributes_text(self) -> str | None:
+        """The attributes as a recipe records them: canonical JSON; None: there are none."""
+        return canonical_json(dict(self.attributes)) if self.attributes else None
+
+    @property
+    def asked(self) -> str:
+        """Canonical JSON of everything but the number: rows with one text ask for one recipe."""
+        own = (self.class_name, self.prompt, self.guidance_scale, self.seed)
+        return canonical_json([*own, dict(self.attributes)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a table; of those that ask for the same, one with the sum of their counts."""
+
+    name: str
+    rows: tuple[Row, ...]
+    said: tuple[str, ...] = ()
+    """What was not read."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that all rows ask for."""
+        return sum(row.count for row in self.rows)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that are asked for, sorted."""
+        return tuple(sorted({row.class_name for row in self.rows if row.class_name is not None}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the rows, in whatever order and kind of file they come."""
+        return digest(sorted([row.asked, row.count] for row in self.rows))
+
+    def of_classes(self, known: Sequence[str], only: str | None) -> "Table":
+        """Return the table with a class in every row: `only`, where it names none.
+
+        Raises:
+            DataError: a class that is not among `known`, or none and no `only`.
+        """
+        rows = []
+        for row in self.rows:
+            name = row.class_name or only
+            if name is None:
+                raise DataError(
+                    f"{row.where} has no class_name",
+                    remedy=f"Write one of {', '.join(known)}" if known else "Write a class",
+                )
+            if known and name not in known:
+                raise DataError(
+                    f"{row.where}: class_name {name!r} is not drawn here",
+                    remedy=f"Write one of {', '.join(known)}",
+                )
+            rows.append(replace(row, class_name=name))
+        return replace(self, rows=_merged(rows))
+
+
+def with_table(
+    config: GenerateConfig, generator: "Generator"
+) -> tuple[GenerateConfig, Table | None]:
+    """Return `config` with the number, the classes and the digest of its table, and the table.
+
+    Raises:
+        DataError: see `read_rows` and `Table.of_classes`.
+        ConfigError: the configuration names the digest of other rows.
+    """
+    if config.table is None:
+        return config, None
+    given = tuple(config.classes)
+    listed = given if isinstance(config.classes, tuple) else ()
+    known = listed or generator.class_names or given
+    only = next((names[0] for names in (given, known) if len(names) == 1), None)
+    table = read_rows(config.table).of_classes(known, only)
+    if config.table_digest not in (None, table.digest):
+        raise ConfigError(
+            f"table {str(config.table)!r} holds other rows (digest {table.digest}) than those that"
+            f" were asked for (table_digest {config.table_digest})",
+            remedy="Restore its rows, or start a new run without table_digest",
+        )
+    found = {
+        "num_images": table.num_images,
+        "table_digest": table.digest,
+        "classes": config.classes or table.class_names,
+    }
+    return config.model_copy(update=found), table
+
+
+class Prompts:
+    """What the rows of a table are drawn under.
+
+    The row's own prompt, else the one that `classes` gives its class, each with `{attribute}`
+    filled; else what the generator's grammar makes of class and attributes; else the generator's
+    prompt of the class.
+    """
+
+    def __init__(self, config: GenerateConfig, generator: "Generator") -> None:
+        self._given = config.prompts
+        self._known = generator.prompts
+        self._grammar = grammar_of(generator.manifest)
+        self._name = generator.name
+
+    def of(self, row: Row) -> str:
+        """Return the prompt of a row that has a class.
+
+        Raises:
+            DataError: an attribute that the prompt asks for is missing, the prompt is, or is long.
+            ConfigError: the class has several prompts.
+        """
+        name = row.class_name or ""
+        template = self._template(row)
+        if template is not None:
+            prompt = FIELD.sub(lambda found: _filled(row, found[1]), template)
+        elif set(self._grammar.attributes) & row.attributes.keys():
+            prompt = self._grammar.compose(name, row.attributes)
+        elif name in self._known:
+            prompt = self._known[name]
+        else:
+            raise DataError(
+                f"{row.where} has no prompt, and generator {self._name!r} knows none for {name!r}",
+                remedy="Add a column prompt, or set classes: {name: prompt}",
+            )
+        if len(prompt) > MOST_CHARS:
+            raise DataError(
+                f"{row.where}: the prompt has {len(prompt)} characters, at most {MOST_CHARS} are"
+                " taken",
+                remedy="Shorten it, the most important words first",
+            )
+        return prompt
+
+    def unused(self, table: Table) -> list[str]:
+        """Return the attributes that no prompt of the table mentions."""
+        used, columns = set[str](), dict[str, None]()
+        for row in table.rows:
+            columns |= dict.fromkeys(row.attributes)
+            template = self._template(row)
+            used |= set(self._grammar.attributes if template is None else FIELD.findall(template))
+        return [name for name in columns if name not in used]
+
+    def _template(self, row: Row) -> str | None:
+        class_name = row.class_name or ""
+        found = self._given.get(class_name) if row.prompt is None else row.prompt
+        if found is None or isinstance(found, str):
+            return found
+        raise ConfigError(
+            f"classes: {class_name!r} has {len(found)} prompts, and a row of a table takes one",
+            remedy="Give the class one prompt, or each row its own in a column prompt",
+        )
+
+
+def read_rows(path: Path) -> Table:
+    """Return the rows of a CSV, JSON lines or Parquet file.
+
+    Raises:
+        DataError: naming the file, or row, column and value, that cannot be taken.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"there is no table at {str(path)!r}",
+            remedy=f"Name a file with one of {', '.join((*TABLES, *_PARQUET))}",
+        )
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise DataError(f"{path} has {size:,} bytes, at most {MOST_BYTES:,} are read", remedy=_LESS)
+    said: list[str] = []
+    if path.suffix.lower() in _PARQUET:
+        columns, found = _parquet(path)
+    elif path.suffix.lower() in TABLES:
+        read = read_table(path)
+        if read.faults:
+            raise read.faults[0]
+        if nested := [skipped for skipped in read.not_read if skipped.kind == "nested column"]:
+            raise _nested(nested[0].name)
+        said = [f"not read: {skipped.kind} of {skipped.name}" for skipped in read.not_read]
+        columns, found = read.columns, read.rows
+    else:
+        raise DataError(
+            f"{path} is no table that is read",
+            remedy=f"Save it as one of {', '.join((*TABLES, *_PARQUET))}",
+        )
+    _check_columns(columns, path)
+    if len(found) > MOST_ROWS:
+        raise DataError(f"{path} has {len(found):,} rows, at most {MOST_ROWS:,}", remedy=_LESS)
+    rows = [_row(where, values) for where, values in found]
+    if not rows:
+        raise DataError(f"{path} has no row", remedy="Write a row for each image to draw")
+    if (total := sum(row.count for row in rows)) > MOST_IMAGES:
+        raise DataError(f"{path} asks for {total:,} images", remedy=_LESS)
+    return Table(name=path.name, rows=_merged(rows), said=tuple(said))
+
+
+_LESS = "Divide it into several tables, a run each"
+
+
+def _parquet(path: Path) -> tuple[tuple[str, ...], Sequence[tuple[str, dict[str, str]]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > MOST_ROWS:
+                raise DataError(f"{path} has {file.metadata.num_rows:,} rows", remedy=_LESS)
+            table = file.read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet ({error})", remedy="Write it again"
+        ) from error
+    if nested := [field.name for field in table.schema if pa.types.is_nested(field.type)]:
+        raise _nested(f"{path} {nested[0]}")
+    rows = [(f"{path} row {n}", as_text(row)) for n, row in enumerate(table.to_pylist(), start=1)]
+    return tuple(table.column_names), rows
+
+
+def _nested(name: str) -> DataError:
+    return DataError(
+        f"{name} holds lists or objects", remedy="Give each value a column of its own, as text"
+    )
+
+
+def _check_columns(columns: Sequence[str], path: Path) -> None:
+    """Refuse columns that would be read otherwise than they are meant.
+
+    Raises:
+        DataError: one twice, one too long, or one that is called as a setting of the whole run.
+    """
+    if twice := [name for name, times in Counter(columns).items() if times > 1]:
+        raise DataError(f"{path} has the column {twice[0]!r} twice", remedy="Rename one of them")
+    for name in columns:
+        if len(name) > MOST_NAME_CHARS:
+            raise DataError(
+                f"{path}: the column {name[:MOST_NAME_CHARS]!r}... has {len(name)} characters",
+                remedy=f"Shorten its name to {MOST_NAME_CHARS}",
+            )
+        if name in OF_THE_RUN:
+            raise DataError(
+                f"{path}: column {name!r} is a setting of the whole run, not of a row",
+                remedy=f"Leave it out and give --set {name}=..., a run for each value; rows have"
+                f" {', '.join(OWN)} and attributes",
+            )
+    if "class_name" not in columns and (like := [c for c in columns if c in _LIKE_CLASSES]):
+        raise DataError(
+            f"{path} has no column 'class_name', and one {like[0]!r}",
+            remedy="Rename it to class_name",
+        )
+
+
+def _row(where: str, values: Mapping[str, str]) -> Row:
+    cells = {name: cell for name, text in values.items() if (cell := text.strip())}
+    attributes = {name: cell for name, cell in cells.items() if name not in OWN}
+    row = Row(
+        where=where,
+        class_name=cells.get("class_name"),
+        prompt=cells.get("prompt"),
+        guidance_scale=_number(where, cells, "guidance_scale", 0, math.inf),
+        seed=_whole(where, cells, "seed", 0, 2**63 - 1),
+        count=(1 if (count := _whole(where, cells, "count", 1, MOST_IMAGES)) is None else count),
+        attributes=attributes,
+    )
+    if len(row.attributes_text or "") > MOST_CHARS:
+        raise DataError(
+            f"{where} has {len(row.attributes_text or '')} characters in its attributes, at most"
+            f" {MOST_CHARS} travel with an image",
+            remedy="Leave out columns that say nothing of the image, or shorten them",
+        )
+    return row
+
+
+def _number(
+    where: str, cells: Mapping[str, str], name: str, low: float, high: float
+) -> float | None:
+    """Return the number in a cell; None: it is empty.
+
+    Raises:
+        DataError: naming row, column and value.
+    """
+    if (cell := cells.get(name)) is None:
+        return None
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not (low <= number <= high and math.isfinite(number)):
+        raise _no(where, name, cell, f"a number from {low:g}")
+    return number
+
+
+def _whole(where: str, cells: Mapping[str, str], name: str, low: int, high: int) -> int | None:
+    if (cell := cells.get(name)) is None:
+        return None
+    # pandas writes whole numbers beside empty cells as 7.0
+    digits = re.fullmatch(r"(\d{1,19})(?:\.0*)?", cell, re.ASCII)
+    if digits is None or not low <= int(digits[1]) <= high:
+        raise _no(where, name, cell, f"a whole number from {low} to {high}")
+    return int(digits[1])
+
+
+def _no(where: str, name: str, cell: str, wanted: str) -> DataError:
+    shown = cell if len(cell) <= 60 else f"{cell[:60]}..."
+    return DataError(
+        f"{where}: {name} is {shown!r}", remedy=f"Write {wanted}, or leave the cell empty"
+    )
+
+
+def _filled(row: Row, name: str) -> str:
+    if name == "class_name":
+        return (row.class_name or "").replace("_", " ")
+    if name not in row.attributes:
+        has = ", ".join(row.attributes) or "none"
+        raise DataError(
+            f"{row.where} has nothing for {{{name}}} of its prompt",
+            remedy=f"Fill the column {name!r}, or write a prompt without it; its attributes: {has}",
+        )
+    return row.attributes[name]
+
+
+def _merged(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return rows of which no two ask for the same, in order of their first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        first = found.get(row.asked)
+        found[row.asked] = row if first is None else replace(first, count=first.count + row.count)
+    return tuple(found.values())
+
+
+def prompts_of(table: Table, prompts: Prompts) -> Iterator[tuple[str, str]]:
+    """Yield (file and line, prompt) of every prompt of a table, each once.
+
+    Raises:
+        DataError, ConfigError: see `Prompts.of`.
+    """
+    seen: set[str] = set()
+    for row in table.rows:
+        prompt = prompts.of(row)
+        if prompt not in seen:
+            seen.add(prompt)
+            yield row.where, prompt
