@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -40,6 +41,7 @@ class BoundedSql:
     Args:
         place: of the catalog.
         memory_bytes: what the process may hold.
+        hidden: columns of `samples` that no statement sees.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class BoundedSql:
         place: Where,
         *,
         memory_bytes: int = MEMORY_BYTES,
+        hidden: Sequence[str] = (),
     ) -> None:
-        self._start = (place_of(place), memory_bytes)
+        self._start = (place_of(place), memory_bytes, tuple(hidden))
         self._process: mp.process.BaseProcess | None = None
         self._pipe: Connection | None = None
         self._turn = threading.Lock()
@@ -138,7 +141,9 @@ def _too_much() -> CatalogError:
     )
 
 
-def _serve(pipe: Connection, parent: int, place: Place, memory_bytes: int) -> None:
+def _serve(
+    pipe: Connection, parent: int, place: Place, memory_bytes: int, hidden: Sequence[str]
+) -> None:
     """Answer questions until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the other one decides
     _bound(memory_bytes)
@@ -153,7 +158,7 @@ def _serve(pipe: Connection, parent: int, place: Place, memory_bytes: int) -> No
         while True:
             question = json.loads(pipe.recv_bytes())
             try:
-                kind, answer = b"table", _answer(place, views, question)
+                kind, answer = b"table", _answer(place, views, question, hidden)
             except CatalogError as error:
                 kind, answer = b"error", json.dumps([error.what, error.remedy]).encode()
             except Exception as error:  # MemoryError above all; the process goes on
@@ -163,7 +168,9 @@ def _serve(pipe: Connection, parent: int, place: Place, memory_bytes: int) -> No
             pipe.send_bytes(answer)
 
 
-def _answer(place: Place, views: dict[str, Any], question: dict[str, Any]) -> bytes:
+def _answer(
+    place: Place, views: dict[str, Any], question: dict[str, Any], hidden: Sequence[str]
+) -> bytes:
     from catalog.query import sql
     from catalog.table import Catalog
 
@@ -175,7 +182,8 @@ def _answer(place: Place, views: dict[str, Any], question: dict[str, Any]) -> by
     views[key] = view
     for old in list(views)[:-_KEPT]:
         del views[old]
-    table = sql(view, question["text"], question["limit"], timeout_seconds=question["seconds"])
+    seconds = question["seconds"]
+    table = sql(view, question["text"], question["limit"], timeout_seconds=seconds, hidden=hidden)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

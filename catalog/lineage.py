@@ -16,6 +16,7 @@ from typing import Any
 
 from catalog.query import quoted, sql
 from catalog.releases import Release, audited, list_releases
+from catalog.selection import Ask
 from catalog.table import Catalog
 from factory.errors import CatalogError
 from factory.real.splits import PARTS, Split
@@ -59,11 +60,13 @@ class Lineage:
     """Everything that is known: one view of a catalog, and the splits that were brought.
 
     `bases` are models that the catalog may not list, such as those that come with the package.
+    `ask` runs its statements, conditions of releases among them: it may be somebody else's.
     """
 
     catalog: Catalog
     splits: Sequence[Split] = ()
     bases: Sequence[Model] = ()
+    ask: Ask = sql
 
     def node(self, name: str) -> Node:
         """Return the lineage of an image, a generator or a real image.
@@ -157,13 +160,15 @@ class Lineage:
     def count(self, match: str) -> int:
         """Return how many images satisfy a condition, each once."""
         text = f"SELECT count(DISTINCT image_id) AS n FROM samples WHERE {match}"
-        return int(sql(self.catalog, text)["n"][0].as_py())
+        return int(self.ask(self.catalog, text)["n"][0].as_py())
 
     @cached_property
     def models(self) -> Mapping[str, Model]:
         """Every generator that a row or a generator names, by id."""
         columns = ["model_id", "base_model_id", "split_digest", "dataset_fingerprint"]
-        drawn = sql(self.catalog, f"SELECT DISTINCT {', '.join(columns)} FROM samples ORDER BY ALL")
+        drawn = self.ask(
+            self.catalog, f"SELECT DISTINCT {', '.join(columns)} FROM samples ORDER BY ALL"
+        )
         found = {row["model_id"]: Model(**row) for row in drawn.to_pylist()}
         found |= {
             row["model_id"]: Model(
@@ -186,7 +191,7 @@ class Lineage:
 
     def held_by(self, release: Release, match: str) -> int | None:
         """Return how many images of a release satisfy a condition; None if its files are gone."""
-        selection = audited(self.catalog.place, release)
+        selection = audited(self.catalog.place, release, ask=self.ask)
         try:
             return len(replace(selection, where=f"({release.where}\n) AND ({match})").keys)
         except CatalogError:
@@ -227,7 +232,7 @@ class Lineage:
             "SELECT gate_status, count(DISTINCT image_id) AS n FROM samples"
             f" WHERE {match} GROUP BY 1 ORDER BY 1"
         )
-        counts = {row["gate_status"]: row["n"] for row in sql(self.catalog, text).to_pylist()}
+        counts = {row["gate_status"]: row["n"] for row in self.ask(self.catalog, text).to_pylist()}
         if counts:
             yield Node(kind="images", id=match, facts=counts, results=self._releases(match))
 
@@ -256,7 +261,7 @@ class Lineage:
             "SELECT e.*, (SELECT count(*) FROM scores s WHERE s.evaluation_id = e.evaluation_id)"
             " AS num_scores FROM evaluations e ORDER BY finished_at"
         )
-        rows: list[dict[str, Any]] = sql(self.catalog, text).to_pylist()
+        rows: list[dict[str, Any]] = self.ask(self.catalog, text).to_pylist()
         return rows
 
 

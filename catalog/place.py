@@ -25,6 +25,12 @@ class Place:
     def __str__(self) -> str:
         return self.uri
 
+    @property
+    def words(self) -> list[str]:
+        """The options of a command that name it; values of storage options may be secret."""
+        given = [w for n in sorted(self.storage_options) for w in ("--storage-option", f"{n}=...")]
+        return ["--catalog", self.uri, *given]
+
 
 Where = str | Path | Place
 """A catalog's place; a folder, or a store whose options stand in the environment, is its URI."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from threading import Timer
 from typing import Any
@@ -36,7 +37,12 @@ _EXPLAIN = re.compile(
 
 
 def sql(
-    catalog: Catalog, text: str, limit: int | None = None, *, timeout_seconds: float | None = None
+    catalog: Catalog,
+    text: str,
+    limit: int | None = None,
+    *,
+    timeout_seconds: float | None = None,
+    hidden: Sequence[str] = (),
 ) -> pa.Table:
     """Run one reading statement and return its result.
 
@@ -48,6 +54,7 @@ def sql(
         limit: at most so many rows.
         timeout_seconds: give up after this, between two pieces of work; `catalog.bounded` keeps to
             time and memory even within one.
+        hidden: columns of `samples` that the statement shall not see.
 
     Raises:
         CatalogError: anything that writes, touches files or settings, does not parse or bind, or
@@ -56,7 +63,7 @@ def sql(
     Example:
         >>> sql(catalog, "SELECT class_name, count(*) AS n FROM samples GROUP BY 1 ORDER BY 1")
     """
-    return _run(catalog, text, limit, timeout_seconds)[0]
+    return _run(catalog, text, limit, timeout_seconds, hidden)[0]
 
 
 def quoted(text: str) -> str:
@@ -78,7 +85,11 @@ def files_scanned(catalog: Catalog, text: str) -> tuple[int, int]:
 
 
 def _run(
-    catalog: Catalog, text: str, limit: int | None, timeout_seconds: float | None
+    catalog: Catalog,
+    text: str,
+    limit: int | None,
+    timeout_seconds: float | None,
+    hidden: Sequence[str] = (),
 ) -> tuple[pa.Table, int | None]:
     """Return the result and the number of files of `samples` opened, None where unknown."""
     import duckdb  # 60 ms that `import catalog` need not pay
@@ -87,7 +98,9 @@ def _run(
     files = [catalog.files(name) for name in TABLES]
     bounds = {} if timeout_seconds is None else {"threads": "2"}
     with duckdb.connect(":memory:", config=_SEALED | bounds) as connection:
-        source = register(connection, "samples", catalog.files("samples"))
+        samples = catalog.files("samples")
+        seen = pa.schema([field for field in samples.schema if field.name not in hidden])
+        source = register(connection, "samples", replace(samples, schema=seen))
         connection.register("runs", catalog.runs_latest())
         connection.register("releases", catalog.releases_latest())
         connection.register("release_files", catalog.release_files())

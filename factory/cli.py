@@ -12,6 +12,7 @@ from catalog.gallery.command import gallery
 from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
 from factory import __version__
+from factory.agent.commands import agent
 from factory.command_line import as_typed, signal_of, status_of, stoppable
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
@@ -59,7 +60,7 @@ COMMANDS = (
     *(expert, pretrain, finetune, memory, bridge, judge, ablate),
     *(generate, catalog, gallery, export, marks, regenerate, mix, evaluate, sweep),
     *(release, lineage_command, forget_command),
-    *(submit, runs),
+    *(submit, runs, agent),
 )
 for command in (optimize_command, vacuum_command):
     catalog.add_command(command)

@@ -20,7 +20,11 @@ STORY = commands(section(JOURNEY))
 LINES = [words for words in commands(README.read_text()) if words not in STORY]
 DRAWS = [words for words in LINES if words[0] == "generate" and "--resume" not in words]
 READS = [words for words in LINES if words[0] != "generate"]
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "factory" / "agent" / "skill.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 @pytest.fixture(scope="module")

@@ -198,10 +198,8 @@ def _summary(console: Console, run: Run) -> None:
 
 
 def place_words(run: Run) -> list[str]:
-    """Return the options that name the run's catalog; values of storage options may be secret."""
-    names = sorted(run.place.storage_options)
-    given = [word for name in names for word in ("--storage-option", f"{name}=...")]
-    return ["--catalog", run.place.uri, *given]
+    """Return the options that name the run's catalog."""
+    return run.place.words
 
 
 def _class_rows(catalog: Catalog, run: Run) -> list[tuple[str, int, int, int]]:

@@ -1,0 +1,1 @@
+"""What an assistant may ask of a catalog: tools that only read, served as the MCP has it."""
