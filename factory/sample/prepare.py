@@ -24,9 +24,10 @@ from factory.sample.plan import Plan
 from factory.sample.quotas import Planning
 from factory.sample.recipe import Recipe
 from factory.sample.references import References, check_generator, open_references
+from factory.sample.row_prompts import RowPrompts, prompts_of, with_table
 from factory.sample.rows import RunFacts
 from factory.sample.schedulers import OWN, check_fits
-from factory.sample.table import Prompts, Table, prompts_of, with_table
+from factory.sample.table import Table
 
 SURELY_READ = 40
 """Letters of a prompt that are read by every tokenizer here: a token each, of 48 or 77."""
@@ -139,7 +140,7 @@ def with_seed(config: GenerateConfig) -> GenerateConfig:
 def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig:
     """Return `config` with classes and prompts: its own, or all of the generator's.
 
-    Those of a table's rows are their own, see `sample.table.Prompts`.
+    Those of a table's rows are their own, see `sample.row_prompts`.
 
     Raises:
         ConfigError: neither names a class.
@@ -216,7 +217,7 @@ def check_prompts(
         if table is None
     ]
     if table is not None:
-        of_rows = Prompts(config, generator)
+        of_rows = RowPrompts(config, generator)
         asked += prompts_of(table, of_rows)
         said += table.said
         if unused := of_rows.unused(table):

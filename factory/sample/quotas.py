@@ -10,7 +10,7 @@ from factory.sample.config import GenerateConfig, Prompts
 from factory.sample.plan import Quota
 from factory.sample.recipe import Recipe
 from factory.sample.references import Reference, References
-from factory.sample.table import Prompts as RowPrompts
+from factory.sample.row_prompts import RowPrompts
 from factory.sample.table import Table
 
 

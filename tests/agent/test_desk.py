@@ -274,13 +274,10 @@ def test_forgotten_images_near_copies_and_bombs_are_not_shown(tmp_path: Path) ->
     big = encode_png(np.zeros((MOST_SIDE_PX * 2, 64, 3), np.uint8))
     huge = bytearray(encode_png(np.zeros((8, 8, 3), np.uint8)))
     huge[16:24] = (2**30).to_bytes(4, "big") * 2
-    rows = [
-        rejected(sample_row(10), "copy: 0.2 of the distance of unseen ones to patient-7"),
-        sample_row(11) | {"image": {"bytes": big, "path": "a.png"}},
-        sample_row(12) | {"image": {"bytes": bytes(huge), "path": "a.png"}},
-        sample_row(13) | {"image": {"bytes": b"no png", "path": "a.png"}},
-        sample_row(14) | {"image": {"bytes": big[:200], "path": "a.png"}},
-    ]
+    rows = [rejected(sample_row(10), "copy: 0.2 of the distance of unseen ones to patient-7")]
+    for number, png in enumerate((big, bytes(huge), b"no png", big[:200]), start=11):
+        row = sample_row(number)
+        rows.append(row | {"image": {**row["image"], "bytes": png}})
     file = write_batch(uri, run_id="run-2", batch_index=0, rows=rows_table(rows))
     SampleSink(uri, "run-2").commit([file])
     near, large, bomb, text, half = (str(row["image_id"]) for row in rows)

@@ -20,9 +20,10 @@ from factory.sample.config import GenerateConfig
 from factory.sample.plan import plan_further
 from factory.sample.prepare import Run, make_plan, prepare, prepare_resume
 from factory.sample.regenerate import regenerate_images
+from factory.sample.row_prompts import with_table
 from factory.sample.run import execute
 from factory.sample.session import start_run
-from factory.sample.table import read_rows, with_table
+from factory.sample.table import read_rows
 from factory.search.config import SweepConfig
 from tests.sample.test_prepare import config as plain
 
