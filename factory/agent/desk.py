@@ -14,24 +14,23 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from PIL import Image
 
-from catalog.boundary import json_object
+from catalog.boundary import decoded_png, json_object
 from catalog.bounded import BoundedSql
 from catalog.export.png_text import with_text
-from catalog.gallery.pictures import PICTURES, is_png, png_bytes, size_of
+from catalog.gallery.pictures import PICTURES, png_bytes
 from catalog.gallery.records import runs, verdicts_of
 from catalog.lineage import Lineage
 from catalog.place import Place
 from catalog.releases import list_releases
 from catalog.schema import TABLES
-from catalog.sheet import decoded
 from catalog.table import Catalog
 from catalog.tombstones import forgotten
 from factory.agent.bounds import fitting
 from factory.command_line import typed
 from factory.errors import CatalogError
 from factory.models.generator import EMBEDDED
-from factory.real.images import MAX_PIXELS
 
 QUERY_SECONDS = 10.0
 QUERY_BYTES = 1 << 30
@@ -164,19 +163,15 @@ class Desk:
             )
         cell = row["image" if picture == "image" else "mask"]
         stored = bytes(cell["bytes"] or b"") if cell else b""
-        if not is_png(stored) or len(stored) < 33:
+        if not stored:
             raise CatalogError(
                 f"image {image_id!r} has no {picture} to show", remedy="Ask for picture: image"
             )
-        width, height = size_of(stored)
-        if width * height > MAX_PIXELS:
-            raise CatalogError(
-                f"image {image_id!r} is {width} x {height} pixels, the limit is {MAX_PIXELS:,}",
-                remedy="Look at it elsewhere: `factory catalog show` writes it as it is",
-            )
-        png = PICTURES[picture](row)
+        named = f"the {picture} of image {image_id!r}"
+        decoded_png(stored, named=named)  # of a size that can be worked with
+        png = _small(PICTURES[picture](row), named)
         if picture == "image":
-            png = _small(png, image_id)
+            png = with_text(png, image_id=image_id, release="its catalog")
         facts = {key: value for key, value in row.items() if key not in _LONG}
         told = {key: value for key, value in facts.items() if value not in (None, "", [])}
         return Answer(
@@ -269,14 +264,11 @@ class Desk:
         return row
 
 
-def _small(png: bytes, image_id: str) -> bytes:
-    """Return an image that says it is synthetic, shrunk where it is large.
-
-    Raises:
-        CatalogError: no whole PNG.
-    """
-    if max(size_of(png)) > MOST_SIDE_PX:
-        picture = decoded({"bytes": png}, "")
-        picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX))
-        png = png_bytes(picture)
-    return with_text(png, image_id=image_id, release="its catalog")
+def _small(png: bytes, named: str) -> bytes:
+    """Return a picture, shrunk where it is large; the lines of an outline stay lines."""
+    picture = decoded_png(png, named=named)
+    if max(picture.size) <= MOST_SIDE_PX:
+        return png
+    how = Image.Resampling.LANCZOS if picture.mode == "RGB" else Image.Resampling.NEAREST
+    picture.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX), how)
+    return png_bytes(picture)
