@@ -44,7 +44,7 @@ def plan(desk: Desk, *, preset: str, asked: Mapping[str, Any]) -> Answer:
     names = [name.removesuffix(".yaml") for name in preset_names()]
     if preset not in names:
         raise ConfigError(f"there is no preset {preset!r}", remedy=f"Choose of {', '.join(names)}")
-    stored = read_config(preset) | asked
+    stored = read_config(preset) | dict(asked)
     model = stored.get("model", "wbc-base")
     if model not in desk.generators:
         raise ConfigError(
