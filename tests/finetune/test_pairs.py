@@ -12,6 +12,7 @@ from PIL import Image
 
 from factory.config import load_config, parse_config
 from factory.errors import ConfigError, DataError
+from factory.finetune.autoencoder import fit_patch_autoencoder
 from factory.finetune.data import Material, load_material
 from factory.finetune.loop import Loop
 from factory.finetune.method import task_of
@@ -269,10 +270,12 @@ def test_one_generator_knows_all_clusters_and_their_neighbours(
     assert len(Engine(generator, references=references).draw(run.batch(0))) == 4
 
 
-def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
-    real: tuple[RealDataset, Split], tmp_path: Path, tiny: object
+@pytest.mark.parametrize("fitted", [False, True], ids=["of another", "of principal components"])
+def test_a_latent_generator_is_trained_on_an_autoencoder(
+    fitted: bool, real: tuple[RealDataset, Split], tmp_path: Path, tiny: Generator
 ) -> None:
-    plan = prepare(config(2, autoencoder=str(tiny.folder), condition="none"), *real, tmp_path)
+    stage = {"components": 20} if fitted else str(tiny.folder)
+    plan = prepare(config(2, autoencoder=stage, condition="none"), *real, tmp_path)
     generator = finetune_here(plan, tell=lambda _: None)
     unet = json.loads((generator.folder / "unet" / "config.json").read_text())
     assert unet["latent"] is True
@@ -289,6 +292,15 @@ def test_a_latent_generator_is_trained_on_an_autoencoder_of_another(
     job["classes"] = {"a": "a"}
     drawn = Engine(generator).draw(make_plan(GenerateConfig(**job), generator).batch(0))
     assert drawn.images.shape == (2, 16, 16, 3)
+    if not fitted:
+        return
+    own = load_pipeline(generator).vae
+    learn = load_material(plan.learn)
+    again = fit_patch_autoencoder(learn.images, latent_channels=20)  # of the train part alone
+    assert torch.equal(own.encoder.weight, again.encoder.weight)
+    more = prepare(config(2, base=str(generator.folder)), *real, tmp_path / "more")
+    adapted = finetune_here(more, tell=lambda _: None)
+    assert torch.equal(load_pipeline(adapted).vae.encoder.weight, own.encoder.weight)
 
 
 def test_masks_that_are_no_classes_are_refused(

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from factory.config import Frozen, Place
 from factory.errors import DataError
-from factory.finetune.config import MethodConfig, ValidationConfig
+from factory.finetune.config import MethodConfig, PatchConfig, ValidationConfig
 from factory.models.config import LoraSettings
 from factory.real.mask_values import found_values, number_objects
 
@@ -71,8 +71,9 @@ class PairsConfig(MethodConfig):
     size_px: int = Field(64, ge=8, multiple_of=8)
     fold: int = Field(1, ge=1)
     """Pixel form: squares of so many pixels a side become channels, 4 times faster at 2."""
-    autoencoder: str | None = None
-    """Latent form: the generator whose autoencoder encodes the images; null: pixel form."""
+    autoencoder: str | PatchConfig | None = None
+    """Latent form: the generator whose autoencoder encodes the images, or {components: 20}: one of
+    principal components, fitted to the images themselves in seconds. null: pixel form."""
     mask_values: tuple[int, ...] = ()
     """Stored value of every class in real masks, background first; empty: those that are found."""
     condition: Literal["none", "class", "cluster"] | None = None
@@ -110,7 +111,7 @@ class PairsConfig(MethodConfig):
 
     def bases(self) -> Iterator[tuple[str, str | None]]:
         """Yield the generator to go on from, and that of the autoencoder."""
-        yield from ((name, None) for name in (self.base, self.autoencoder) if name is not None)
+        yield from ((name, None) for name in (self.base, self.autoencoder) if isinstance(name, str))
 
     def check_images(self, dataset: "RealDataset", ids: Sequence[str]) -> None:
         """Raise unless every image to learn from has a mask whose values can be classes.

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.finetune.alignment import expert_of, features_of
+from factory.finetune.autoencoder import fit_first_stage
+from factory.finetune.config import PatchConfig
 from factory.finetune.data import Material, encoded, load_material, take_material
 from factory.finetune.images import choose_images, val_images
 from factory.finetune.memory import Sketch
@@ -37,6 +40,7 @@ from factory.models.generator import (
     open_generator,
 )
 from factory.models.pair_codec import class_index_array
+from factory.models.patch_autoencoder import PatchAutoencoder
 from factory.models.pipeline import load_pipeline
 from factory.real.clusters import load_clusters
 from factory.real.dataset import RealDataset
@@ -67,7 +71,7 @@ def prepare(
     """
     expert_of(config)
     config = with_base(config, dataset, split)
-    if config.autoencoder is not None:
+    if isinstance(config.autoencoder, str):
         find_generator(config.autoencoder)
     learn = learnt(config, dataset, split)
     if config.condition is None:
@@ -133,13 +137,13 @@ def _pairs(
 
 
 def trains_first(_plan: Plan) -> bool:
-    """Whether an autoencoder is still to be trained: never, one is taken as it is."""
+    """Whether an autoencoder is still to be trained: never, one is taken as it is or fitted."""
     return False
 
 
 def first_stage(plan: Plan, *, device: str, follow: Follow) -> None:  # noqa: ARG001
-    """Encode the images, in latent form."""
-    vae = _autoencoder(plan.config)
+    """Fit the autoencoder and encode the images, in latent form."""
+    vae = _autoencoder(plan)
     for path in (plan.learn, plan.held_out):
         if path is not None:
             _encoded(plan, load_material(path), vae, device=device)
@@ -159,7 +163,7 @@ def depends_on(plan: Plan, target: str) -> Mapping[str, Any]:
 
 def task(plan: Plan, target: str, workers: Workers) -> Task:
     """Return the network of a target ready to be trained."""
-    config, vae = plan.config, _autoencoder(plan.config)
+    config, vae = plan.config, _autoencoder(plan)
     encode = partial(_encoded, plan, vae=vae, device=workers.device)
     pairs = _part(encode(load_material(plan.learn)), target)
     held_out = encode(load_material(plan.held_out)) if plan.held_out else None
@@ -186,7 +190,7 @@ def export_target(plan: Plan, target: str) -> Generator:
     config, pairs = plan.config, _part(load_material(plan.learn), target)
     result, tensors = finished(plan, target)
     bare = config.model_copy(update={"lora": None})  # it lies folded in
-    made = _task(_unaligned(bare), pairs, _autoencoder(config))
+    made = _task(_unaligned(bare), pairs, _autoencoder(plan))
     made.network.load_state_dict(tensors)
     own: dict[str, Any] = {}
     if config.base:
@@ -232,8 +236,7 @@ def sketch(config: PairsConfig, learn: Material | None) -> Sketch:
         split_digest="",
         mask_values=config.mask_values or (0, 255),
     )
-    vae = _autoencoder(config)
-    network = _task(_unaligned(config), shown, vae).network.to("meta")
+    network = _task(_unaligned(config), shown, _on_paper(config.autoencoder)).network.to("meta")
     side = network.config.sample_size
 
     def forward(count: int) -> Tensor:
@@ -276,18 +279,30 @@ def _members(pairs: Material) -> dict[str, list[str]]:
 def _encoded(plan: Plan, pairs: Material, vae: Any, *, device: str) -> Material:
     """Return the pairs with their latents in latent form, and what an expert sees in them."""
     config, seen = plan.config, features_of(expert_of(plan.config), plan.config.alignment)
-    if vae is None:
+    if vae is None or isinstance(vae, PatchAutoencoder):  # cheaper than what would be read
         found = None if seen is None else seen(pairs.images, turns=8, device=device)
         return replace(pairs, features=found)
-    named = find_generator(config.autoencoder).model_id
+    named = find_generator(str(config.autoencoder)).model_id
     return encoded(pairs, plan.stages, vae, named=named, device=device, features_of=seen)
 
 
-def _autoencoder(config: PairsConfig) -> Any:
-    """Return the frozen autoencoder of the latent form; None in pixel form."""
-    if config.autoencoder is None:
+def _autoencoder(plan: Plan) -> Any:
+    """Return the frozen autoencoder of the latent form, fitted where it is not yet; else None."""
+    stage = plan.config.autoencoder
+    if not isinstance(stage, PatchConfig):
+        return _on_paper(stage)
+    learn = load_material(plan.learn)
+    folder = plan.stages / f"patches-{digest([stage.model_dump(mode='json'), learn.digest])}"
+    return fit_first_stage(stage, learn.images, folder).requires_grad_(False)
+
+
+def _on_paper(stage: str | PatchConfig | None) -> Any:
+    """Return an autoencoder, one of patches before it is fitted; None in pixel form."""
+    if stage is None:
         return None
-    return load_pipeline(find_generator(config.autoencoder)).vae.requires_grad_(False).eval()
+    if isinstance(stage, PatchConfig):
+        return PatchAutoencoder(patch_px=stage.patch_px, latent_channels=stage.components)
+    return load_pipeline(find_generator(stage)).vae.requires_grad_(False).eval()
 
 
 def with_base(config: PairsConfig, dataset: RealDataset, split: Split) -> PairsConfig:
