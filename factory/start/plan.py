@@ -19,7 +19,7 @@ from factory.real.splits import Split, make_folds, make_split
 Task = Literal["classes", "masks"]
 """What is drawn and studied: images of classes, or images together with their masks."""
 FOLDS = (5, 3)
-COLOUR_STEPS, LORA_STEPS, PAIR_STEPS, FEWEST_PAIR_STEPS = 300, 600, 12_000, 2_000
+COLOUR_STEPS, LORA_STEPS, PAIR_STEPS, FEWEST_PAIR_STEPS = 300, 600, 4_000, 2_000
 """Of the presets, that of the first stage before; pairs take fewer where time is short, and what
 comes out of still fewer is coloured noise."""
 PAIR_BATCH, PAIR_INFERENCE = 16, 50
