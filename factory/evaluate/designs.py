@@ -378,6 +378,18 @@ def _reach(stock: Stock) -> float:
     return math.floor(100 * least) / 100
 
 
+def most_drawn(arm: Design, held: Mapping[str, int]) -> int:
+    """Return how many drawn images of one class an arm needs at most; 0: what there are will do.
+
+    Args:
+        arm: of any design.
+        held: real training images of each class.
+    """
+    if isinstance(arm, Add | TopUp | Ratio):
+        return max((_added("", arm, name)(count) for name, count in held.items()), default=0)
+    return (arm.per_class or 0) if isinstance(arm, SyntheticOnly) else 0
+
+
 def _added(name: str, arm: Add | TopUp | Ratio, class_name: str) -> Callable[[int], int]:
     """Return how many synthetic images join so many real ones of a class."""
     if isinstance(arm, TopUp):

@@ -78,7 +78,7 @@ def sweep(
     from catalog.store import check_place
     from factory.real.leaks import Use
     from factory.real.sources import open_dataset
-    from factory.search.objective import Ground, check_plans, told_plans
+    from factory.search.objective import Ground, check_plans, told_plans, with_enough
 
     check_place(catalog)
     known = {place: open_dataset(place) for place in seen}
@@ -92,6 +92,7 @@ def sweep(
         seen=tuple(Use(what=w, dataset=d, ids=d.ids) for w, d in known.items()),
     )
     say("planning: nothing is drawn before every corner of the space can be trained")
+    ground = with_enough(ground)
     click.echo("\n".join(told_plans(ground, check_plans(ground))))
     import ray  # and torch: the search can begin
 

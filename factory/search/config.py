@@ -83,7 +83,8 @@ class SweepConfig(Frozen):
 
     name: str = Field("sweep", min_length=1)
     generate: GenerateConfig
-    """How images are drawn; its `num_images` must do for the largest arm, its seed is fixed."""
+    """How images are drawn; its `num_images` grow to what the largest arm asks for, its seed is
+    fixed."""
     arm: Design
     """The design with synthetic images whose numbers are searched."""
     learner: Learner = Classifier()

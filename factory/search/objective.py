@@ -1,5 +1,6 @@
 """The score of a point: draw what is missing, train on real and drawn images, validate."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from catalog import Catalog
 from catalog.place import Place
 from factory.errors import CatalogError, ConfigError
+from factory.evaluate.designs import most_drawn
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
 from factory.evaluate.synthetic import origin_of, pool_of
 from factory.measure.intervals import counted
@@ -100,6 +102,29 @@ def setting_of(ground: Ground, point: Point) -> Setting:
             " generate.classes",
         )
     return replace(setting, generate=asked.model_copy(update={"classes": kept}))
+
+
+def with_enough(ground: Ground) -> Ground:
+    """Return the ground with as many images to draw as the largest arm of the space asks for.
+
+    A run draws its classes evenly, so the largest class of a train part decides: of 67 real images
+    a ratio of 3 asks for 201 of each class, whatever `generate.num_images` says.
+    """
+    config, labels = (
+        ground.config,
+        dict(zip(ground.dataset.ids, ground.dataset.labels, strict=True)),
+    )
+    most = config.shots or len(labels)
+    parts = [Counter(labels[i] for i in split.train) for split in ground.splits]
+    held = [{n: min(count, most) for n, count in part.items() if n not in config.without}
+            for part in parts]  # fmt: skip
+    asked = config.generate.num_images
+    for point in corners(config):
+        setting = setting_of(ground, point)
+        classes = len(setting.generate.prompts)
+        asked = max(asked, *(max(1, classes) * most_drawn(setting.arm, part) for part in held))
+    enough = config.generate.model_copy(update={"num_images": asked})
+    return replace(ground, config=config.model_copy(update={"generate": enough}))
 
 
 def check_plans(ground: Ground) -> list[int]:

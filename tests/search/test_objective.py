@@ -1,6 +1,7 @@
 """A point's score: drawn once, trained on, validated; what a space may hold."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from factory.search.objective import (
     score_point,
     setting_of,
     told_plans,
+    with_enough,
 )
 from factory.search.space import check_space, distribution_of, values_of
 from factory.search.trials import Trial
@@ -323,6 +325,27 @@ def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_
     assert page.count("<svg") == 1 + len(found.drawings)
     assert "data:image" not in page
     assert page.index("All arms") < page.index("The search") < page.index("How it was made")
+
+
+def test_the_largest_arm_decides_how_many_images_are_drawn(
+    ground: Ground, stored: dict[str, Any]
+) -> None:
+    held = Counter(
+        ground.dataset.labels[ground.dataset.index_of(i)] for i in ground.splits[0].train
+    )
+    ratios = {"arm.ratio": {"choices": [1, 7]}}
+    changed = stored | {"arm": {"design": "ratio", "ratio": 1}, "space": ratios, "start": ()}
+    few = replace(ground, config=parse_config(SweepConfig, changed, where="test"))
+    with pytest.raises(DataError, match="too few synthetic images"):
+        check_plans(few)
+    enough = with_enough(few)
+    assert enough.config.generate.num_images == 5 * 7 * max(held.values()) > 25
+    assert check_plans(enough)[0] == enough.config.generate.num_images
+    assert with_enough(enough) == enough  # the same words go on
+    assert with_enough(replace(ground, config=ground.config)).config == ground.config
+    alone = changed | {"shots": 2}
+    shots = with_enough(replace(ground, config=parse_config(SweepConfig, alone, where="test")))
+    assert shots.config.generate.num_images == 5 * 7 * 2
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:
