@@ -177,7 +177,8 @@ def _answer(
     version, as_of = question["version"], question["as_of"]
     key = f"{version} {as_of}"
     view = views.pop(key, None)
-    if view is None or version is None:  # the newest moves on
+    moves = version is None or "features" in question["text"]  # those come later than images
+    if view is None or moves:
         view = Catalog(place, version=version, as_of=as_of)
     views[key] = view
     for old in list(views)[:-_KEPT]:

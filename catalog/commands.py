@@ -64,6 +64,16 @@ def view_options(command: Command) -> Command:
     return command
 
 
+def diverse_option(command: Command) -> Command:
+    """Add --diverse N."""
+    return click.option(
+        "--diverse",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Only the N images that cover the others, by `factory catalog embed`.",
+    )(command)
+
+
 def format_options(command: Command) -> Command:
     """Add --table (default on a terminal or not), --json and --csv."""
     for name, what in (("csv", "CSV"), ("json", "JSON"), ("table", "a drawn table (default)")):
@@ -100,7 +110,7 @@ def sql_command(
 ) -> None:
     """Run one SELECT over the tables of the catalog (read-only DuckDB).
 
-    samples, runs, models, evaluations, scores, releases, release_files, tombstones.
+    samples, runs, models, evaluations, scores, releases, release_files, tombstones, features, maps.
 
     \b
     Examples:
@@ -217,17 +227,23 @@ def show(image_id: str, out: Path | None, as_object: bool, **view: Any) -> None:
 @click.option("--out", type=_FILE, default=Path("sheet.png"), show_default=True)
 @click.option("--per-class", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--columns", type=click.IntRange(min=1), default=8, show_default=True)
-def sheet(where: str | None, out: Path, per_class: int, columns: int, **view: Any) -> None:
+@diverse_option
+def sheet(
+    where: str | None, out: Path, per_class: int, columns: int, diverse: int | None, **view: Any
+) -> None:
     """Draw a contact sheet: a block of images per class, rejected ones framed in red.
 
     \b
     Example:
       factory catalog sheet --where "run_id = 'run-3f2a' AND blur_score > 0.2" --out sheet.png
+      factory catalog sheet --diverse 64 --out various.png
     """  # noqa: D301 -- \b is click's mark
     from catalog.sheet import sheet_of
 
     _check_new(out)
-    shown = sheet_of(_open(**view), out, where=where, per_class=per_class, columns=columns)
+    shown = sheet_of(
+        _open(**view), out, where=where, per_class=per_class, columns=columns, diverse=diverse
+    )
     say(f"{out}: {shown} images")
     tell_next("gallery", "--catalog", view["uri"])
 

@@ -47,8 +47,9 @@ def sql(
     """Run one reading statement and return its result.
 
     Args:
-        catalog: the view to read. Tables: `samples`, `runs` and `releases` (latest event of each),
-            `models`, `evaluations`, `scores`, `release_files`, `tombstones`.
+        catalog: the view to read. Tables: `samples`, `runs`, `releases` and `maps` (latest event
+            of each), `models`, `evaluations`, `scores`, `release_files`, `tombstones`, and
+            `features` with each image's place on the map of its space, x and y.
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
@@ -104,8 +105,11 @@ def _run(
         connection.register("runs", catalog.runs_latest())
         connection.register("releases", catalog.releases_latest())
         connection.register("release_files", catalog.release_files())
+        connection.register("maps", catalog.maps_latest())
         for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))
+        connection.register("stored_features", catalog.dataset("features"))
+        connection.execute(_features_view(catalog))
         connection.execute("SET enable_progress_bar = false")  # it would stand among the results
         connection.execute("SET lock_configuration = true")
         try:
@@ -128,6 +132,29 @@ def _run(
             raise _explained(error, text) from error
         named = result.rename_columns(_told_apart(result.column_names))
         return named, None if source is None else int(source.opened.sum())
+
+
+def _features_view(catalog: Catalog) -> str:
+    """Return the statement that makes `features`: the rows stored, and x and y on their map.
+
+    The axes stand in it as numbers: joined to every row they would take longer. Lists that are no
+    vector of the space, which others may have written, have no place.
+    """
+    from catalog.features import maps_of
+
+    def along(number: int) -> str:
+        cases = [
+            f"WHEN space_digest = {quoted(digest)}"
+            f" THEN TRY(list_inner_product(features, {axis.tolist()}::FLOAT[]))"
+            f" - ({float(found.axes.mean @ axis)!r})::FLOAT"
+            for digest, found in maps_of(catalog).items()
+            for axis in [found.axes.axes[number]]
+        ]
+        return f"CASE {' '.join(cases)} END" if cases else "NULL::FLOAT"
+
+    return (
+        f"CREATE VIEW features AS SELECT *, {along(0)} AS x, {along(1)} AS y FROM stored_features"
+    )
 
 
 @contextmanager

@@ -235,6 +235,29 @@ TOMBSTONES = pa.schema(  # append-only: handed out no longer, since a real image
     ]
 )
 
+FEATURES = pa.schema(  # an image's vector in a feature space; SQL's `features` adds x and y
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # leads to `samples`
+        pa.field("space", pa.string(), nullable=False),  # 'rings', or a network's name
+        pa.field("space_digest", pa.string(), nullable=False),  # of the space: weights and all
+        pa.field("features", _WEIGHTS, nullable=False),  # the vector, equally long in a space
+    ]
+)
+
+MAPS = pa.schema(  # append-only: one row per fitting; the latest of a space counts
+    [
+        pa.field("space_digest", pa.string(), nullable=False),  # leads to `features`
+        pa.field("event", pa.int32(), nullable=False),  # 0 = first fitted, then rising
+        pa.field("space", pa.string(), nullable=False),  # 'rings', or a network's name
+        pa.field("num_images", pa.int64(), nullable=False),  # with features when it was fitted
+        pa.field("mean", _WEIGHTS, nullable=False),  # of the features
+        pa.field("axes", _WEIGHTS, nullable=False),  # principal axes one after another, 2 or more
+        pa.field("spread", _WEIGHTS, nullable=False),  # standard deviation along each axis
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+        pa.field("created_at", _WHEN, nullable=False),  # when it was fitted
+    ]
+)
+
 TABLES = {
     "samples": SAMPLES,
     "runs": RUNS,
@@ -244,5 +267,7 @@ TABLES = {
     "releases": RELEASES,
     "release_files": RELEASE_FILES,
     "tombstones": TOMBSTONES,
+    "features": FEATURES,
+    "maps": MAPS,
 }
 """Table name -> schema. The same names in the folder and in SQL."""

@@ -1,14 +1,14 @@
 """Some rows of a catalog: what a release pins, an export writes and a gallery shows."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.boundary import check_rows
-from catalog.query import sql
+from catalog.query import quoted, sql
 from catalog.schema import ACCEPTED
 from catalog.store import reading
 from catalog.table import Catalog
@@ -32,7 +32,8 @@ class Selection:
     An image that two runs published counts for the earlier one. Images that are marked in
     `tombstones`, or whose generator is, are left out whatever version is read: as `marked` says,
     which is by default all that is marked now. `name` is what a person calls the selection: a
-    release's name, or None. `ask` runs the condition: it may be somebody else's.
+    release's name, or None. `ask` runs the condition: it may be somebody else's. `picked`: of all
+    these only the images with these ids.
     """
 
     catalog: Catalog
@@ -40,9 +41,23 @@ class Selection:
     name: str | None = None
     marked: Forgotten | None = None
     ask: Ask = sql
+    picked: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def condition(self) -> str:
+        """The SQL condition with what was picked in it."""
+        if self.picked is None:
+            return self.where
+        return f"({self.where}\n) AND image_id IN ({', '.join(map(quoted, self.picked))})"
+
+    @property
+    def told(self) -> str:
+        """The condition as cards tell it."""
+        where = " ".join(self.where.split())
+        return where if self.picked is None else f"{where}, the {len(self.picked)} most diverse"
 
     @property
     def image_ids(self) -> list[str]:
@@ -113,7 +128,10 @@ class Selection:
         marked = self.marked
         if marked is None:
             marked = forgotten(self.catalog.place)
-        return self._every.filter(pc.invert(marked.holds(self._every)))
+        kept = self._every.filter(pc.invert(marked.holds(self._every)))
+        if self.picked is None:
+            return kept
+        return kept.filter(pc.is_in(kept["image_id"], pa.array(self.picked, pa.string())))
 
     @cached_property
     def _every(self) -> pa.Table:
@@ -138,3 +156,16 @@ def accepted(
         return Selection(catalog=catalog, marked=marked)
     sql(catalog, f"SELECT 1 FROM samples WHERE {where}\nLIMIT 0")
     return Selection(catalog=catalog, where=f"{ONLY_ACCEPTED} AND ({where}\n)", marked=marked)
+
+
+def most_diverse(selection: Selection, count: int) -> Selection:
+    """Return the `count` images that cover a selection, see `catalog.features.diverse`.
+
+    A part of a release is no release, and loses its name.
+
+    Raises:
+        CatalogError: an image of it has no features, or it has fewer images.
+    """
+    from catalog.features import diverse
+
+    return replace(selection, name=None, picked=tuple(diverse(selection, count)[0]))

@@ -124,15 +124,22 @@ def sheet_of(
     where: str | None = None,
     per_class: int = 16,
     columns: int = 8,
+    diverse: int | None = None,
 ) -> int:
     """Draw the samples that satisfy the SQL condition `where`; return how many are shown.
 
     Which are shown is arbitrary and repeatable: the first by image_id, a digest. Only they are
-    read, so a catalog of any size will do.
+    read, so a catalog of any size will do. With `diverse` all those are shown that cover the rest
+    best, see `catalog.features.diverse`, and `per_class` says nothing.
 
     Raises:
-        CatalogError: a bad condition, or nothing satisfies it.
+        CatalogError: a bad condition, nothing satisfies it, or no features to choose by.
     """
+    if diverse is not None:
+        from catalog.selection import Selection, most_diverse
+
+        of = Selection(catalog=catalog, where=where or "true")
+        where, per_class = most_diverse(of, diverse).condition, diverse
     condition = f"WHERE ({where}\n)" if where else ""
     # grouping by id: an image that two runs published is one image
     chosen = sql(

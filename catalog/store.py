@@ -42,6 +42,8 @@ _STATISTICS = {
     "releases": ("name", "event"),
     "release_files": ("name", "manifest_digest"),
     "tombstones": ("subject", "event"),
+    "features": ("space_digest",),
+    "maps": ("space_digest", "event"),
 }
 _COMMIT = re.compile(r"\d{20}\.json")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -193,6 +193,10 @@ class Catalog:
         releases = self._latest("releases", "name")
         return releases.sort_by([("created_at", "ascending"), ("name", "ascending")])
 
+    def maps_latest(self) -> pa.Table:
+        """Return the latest map per feature space. SQL calls this `maps`."""
+        return self._latest("maps", "space_digest")
+
     def release_files(self) -> pa.Table:
         """Return the files of every release; what a killed creation left behind is not shown."""
         files, made = self.table("release_files"), self.table("releases")

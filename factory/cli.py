@@ -8,6 +8,7 @@ import click
 
 from catalog.commands import catalog, optimize_command, vacuum_command
 from catalog.export.command import export, marks
+from catalog.feature_commands import embed_command
 from catalog.gallery.command import gallery
 from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
@@ -62,7 +63,7 @@ COMMANDS = (
     *(release, lineage_command, forget_command),
     *(submit, runs, agent),
 )
-for command in (optimize_command, vacuum_command):
+for command in (embed_command, optimize_command, vacuum_command):
     catalog.add_command(command)
 release.add_command(verify)  # it draws, and the catalog knows nothing of drawing
 for command in COMMANDS:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from catalog.commands import parse_place, view_options
+from catalog.commands import diverse_option, parse_place, view_options
 from catalog.export.formats import FORMATS, MARKS
 from factory.errors import CatalogError
 
@@ -21,6 +21,7 @@ _FOLDER = click.Path(path_type=Path)
 @view_options
 @click.option("--release", metavar="NAME", help="Export this release.")
 @click.option("--where", metavar="SQL", help="Export accepted samples of this condition. [all]")
+@diverse_option
 @click.option("--out", type=_FOLDER, required=True, help="Folder to make; a new or empty one.")
 @click.option(
     "--mark", "marks", multiple=True, type=click.Choice(list(MARKS)), help="Mark the copies."
@@ -35,7 +36,7 @@ _FOLDER = click.Path(path_type=Path)
     show_default=True,
     help="Pictures per Parquet or tar shard.",
 )
-def export(form: str, out: Path, shard_mib: int, **asked: Any) -> None:
+def export(form: str, out: Path, shard_mib: int, diverse: int | None, **asked: Any) -> None:
     """Write images as FORMAT: huggingface, imagefolder, webdataset, coco, yolo, yolo-boxes, csv
     or dicom.
 
@@ -53,14 +54,18 @@ def export(form: str, out: Path, shard_mib: int, **asked: Any) -> None:
     Examples:
       factory export huggingface --release wbc-1 --out wbc-1
       factory export imagefolder --where "class_name = 'monocyte'" --out monocytes
+      factory export imagefolder --diverse 500 --out for-review
       factory export csv --mark watermark --watermark-key mark.key --mark text --out shown
     """  # noqa: D205, D301 -- a long list of formats; \b is click's mark
     from catalog.export.marking import marking_of
     from catalog.export.write import export as write_export
+    from catalog.selection import most_diverse
 
     keys = ("marks", "watermark_key", "c2pa_certificate", "c2pa_key")
     marks = {name: asked.pop(name) for name in keys}
     selection, semver = _selected(**asked)
+    if diverse is not None:
+        selection, semver = most_diverse(selection, diverse), None
     release = selection.name or f"version {selection.catalog.version}"
     marking = marking_of(marks.pop("marks"), form=form, release=release, **marks)
     done = write_export(

@@ -95,7 +95,7 @@ def _write_sheet(work: Path, selection: Selection, facts: Facts) -> None:
     chosen = sql(
         selection.catalog,
         f"SELECT image_id FROM (SELECT DISTINCT image_id, class_name FROM samples"
-        f" WHERE ({selection.where}\n)) QUALIFY row_number() OVER"
+        f" WHERE ({selection.condition}\n)) QUALIFY row_number() OVER"
         f" (PARTITION BY class_name ORDER BY image_id) <= {_PER_CLASS} ORDER BY image_id",
     )
     columns = ["class_name", "image", "mask"]

@@ -9,12 +9,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from factory.digest import digest
 from factory.errors import DataError, ModelError
 from factory.measure.bank_file import Resemblance
 from factory.measure.copies import PERCENTILE, THUMBNAIL_PX, thumbnails
@@ -48,6 +50,20 @@ def ring_spectra(images: Images) -> Features:
     found = strengths * np.sqrt(_RADII)[:, None] * np.sqrt(1 + np.arange(WAVES))
     found /= ANGLES * np.sqrt(RINGS)
     return np.asarray(found.reshape(len(images), -1), np.float32)
+
+
+class RingSpace:
+    """The feature space that needs no weights: ring spectra, in the steps that a bank keeps.
+
+    It tells shapes and stain, however an image is turned, and knows nothing of what they mean.
+    """
+
+    name: ClassVar[str] = "rings"
+    digest: ClassVar[str] = digest(["rings", RINGS, ANGLES, WAVES, THUMBNAIL_PX, _UNIT])
+
+    def extract(self, images: Images) -> Features:
+        """Return features (N, 240) of RGB images (N, H, W, 3)."""
+        return _codes(ring_spectra(images)) * np.float32(_UNIT)
 
 
 @dataclass(frozen=True, kw_only=True)
