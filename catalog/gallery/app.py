@@ -3,30 +3,29 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from anyio import to_thread
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from catalog.embed import Space
 from catalog.export.png_text import as_synthetic
 from catalog.gallery.charts import comparison
 from catalog.gallery.details import (
-    card_html,
     config_of,
-    facts,
     gates_of,
     groups_of,
     latest_runs,
     nearest_real,
-    shown,
 )
+from catalog.gallery.filled import STATIC, TEMPLATES, TYPES
 from catalog.gallery.filters import BadAddress, Filters, NotHere, filters_of
 from catalog.gallery.guard import App, Guard
 from catalog.gallery.index import Index, View
@@ -38,6 +37,15 @@ from catalog.gallery.listing import (
     page_of,
     releases_of,
     view_of,
+)
+from catalog.gallery.map import (
+    COLOURS,
+    MOST_POINTS,
+    chosen_of,
+    image_at,
+    legend_of,
+    points_of,
+    reals_of,
 )
 from catalog.gallery.overview import MOST_CLASSES, choices_of, overview_of, samples_of
 from catalog.gallery.pictures import PICTURES, Thumbnails, is_png, rows_of
@@ -53,19 +61,14 @@ from catalog.gallery.records import (
     runs,
 )
 from catalog.schema import SAMPLES
-from factory.errors import DataError, FactoryError
-from factory.measure.page import TEMPLATES as PAGE_STYLE
-from factory.terminal import escaped
+from factory.errors import CatalogError, DataError, FactoryError
 
-HERE = Path(__file__).parent
 AT_ONCE = 8
 """Pages that are worked at."""
 ZOOMS = (1, 2, 3, 4, 6, 8, 12, 16)
-_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
-_STATIC = {path.name: path.read_bytes() for path in (HERE / "static").iterdir()}
-_STATIC["gallery.css"] = (PAGE_STYLE / "page.css").read_bytes() + _STATIC["gallery.css"]
-BESIDE, NEAREST, LOOKS = 12, 4, 4
-"""Images of a class on either side; real ones nearest to a drawn one; of a class in a compare."""
+BESIDE, NEAREST, LOOKS, NEIGHBOURS = 12, 4, 4, 8
+"""Images of a class on either side; real ones nearest to a drawn one; of a class in a compare;
+drawn ones nearest to a drawn one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +128,10 @@ class Gallery:
         masked = row["mask"] is not None
         png = self._row(request, filters, ("image",))["image"]["bytes"] if self.reals else b""
         near = self.reals.nearest(png or b"", NEAREST) if self.reals else []
+        drawn = self._neighbours(view, filters, row["image_id"])
         return self._page(
             "image.html", filters=filters, view=view, row=row, run=run, zoom=_zoom(request),
-            zooms=ZOOMS, masked=masked, near=near, before=before, after=after,
+            zooms=ZOOMS, masked=masked, near=near, drawn=drawn, before=before, after=after,
             of_class=self._of_class(row["class_name"], near), groups=groups_of(row),
             gates=gates_of(row, config_of(run)), nearest=nearest_real(row), data=self.data,
             lineage=lineage_of(self.index, view.catalog, row), box=(BOX_WIDTH, BOX_HEIGHT),
@@ -162,6 +166,61 @@ class Gallery:
             raise NotHere(error.what, remedy=error.remedy) from error
         # a patient's image stays on no disk but the one it came from
         return Response(png, media_type="image/png", headers={"cache-control": "no-store"})
+
+    def map(self, request: Request) -> Response:
+        """All images by their features; with a box, what lies in that part of the map."""
+        filters = _filters(request)
+        view, found = view_of(self.index, filters), self.index.points.map()
+        wide = replace(filters, box=None)
+        legend = chosen = None
+        tiles: list[Any] = []
+        if found is not None:
+            legend = legend_of(self.index, view, wide)
+        if found is not None and filters.box is not None:
+            chosen = chosen_of(self.index, view, filters, found)
+            tiles = list(zip(chosen.rows, self.thumbnails.of(view, chosen.rows), strict=True))
+        return self._page(
+            "map.html", filters=filters, wide=wide, view=view, found=found, legend=legend,
+            chosen=chosen, tiles=tiles, colours=COLOURS, epoch=self.index.points.epoch,
+            most=MOST_POINTS, choices=choices_of(self.index, view, wide),
+        )  # fmt: skip
+
+    def points(self, request: Request) -> Response:
+        """The points of the map, see `catalog.gallery.map.packed`."""
+        filters = _filters(request)
+        view = view_of(self.index, filters)
+        if self.index.points.map() is None:
+            raise NotHere("there is no map yet", remedy="Make one with `factory catalog embed`")
+        return Response(points_of(self.index, view, filters), media_type="application/octet-stream")
+
+    def real_points(self, request: Request) -> Response:
+        """The real images on the map likewise, where they may be shown."""
+        _none(request)
+        found = self.index.points.map()
+        data = b"" if self.reals is None or found is None else reals_of(self.reals, found)
+        headers = {"cache-control": "no-store"}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
+    def at(self, request: Request) -> Response:
+        """The image that a point of the map stands for, as a thumbnail or as its page."""
+        epoch, number = request.path_params["epoch"], request.path_params["number"]
+        row = image_at(self.index, epoch, number)
+        if request.url.path.endswith(".png"):
+            view = self.index.newest()
+            (thumb,) = self.thumbnails.of(view, [row])
+            if not thumb.image:
+                raise NotHere("this image is no readable PNG", remedy="Choose another one")
+            return Response(thumb.image, media_type="image/png")
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"/image/{in_address(key_of(row))}{query}", status_code=302)
+
+    def real_at(self, request: Request) -> Response:
+        """The real image that a point of the map stands for."""
+        ids = [] if self.reals is None else self.reals.dataset.ids
+        number = request.path_params["number"]
+        if number >= len(ids):
+            raise NotHere("there is no such real image", remedy="Load the map again")
+        return RedirectResponse(f"/real/{quote(ids[number])}", status_code=302)
 
     def runs(self, request: Request) -> Response:
         """All runs."""
@@ -213,10 +272,10 @@ class Gallery:
     def static(self, request: Request) -> Response:
         """The style sheet and the script."""
         name = request.path_params["name"]
-        if name not in _STATIC:
+        if name not in STATIC:
             raise NotHere(f"there is no file {name!r}", remedy="Go back to the images")
         headers = {"cache-control": "private, max-age=3600"}
-        return Response(_STATIC[name], media_type=_TYPES[Path(name).suffix], headers=headers)
+        return Response(STATIC[name], media_type=TYPES[Path(name).suffix], headers=headers)
 
     def refused(self, request: Request, error: Exception) -> Response:
         """One line that says what is wrong and what to do."""
@@ -245,6 +304,18 @@ class Gallery:
             )
         return dict(rows[0])
 
+    def _neighbours(self, view: View, filters: Filters, image_id: str) -> list[Any] | None:
+        """Return (Near, thumbnail) of the drawn images nearest to one; None without features."""
+        pinned = Filters(release=filters.release, version=filters.version)
+        try:
+            near = self.index.points.nearest(view, pinned, image_id, NEIGHBOURS)
+        except CatalogError:  # features that are none: the rest of the page is still right
+            return None
+        if near is None:
+            return None
+        thumbs = self.thumbnails.of(view, [each.row for each in near])
+        return list(zip(near, thumbs, strict=True))
+
     def _of_class(self, name: str, besides: list[str]) -> list[str]:
         """Return ids of real images of a class, but for those that are shown already."""
         found = self.reals.of_class(name, NEAREST + len(besides)) if self.reals else []
@@ -260,14 +331,19 @@ class Gallery:
         return self.index.newest().catalog
 
     def _page(self, name: str, *, status: int = 200, **values: Any) -> Response:
-        text = _TEMPLATES.get_template(name).render(
+        text = TEMPLATES.get_template(name).render(
             uri=self.index.place.uri, page_name=name, shows_real=self.data is not None, **values
         )
         return HTMLResponse(text, status_code=status)
 
 
 def application(
-    index: Index, *, host: str = "127.0.0.1", token: str | None = None, data: str | None = None
+    index: Index,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    data: str | None = None,
+    space: Space | None = None,
 ) -> App:
     """Return the guarded application of one catalog.
 
@@ -276,8 +352,9 @@ def application(
         host: the address that the server is bound to.
         token: asked of everyone, unless None.
         data: real images that may be shown; None shows none.
+        space: computes their features for the map; None: ring spectra.
     """
-    reals = None if data is None else Reals(data)
+    reals = None if data is None else Reals(data, space)
     return application_of(Gallery(index=index, data=data, reals=reals), host=host, token=token)
 
 
@@ -295,10 +372,19 @@ def application_of(gallery: Gallery, *, host: str = "127.0.0.1", token: str | No
         "/evaluations": gallery.evaluations,
         "/releases": gallery.releases,
         "/compare": gallery.compare,
+        "/map": gallery.map,
+        "/map/points": gallery.points,
+        "/at/{epoch}/{number:int}.png": gallery.at,
+        "/at/{epoch}/{number:int}": gallery.at,
         "/static/{name}": gallery.static,
     }
     if gallery.data is not None:
-        pages |= {"/beside": gallery.beside, "/real/{id:path}": gallery.real}
+        pages |= {
+            "/beside": gallery.beside,
+            "/real/{id:path}": gallery.real,
+            "/map/real": gallery.real_points,
+            "/at-real/{number:int}": gallery.real_at,
+        }
     refused: Any = gallery.refused
     pages_app = Starlette(
         routes=[Route(path, page, methods=["GET"]) for path, page in pages.items()],
@@ -341,26 +427,3 @@ def _zoom(request: Request) -> int | None:
     if text not in map(str, ZOOMS):
         raise BadAddress(f"zoom is {text[:20]!r}", remedy=f"Choose of {', '.join(map(str, ZOOMS))}")
     return int(text)
-
-
-def _templates() -> Environment:
-    """Return the templates: everything that they print is escaped, nothing may be left out.
-
-    Characters that act on a terminal are written out: pages are saved, and looked at with others.
-    """
-    found = Environment(
-        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_printed,
-    )  # fmt: skip
-    found.filters |= {"shown": shown, "card": card_html, "facts": facts, "in_address": in_address}
-    found.globals |= {"address": lambda place, row: place + in_address(key_of(row))}
-    digests = {n: hashlib.sha256(data).hexdigest()[:12] for n, data in _STATIC.items()}
-    found.globals["static"] = lambda name: f"/static/{name}?v={digests[name]}"
-    return found
-
-
-def _printed(value: object) -> object:
-    return escaped(value) if type(value) is str else value  # what a macro gives is printed already
-
-
-_TEMPLATES = _templates()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import urlencode
 
 from catalog.gallery.index import View
+from catalog.query import quoted
 from factory.errors import CatalogError
 from factory.gate.registry import all_scores
 
@@ -36,7 +37,7 @@ SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {
     f"{name}{end}": (column, bool(end)) for name, column in RANGES.items() for end in ("", "_down")
 }
 """Parameter -> (column, descending). Images without the score are left out."""
-OTHERS = ("reason", "release", "version", "where", "sort")
+OTHERS = ("reason", "release", "version", "where", "box", "sort")
 PARAMETERS = (*EXACT, *(f"{name}{end}" for name in RANGES for end in ("_min", "_max")), *OTHERS)
 _LONGEST = 2000
 
@@ -53,6 +54,8 @@ class Filters:
     version: int | None = None
     where: str = ""
     """A condition on `samples`, in SQL."""
+    box: tuple[float, float, float, float] | None = None
+    """A rectangle of the map: least x and y, greatest x and y."""
     sort: str = "newest"
 
     def given(self) -> dict[str, str]:
@@ -62,6 +65,7 @@ class Filters:
         given |= {name: value for name in ("reason", "release") if (value := getattr(self, name))}
         given |= {} if self.version is None else {"version": str(self.version)}
         given |= {"where": self.where} if self.where else {}
+        given |= {} if self.box is None else {"box": ",".join(f"{end:.7g}" for end in self.box)}
         given |= {"sort": self.sort} if self.sort != "newest" else {}
         return given
 
@@ -88,6 +92,10 @@ class Filters:
         if self.reason:
             terms.append("list_contains(gates, ?)")
             values.append(self.reason)
+        if self.box is not None:
+            terms.append("image_id IN (SELECT image_id FROM points WHERE x >= ? AND y >= ?"
+                         " AND x <= ? AND y <= ?)")  # fmt: skip
+            values += self.box
         for selection in self._selections(view):
             terms.append("(image_id, run_id) IN (SELECT (image_id, run_id) FROM members"
                          " WHERE name = ?)")  # fmt: skip
@@ -101,6 +109,30 @@ class Filters:
             values.append(view.name)
         condition = " AND ".join(terms)
         return _each_once(condition, values) if view.doubled else (condition, values)
+
+    def sql(self, space: str) -> str:
+        """Return the condition on `samples` that leaves the same images, for `factory` to be typed.
+
+        All but release and version, which are options of their own there.
+
+        Args:
+            space: digest of the features of the map.
+        """
+        terms = [f"{EXACT[name]} = {quoted(value)}" for name, value in self.exact.items()]
+        for name, bound in self.bounds.items():
+            terms.append(f"{RANGES[name[:-4]]} {'>=' if name[-3:] == 'min' else '<='} {bound:.9g}")
+        if self.reason:
+            gates = "list_transform(gate_reasons, lambda r: split_part(r, ':', 1))"
+            terms.append(f"list_contains({gates}, {quoted(self.reason)})")
+        if self.where:
+            terms.append(f"({self.where})")
+        if self.box is not None:
+            left, low, right, high = (f"{end:.7g}" for end in self.box)
+            terms.append(
+                f"image_id IN (SELECT image_id FROM features WHERE space_digest = {quoted(space)}"
+                f" AND x BETWEEN {left} AND {right} AND y BETWEEN {low} AND {high})"
+            )
+        return " AND ".join(terms) or "true"
 
     def _selections(self, view: View) -> list[str]:
         """Return what the index calls the selections that an image must be in."""
@@ -170,6 +202,7 @@ def filters_of(
         release=known.get("release", ""),
         version=_version(known.get("version")),
         where=known.get("where", ""),
+        box=_box(known.get("box")),
         sort=sort,
     )
 
@@ -195,3 +228,17 @@ def _version(text: str | None) -> int | None:
             f"version is {text!r}", remedy="Give a number that `factory catalog history` lists"
         )
     return int(text)
+
+
+def _box(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        left, low, right, high = (float(end) for end in text.split(","))
+    except ValueError:
+        left, low, right, high = (math.nan,) * 4
+    if not (left <= right and low <= high and math.isfinite(right - left + high - low)):
+        raise BadAddress(
+            f"box is {text[:80]!r}", remedy="Give least x, least y, greatest x and greatest y"
+        )
+    return left, low, right, high

@@ -25,7 +25,7 @@ COOKIE = "factory_gallery"
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self';"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -152,7 +152,7 @@ def _costly(pairs: Iterable[tuple[str, str]]) -> bool:
 
 
 def _is_costly(scope: Scope) -> bool:
-    slow = scope["path"].startswith(("/real/", "/compare"))
+    slow = scope["path"].startswith(("/real/", "/compare", "/map"))
     return slow or _costly(_parameters(scope))
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from catalog.boundary import check_rows
 from catalog.bounded import BoundedSql
 from catalog.files import Files
+from catalog.gallery.points import Points
 from catalog.place import Where, place_of
 from catalog.progress import FILES_AT_A_TIME
 from catalog.schema import SAMPLES
@@ -52,6 +53,7 @@ CREATE TABLE shown (view VARCHAR, file INTEGER);
 CREATE TABLE members (name VARCHAR, image_id VARCHAR, run_id VARCHAR);
 CREATE TABLE doubles (image_id VARCHAR);
 CREATE TABLE hidden (image_id VARCHAR);
+CREATE TABLE points (image_id VARCHAR, row INTEGER, x FLOAT, y FLOAT);
 """
 _DOUBLES = """CREATE OR REPLACE TABLE doubles AS
 SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1"""
@@ -82,12 +84,13 @@ class Index:
 
     Args:
         place: of the catalog.
+        space: digest of the features to show; None: of those that most images have.
 
     Raises:
         CatalogError: no catalog there, or a data file is gone.
     """
 
-    def __init__(self, place: Where) -> None:
+    def __init__(self, place: Where, space: str | None = None) -> None:
         import duckdb
 
         self.place = place_of(place)
@@ -109,6 +112,8 @@ class Index:
         self.unanswered: set[str] = set()
         """Releases whose condition gave no answer in time."""
         self.newest()
+        self.points = Points(self, space)
+        """Where the images lie on the map."""
 
     def close(self) -> None:
         """Ask nothing more."""
@@ -122,6 +127,19 @@ class Index:
             found = cursor.execute(text, list(values))
             names = [column[0] for column in found.description]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def table(self, text: str, values: Sequence[object] = ()) -> pa.Table:
+        """Run one of the gallery's own queries; return its rows as columns, for many of them."""
+        with self._db.cursor() as cursor:
+            cursor.execute("USE held")
+            return cursor.sql(text, params=list(values)).to_arrow_table()
+
+    def take(self, text: str, fresh: pa.Table) -> None:
+        """Run one of the gallery's own statements, in which `fresh` is a table."""
+        with self._lock:
+            self._db.register("fresh", fresh)
+            self._db.execute(text)
+            self._db.unregister("fresh")
 
     def newest(self) -> View:
         """Return the newest version, as of a few seconds ago.

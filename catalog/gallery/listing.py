@@ -46,6 +46,11 @@ def view_of(index: Index, filters: Filters) -> View:
                 remedy="Leave the version out",
             )
         view = index.at(pinned)
+        if filters.box is not None and index.points.map() is None:
+            raise BadAddress(
+                "there is no map yet",
+                remedy=f"Make one with `factory catalog embed --catalog {index.place.uri}`",
+            )
         if filters.where:
             _learn(index, view, condition_name(view.catalog.version, filters.where), filters.where)
     except CatalogError as error:

@@ -12,22 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from catalog.embed import AT_ONCE, Space, space_of
+from catalog.features import Map
 from catalog.gallery.pictures import png_bytes
 from factory.errors import DataError
 from factory.real.dataset import RealDataset
 from factory.real.images import square
 from factory.real.pixels import opened
 
+FEATURES_PX = 128
+"""Side at which features of real images are computed, where a network does not say its own."""
 THUMBNAIL_PX = 32
 MOST = 5000
 """Images of a data set up to which all are looked through for the nearest."""
 
 
 class Reals:
-    """The real images of one data set. Safe to use from many threads."""
+    """The real images of one data set. Safe to use from many threads.
 
-    def __init__(self, data: str) -> None:
+    Args:
+        data: URI of the data set.
+        space: computes their features; None: ring spectra.
+    """
+
+    def __init__(self, data: str, space: Space | None = None) -> None:
         self.data = data
+        self._space = space
         self._lock = threading.Lock()
 
     @property
@@ -70,6 +80,35 @@ class Reals:
         distances = np.stack([((stored - each.reshape(-1)) ** 2).sum(axis=1) for each in turned])
         order = np.argsort(distances.min(axis=0), kind="stable")[:count]
         return [self.dataset.ids[int(n)] for n in order]
+
+    def on_map(self, found: Map) -> tuple[NDArray[np.float32], list[str]] | None:
+        """Return places (N, 2) of the real images on a map, and their labels.
+
+        None where their features are not to be had: the map is of another network, or there are
+        more images than `MOST`.
+
+        Raises:
+            DataError: the data set cannot be read.
+        """
+        if len(self.dataset) > MOST:
+            return None
+        with self._lock:
+            if self._space is None:
+                self._space = space_of(None)
+            if self._space.digest != found.digest:
+                return None
+            return found.axes(self._features)[:, :2], list(self._opened.labels)
+
+    @cached_property
+    def _features(self) -> NDArray[np.float32]:
+        space = self._space or space_of(None)
+        side, ids = getattr(space, "input_px", FEATURES_PX), self._opened.ids
+        return np.concatenate(
+            [
+                space.extract(self._opened.array(side, list(ids[start : start + AT_ONCE])))
+                for start in range(0, len(ids), AT_ONCE)
+            ]
+        )
 
     @cached_property
     def _opened(self) -> RealDataset:
