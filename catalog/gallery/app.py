@@ -40,7 +40,6 @@ from catalog.gallery.listing import (
 )
 from catalog.gallery.map import (
     COLOURS,
-    MOST_POINTS,
     chosen_of,
     image_at,
     legend_of,
@@ -172,22 +171,24 @@ class Gallery:
         filters = _filters(request)
         view, found = view_of(self.index, filters), self.index.points.map()
         wide = replace(filters, box=None)
-        legend = chosen = None
-        tiles: list[Any] = []
+        legend, chosen, seen, tiles = None, None, "", list[Any]()
         if found is not None:
             legend = legend_of(self.index, view, wide)
+            # whatever changes the points changes one of these: a browser may keep what it has
+            told = (self.index.points.epoch, view.catalog.version, found.event, legend.total)
+            seen = ".".join(map(str, told))
         if found is not None and filters.box is not None:
             chosen = chosen_of(self.index, view, filters, found)
             tiles = list(zip(chosen.rows, self.thumbnails.of(view, chosen.rows), strict=True))
         return self._page(
             "map.html", filters=filters, wide=wide, view=view, found=found, legend=legend,
-            chosen=chosen, tiles=tiles, colours=COLOURS, epoch=self.index.points.epoch,
-            most=MOST_POINTS, choices=choices_of(self.index, view, wide),
+            chosen=chosen, tiles=tiles, colours=COLOURS, epoch=self.index.points.epoch, seen=seen,
+            choices=choices_of(self.index, view, wide),
         )  # fmt: skip
 
     def points(self, request: Request) -> Response:
         """The points of the map, see `catalog.gallery.map.packed`."""
-        filters = _filters(request)
+        filters = _filters(request, "seen")
         view = view_of(self.index, filters)
         if self.index.points.map() is None:
             raise NotHere("there is no map yet", remedy="Make one with `factory catalog embed`")

@@ -13,15 +13,12 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -35,9 +32,9 @@ from catalog import SampleSink, record_model, record_run, write_batch
 from catalog.gallery.app import Gallery, application, application_of
 from catalog.gallery.guard import App, Guard
 from catalog.gallery.index import Index
-from catalog.gallery.serve import listening
 from tests.bench.timing import alternate, peak_mib, seconds, told
 from tests.fakes.browser import CHROMIUM, Browser, browser
+from tests.fakes.gallery import served
 from tests.fakes.rows import CLASSES, model_row, rows_table, run_row, sample_row
 
 BATCH = 256
@@ -216,21 +213,6 @@ def routed(app: App) -> App:
 
     routes = [Route("/", page), Route("/thumb/{n:int}", thumb), Route("/static/{name}", static)]
     return Guard(Starlette(routes=routes), host="127.0.0.1", token=None)
-
-
-@contextmanager
-def served(app: App) -> Iterator[str]:
-    """Serve an application in a thread; yield its address."""
-    taken = listening("127.0.0.1", 0)
-    config = uvicorn.Config(app, access_log=False, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 if __name__ == "__main__":

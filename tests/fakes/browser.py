@@ -28,7 +28,9 @@ class Browser:
     def steps(self, *steps: tuple[str, str]) -> list[Any]:
         """Do ('go', address), ('press', key), ('click', selector) or ('read', expression).
 
-        Returns what the expressions gave.
+        ('look', '390 dark') is a width in pixels and a theme, 'light' or 'dark'; ('drag',
+        '10 20 90 80') presses the mouse at a point and lets go at another one. Returns what the
+        expressions gave.
         """
         return asyncio.run(self._steps(steps))
 
@@ -46,8 +48,13 @@ class Browser:
                 tab, "Runtime.evaluate", expression=what, returnByValue=True, awaitPromise=True
             )
             return found["result"]["value"]
+        if kind == "look":
+            await self._look(tab, *what.split())
+            return None
         if kind == "go":
             await self._ask(tab, "Page.navigate", url=what)
+        elif kind == "drag":
+            await self._drag(tab, *map(int, what.split()))
         elif kind == "click":
             click = f"document.querySelector({json.dumps(what)}).click()"
             await self._ask(tab, "Runtime.evaluate", expression=click)
@@ -55,6 +62,18 @@ class Browser:
             await self._ask(tab, "Input.dispatchKeyEvent", type="keyDown", key=what, code=what)
         await self._loaded(tab)
         return None
+
+    async def _look(self, tab: Any, width: str, theme: str) -> None:
+        size = {"width": int(width), "height": 900, "deviceScaleFactor": 1}
+        scheme = {"name": "prefers-color-scheme", "value": theme}
+        await self._ask(tab, "Emulation.setDeviceMetricsOverride", mobile=int(width) < 600, **size)
+        await self._ask(tab, "Emulation.setEmulatedMedia", features=[scheme])
+        await self._ask(tab, "Emulation.setFocusEmulationEnabled", enabled=True)
+
+    async def _drag(self, tab: Any, x0: int, y0: int, x1: int, y1: int) -> None:
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        for kind, x, y in (("Pressed", x0, y0), ("Moved", x1, y1), ("Released", x1, y1)):
+            await self._ask(tab, "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **held)
 
     async def _loaded(self, tab: Any) -> None:
         async with asyncio.timeout(60):

@@ -1,17 +1,23 @@
 """A small catalog with everything that a gallery shows, and a client of its pages."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
 from catalog import SampleSink, record_model, record_run, write_batch
 from catalog.gallery.app import application
+from catalog.gallery.guard import App
 from catalog.gallery.index import Index
 from catalog.gallery.pictures import png_bytes
+from catalog.gallery.serve import listening
 from catalog.results import record_evaluation
 from tests.fakes.rows import STARTED, model_row, rejected, rows_table, run_row, sample_row
 
@@ -107,3 +113,18 @@ def client_of(uri: Path, **how: str | None) -> TestClient:
     """A browser of the catalog's pages, which follows no redirect."""
     pages = application(Index(str(uri)), **how)
     return TestClient(pages, base_url="http://127.0.0.1:8080", follow_redirects=False)
+
+
+@contextmanager
+def served(app: App) -> Iterator[str]:
+    """Serve an application in a thread; yield its address, which ends in '/'."""
+    taken = listening("127.0.0.1", 0)
+    config = uvicorn.Config(app, access_log=False, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
