@@ -41,6 +41,8 @@ from factory.real.dataset import RealDataset
 from factory.real.images import encode_png
 from factory.real.smear import smear_items
 from factory.real.splits import Split, load_split, make_folds, n_shot
+from tests.fakes.accessible import faults_of
+from tests.fakes.browser import needs_chromium
 from tests.fakes.fields import with_pixels
 from tests.fakes.ridge import execute_ridge
 from tests.fakes.rows import rows_table, sample_row
@@ -266,6 +268,14 @@ def test_a_study_goes_on_where_it_was_killed_and_is_recorded_once(cells, split, 
     wrong = page.count("<figcaption>")
     assert page.count("data:image/png;base64,") == 1 + wrong
     assert "http" not in page.replace("base64", "")[:2000]  # needs nothing else
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_everyone_can_read_the_page(cells, split, uri, tmp_path):
+    planned = plan_study(config(), Inputs(dataset=cells, splits=(split,), catalog=Catalog(uri)))
+    run_study(planned, tmp_path, execute_ridge)
+    assert faults_of(tmp_path / "report.html") == {}
 
 
 def test_names_are_text_in_the_page(cells, others, material):

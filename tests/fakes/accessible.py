@@ -12,21 +12,22 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.browser import Browser
+from tests.fakes.browser import Browser, browser
 
+AXE = Path(os.environ.get("FACTORY_AXE", "node_modules/axe-core/axe.min.js"))
 LOOKS = ("1280 light", "1280 dark", "390 light", "390 dark")
 """Widths and themes in which pages are looked at."""
 
 FAULTS = r"""(() => {
 const found = [], say = (what, el) => found.push(`${what}: ${el.outerHTML.slice(0, 90)}`);
 const shown = (el) => el.checkVisibility({ visibilityProperty: true, opacityProperty: true });
-const numbers = (text) => (text.match(/[\d.]+/g) || []).map(Number);
 const flat = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 const rgba = (colour) => { flat.clearRect(0, 0, 1, 1); flat.fillStyle = colour;
   flat.fillRect(0, 0, 1, 1); return flat.getImageData(0, 0, 1, 1).data; };
-const ground = (el) => { for (; el; el = el.parentElement) {
-  const c = rgba(getComputedStyle(el).backgroundColor); if (c[3] > 250) return c; }
-  return [255, 255, 255, 255]; };
+const ground = (el) => { const over = []; for (; el; el = el.parentElement) {
+  const c = rgba(getComputedStyle(el).backgroundColor); over.push(c); if (c[3] > 250) break; }
+  return over.reduceRight((under, c) => blend(c, under), [255, 255, 255]); };
+const blend = (c, under) => [0, 1, 2].map((i) => c[i] * c[3] / 255 + under[i] * (1 - c[3] / 255));
 const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => { const v = c[i] / 255;
   return sum + w * (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
 const words = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -35,8 +36,8 @@ while (words.nextNode()) { const el = words.currentNode.parentElement;
   if (unread || el.closest("script, style, noscript")) continue;
   const style = getComputedStyle(el), size = parseFloat(style.fontSize);
   const ink = rgba(el.closest("svg") ? style.fill : style.color), under = ground(el);
-  const mix = [0, 1, 2].map((i) => ink[i] * ink[3] / 255 + under[i] * (1 - ink[3] / 255));
-  const [a, b] = [light(mix), light(under)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+  const [a, b] = [light(blend(ink, under)), light(under)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
   const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
   if (ratio < (large ? 3 : 4.5) - 0.01) say(`contrast ${ratio.toFixed(2)}`, el); }
 for (const el of document.images) if (!el.hasAttribute("alt")) say("no alt", el);
@@ -72,10 +73,9 @@ _AXE = """axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violati
 
 def axe() -> str:
     """Return axe-core's source, or skip."""
-    place = Path(os.environ.get("FACTORY_AXE", "node_modules/axe-core/axe.min.js"))
-    if not place.is_file():
+    if not AXE.is_file():
         pytest.skip("axe-core is not here: FACTORY_AXE names its axe.min.js (npm install axe-core)")
-    return place.read_text(encoding="utf-8")
+    return AXE.read_text(encoding="utf-8")
 
 
 def faults(tab: Browser, addresses: list[str], source: str | None = None) -> dict[str, Any]:
@@ -85,6 +85,15 @@ def faults(tab: Browser, addresses: list[str], source: str | None = None) -> dic
         source: of axe-core; None: Chromium alone is asked.
     """
     return dict(_faults(tab, addresses, source))
+
+
+def faults_of(page: Path) -> dict[str, Any]:
+    """Return what is wrong with a page that lies in a file, axe's findings among it where it is."""
+    with browser() as tab:
+        found = faults(tab, [page.as_uri()])
+        if AXE.is_file():
+            found |= faults(tab, [f"{page.as_uri()}?axe"], axe())
+    return found
 
 
 def _faults(tab: Browser, addresses: list[str], source: str | None) -> Iterator[tuple[str, Any]]:

@@ -28,6 +28,8 @@ from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
+from tests.fakes.accessible import faults_of
+from tests.fakes.browser import needs_chromium
 from tests.fakes.fields import drawing_pixels, with_pixels
 from tests.fakes.rows import rows_table, sample_row
 from tests.fakes.splits import split_of
@@ -112,6 +114,13 @@ def test_an_untrained_generator_is_far_from_the_floor_in_every_figure(
         assert words in page
     assert page.count("data:image/png;base64,") == 2
     assert "KID x 1000" in to_text(report)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_everyone_can_read_the_page(judged: Call, tmp_path: Path) -> None:
+    write_report(judged("autoencoder=true"), tmp_path)
+    assert faults_of(tmp_path / PAGE) == {}
 
 
 def test_a_repeated_judgement_computes_nothing_again(

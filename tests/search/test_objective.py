@@ -28,8 +28,11 @@ from factory.search.objective import (
     told_plans,
     with_enough,
 )
+from factory.search.plots import Plots, plots_of
 from factory.search.space import check_space, distribution_of, values_of
 from factory.search.trials import Trial
+from tests.fakes.accessible import faults_of
+from tests.fakes.browser import needs_chromium
 from tests.fakes.tiny import tiny_generator
 
 
@@ -292,21 +295,16 @@ def test_a_search_on_a_line_has_points_without_end() -> None:
     assert len(set(points)) == 8
 
 
-def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_path: Path) -> None:
-    """Also: the page of a search is that of its study, with the search in it and no empty box."""
+def page_of_alike(ground: Ground, folder: Path) -> Plots:
+    """Write the page of a search whose trials score alike to `sweep.html` in a folder."""
     from factory.evaluate.study_report import ArmScores, StudyReport
     from factory.search.finish import Outcome
     from factory.search.page import write_page
-    from factory.search.plots import plots_of
     from factory.search.trials import store_study
 
     points = [{**ground.config.start[0], "arm.per_class": number} for number in (1, 2, 3, 4)]
     trials = [trial_at(point) for point in points]
-    found = plots_of(ground.config, trials, store_study(trials, ground.config, tmp_path))
-    assert list(found.drawings) == ["Score by number of drawn images", "Best score by time"]
-    assert found.drawings["Score by number of drawn images"].count("<circle") == 4
-    assert found.grid is not None
-    assert sum(score is not None for _, row in found.grid.rows for score in row) == 4
+    found = plots_of(ground.config, trials, store_study(trials, ground.config, folder))
     arm = ArmScores(num_real=4, num_synthetic=0, val=(0.5,), test={"macro_f1": (0.5, 0.75)},
                     recall={}, confusion=(), seconds=90.0)  # fmt: skip
     report = StudyReport(
@@ -314,12 +312,18 @@ def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_
         class_names=("a", "b"), floor=(), arms={"real": arm}, baseline="real", comparisons={},
         adjusted_p={},
     )  # fmt: skip
-    write_page(
-        tmp_path / "sweep.html",
-        ground.config,
-        Outcome(trials=tuple(trials), report=report),
-        found,
-    )
+    outcome = Outcome(trials=tuple(trials), report=report)
+    write_page(folder / "sweep.html", ground.config, outcome, found)
+    return found
+
+
+def test_trials_that_score_alike_have_no_importance_to_draw(ground: Ground, tmp_path: Path) -> None:
+    """Also: the page of a search is that of its study, with the search in it and no empty box."""
+    found = page_of_alike(ground, tmp_path)
+    assert list(found.drawings) == ["Score by number of drawn images", "Best score by time"]
+    assert found.drawings["Score by number of drawn images"].count("<circle") == 4
+    assert found.grid is not None
+    assert sum(score is not None for _, row in found.grid.rows for score in row) == 4
     page = (tmp_path / "sweep.html").read_text()
     assert "The search: 4 trials" in page
     assert page.count("<svg") == 1 + len(found.drawings)
@@ -346,6 +350,13 @@ def test_the_largest_arm_decides_how_many_images_are_drawn(
     alone = changed | {"shots": 2}
     shots = with_enough(replace(ground, config=parse_config(SweepConfig, alone, where="test")))
     assert shots.config.generate.num_images == 5 * 7 * 2
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_everyone_can_read_the_page(ground: Ground, tmp_path: Path) -> None:
+    page_of_alike(ground, tmp_path)
+    assert faults_of(tmp_path / "sweep.html") == {}
 
 
 def test_too_few_images_are_told(ground: Ground) -> None:
