@@ -4,7 +4,7 @@ A row of `features` is an image's vector in one feature space; a row of `maps` h
 axes of a space, of which the first two are the map. `catalog.embed` writes both.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -85,9 +85,10 @@ def maps_of(catalog: Catalog) -> dict[str, Map]:
     Raises:
         CatalogError: one that is none.
     """
-    rows = catalog.maps_latest().to_pylist()
-    rows.sort(key=lambda row: (-row["num_images"], row["space_digest"]))
-    return {row["space_digest"]: _map_of(row, catalog) for row in rows}
+    rows = catalog.maps_latest()
+    found = [_map_of(rows, number, catalog) for number in range(len(rows))]
+    found.sort(key=lambda each: (-each.num_images, each.digest))
+    return {each.digest: each for each in found}
 
 
 def fit_map(
@@ -186,21 +187,29 @@ def _vectors(column: pa.Array, flat: pa.Array, width: int) -> Vectors | None:
     return vectors if np.isfinite(vectors).all() else None
 
 
-def _map_of(row: Mapping[str, object], catalog: Catalog) -> Map:
-    mean, flat, spread = (np.array(row[k], np.float32) for k in ("mean", "axes", "spread"))
-    whole = all(np.isfinite(each).all() for each in (mean, flat, spread))
+def _map_of(rows: pa.Table, number: int, catalog: Catalog) -> Map:
+    mean, flat, spread = (
+        rows[name][number].values.to_numpy(zero_copy_only=False)
+        for name in ("mean", "axes", "spread")
+    )
+    whole = all(
+        each.dtype == np.float32 and np.isfinite(each).all() for each in (mean, flat, spread)
+    )
     if not whole or len(spread) < 2 or flat.size != len(mean) * len(spread):
         raise CatalogError(
             f"a row of 'maps' in {catalog.uri!r} holds no axes",
             remedy="Move the folder 'maps' away and fit them again with `factory catalog embed`",
         )
-    axes = Axes(mean=mean, axes=flat.reshape(len(spread), len(mean)), spread=spread)
+    told = {
+        name: rows[name][number].as_py()
+        for name in ("space", "space_digest", "event", "num_images")
+    }
     return Map(
-        space=str(row["space"]),
-        digest=str(row["space_digest"]),
-        event=int(str(row["event"])),
-        num_images=int(str(row["num_images"])),
-        axes=axes,
+        space=told["space"],
+        digest=told["space_digest"],
+        event=told["event"],
+        num_images=told["num_images"],
+        axes=Axes(mean=mean, axes=flat.reshape(len(spread), len(mean)), spread=spread),
     )
 
 

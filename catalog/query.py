@@ -31,6 +31,7 @@ _SEALED = {
     "python_enable_replacements": "false",  # no Python variables as tables
     "temp_directory": "",  # else it spills into the working folder, access or not
 }
+_NO_MAPS = TABLES["maps"].empty_table()
 _EXPLAIN = re.compile(
     r"(\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.I | re.S
 )
@@ -105,11 +106,12 @@ def _run(
         connection.register("runs", catalog.runs_latest())
         connection.register("releases", catalog.releases_latest())
         connection.register("release_files", catalog.release_files())
-        connection.register("maps", catalog.maps_latest())
+        named = text.lower()  # axes are long: who asks for none does not wait for them
+        connection.register("maps", catalog.maps_latest() if "maps" in named else _NO_MAPS)
         for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))
         connection.register("stored_features", catalog.dataset("features"))
-        connection.execute(_features_view(catalog))
+        connection.execute(_features_view(catalog if "features" in named else None))
         connection.execute("SET enable_progress_bar = false")  # it would stand among the results
         connection.execute("SET lock_configuration = true")
         try:
@@ -130,24 +132,28 @@ def _run(
             if "reading the stream registered as" in str(error):
                 raise unreadable(catalog.uri, error, *files) from error
             raise _explained(error, text) from error
-        named = result.rename_columns(_told_apart(result.column_names))
-        return named, None if source is None else int(source.opened.sum())
+        apart = result.rename_columns(_told_apart(result.column_names))
+        return apart, None if source is None else int(source.opened.sum())
 
 
-def _features_view(catalog: Catalog) -> str:
+def _features_view(catalog: Catalog | None) -> str:
     """Return the statement that makes `features`: the rows stored, and x and y on their map.
+
+    Without a catalog they are null.
 
     The axes stand in it as numbers: joined to every row they would take longer. Lists that are no
     vector of the space, which others may have written, have no place.
     """
     from catalog.features import maps_of
 
+    maps = {} if catalog is None else maps_of(catalog)
+
     def along(number: int) -> str:
         cases = [
             f"WHEN space_digest = {quoted(digest)}"
             f" THEN TRY(list_inner_product(features, {axis.tolist()}::FLOAT[]))"
             f" - ({float(found.axes.mean @ axis)!r})::FLOAT"
-            for digest, found in maps_of(catalog).items()
+            for digest, found in maps.items()
             for axis in [found.axes.axes[number]]
         ]
         return f"CASE {' '.join(cases)} END" if cases else "NULL::FLOAT"

@@ -1,6 +1,6 @@
 """Where the images lie on the map and who is near whom: their features, beside the index.
 
-Read at the first question, and then as more come: of an image 128 bytes that say where it lies
+Read at the first question, and then as more come: of an image 256 bytes that say where it lies
 among the others, and its place on the map in the table `points` of the index, about 30 bytes.
 """
 
@@ -55,6 +55,7 @@ class Points:
         self._index = index
         self._space = space
         self._held: _Held | None = None
+        self._looked: Catalog | None = None
         self._lock = threading.Lock()
 
     def map(self) -> Map | None:
@@ -109,10 +110,13 @@ class Points:
         """Return what is held, after reading what came since."""
         catalog = self._index.newest().catalog
         with self._lock:
+            if catalog is self._looked:
+                return self._held
             known = maps_of(catalog)
             first = next(iter(known), None)
             found = known.get(self._space or first or "")
             if found is None:
+                self._held, self._looked = None, catalog
                 return None
             if self._held is not None and self._held.found.event != found.event:
                 self._held = None
@@ -122,6 +126,7 @@ class Points:
             paths = frozenset(files.listed["path"].to_pylist())
             if self._held is None or paths - self._held.paths:
                 self._held = self._read(catalog, files, found, paths)
+            self._looked = catalog
             return self._held
 
     def _read(self, catalog: Catalog, files: Files, found: Map, paths: frozenset[str]) -> _Held:

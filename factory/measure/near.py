@@ -1,7 +1,7 @@
 """Many vectors at once: a map of them, who lies nearest to whom, and the few that cover the rest.
 
 A feature space has hundreds of axes, of which some dozens say where an image lies. Along those a
-million images are a matrix of 128 MB that one core reads in some hundredths of a second, so whoever
+million images are a matrix of 256 MB that one core reads in some hundredths of a second, so whoever
 asks for neighbours looks at all of them: no index that could miss one, nothing to build or to tune.
 """
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 
-AXES = 64
+AXES = 128
 """Principal axes that are kept. Two make the map, all of them say who is near."""
 _REACH, _MOST = 64.0, 32767
 """Standard deviations that a code reaches along an axis, and the code there; what lies further
 counts as there. In one byte instead of two, one of ten neighbours is another one (measured)."""
 _NOTHING = 1e-6
 """Of the first axis' spread: less is rounding."""
-_BLOCK = 1 << 16
+_BLOCK = 1 << 15
 """Rows that are compared at a time, as 16 MiB of float32."""
 
 
@@ -44,7 +44,7 @@ class Axes:
         vectors give equal maps.
         """
         mean = vectors.mean(axis=0, dtype=np.float64)
-        apart = (vectors - mean).astype(np.float64)
+        apart: NDArray[np.float64] = vectors - mean
         variance, columns = np.linalg.eigh(apart.T @ apart / max(1, len(vectors) - 1))
         axes = columns.T[::-1][:count]
         spread = np.sqrt(np.maximum(variance[::-1][:count], 0))
@@ -60,8 +60,7 @@ class Axes:
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """Return where vectors (N, D) lie along the axes, (N, K)."""
-        placed: Vectors = (vectors - self.mean) @ self.axes.T
-        return placed
+        return np.asarray((vectors - self.mean) @ self.axes.T, np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
