@@ -129,7 +129,7 @@ def packed(
     *,
     whole: int,
 ) -> bytes:
-    """Return points (N, 2) in ten bytes each, layer after layer and class after class.
+    """Return points (N, 2) in eight bytes each, layer after layer and class after class.
 
     Little-endian: the length of the header (4 bytes); the header, JSON: `n`, `whole` (images that
     pass, where not all are sent), `names` of classes, `box` (least x, y, greatest x, y), `look`

@@ -64,10 +64,10 @@ def placed(uri):
     }
 
 
-def test_points_are_the_images_in_ten_bytes_each(uri, client):
+def test_points_are_the_images_in_eight_bytes_each(uri, client):
     answer = client.get("/map/points")
     head, places, numbers = unpacked(answer.content)
-    assert len(answer.content) < 10 * COUNT + 700
+    assert len(answer.content) < 8 * COUNT + 700
     assert (head["n"], head["whole"]) == (COUNT, COUNT)
     layers = dict.fromkeys(range(3), 0)
     for layer, _, count in head["runs"]:
