@@ -1,7 +1,7 @@
 """Many vectors at once: a map of them, who lies nearest to whom, and the few that cover the rest.
 
 A feature space has hundreds of axes, of which some dozens say where an image lies. Along those a
-million images are a matrix of 256 MB that one core reads in some hundredths of a second, so whoever
+million images are a matrix of 256 MB that one core reads in about a tenth of a second, so whoever
 asks for neighbours looks at all of them: no index that could miss one, nothing to build or to tune.
 """
 
