@@ -215,7 +215,7 @@ def _training(
     if pairs:  # masks are judged, not classes: all but the train part may lack some
         absent = {part: names for part, names in absent.items() if part == "train"}
     missing = {name for names in absent.values() for name in names}
-    if missing < set(dataset.class_names):
+    if len(set(dataset.class_names) - missing) > 1:
         for name in sorted(missing):
             yield from ("--without", name)
     yield from ("--output", "runs/mine")

@@ -135,7 +135,8 @@ def make_split(
 ) -> Split:
     """Divide images into train, val and test: whole groups, classes in proportion.
 
-    A part that gets no group in proportion, of six patients say, is given the one that fits best.
+    A part that gets no group in proportion, of six patients say, is given the one that fits best;
+    one that gets none of a class, a group of it from a part that keeps two.
 
     Args:
         dataset: fingerprint of the dataset.
@@ -156,6 +157,7 @@ def make_split(
     shares = [fractions.get(part, 0.0) for part in PARTS]
     bin_of = _spread_groups(labels, groups, shares, seed)
     _fill_empty(bin_of, labels, groups, shares, seed)
+    _show_classes(bin_of, labels, groups, shares, seed)
     parts = {
         part: tuple(sorted(i for i, g in zip(ids, groups, strict=True) if bin_of[g] == number))
         for number, part in enumerate(PARTS)
@@ -310,3 +312,36 @@ def _fill_empty(
 
         if spare := [group for group in counts if sizes[bin_of[group]] > 1]:
             bin_of[min(spare, key=cost)] = number
+
+
+def _show_classes(
+    bin_of: dict[str, int],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    shares: Sequence[float],
+    seed: int,
+) -> None:
+    """Move a group into every bin that lacks its class, from one that keeps two of each of its.
+
+    Of twelve embryos, six of each grade, a bin of an eighth gets one in proportion: of one grade.
+    """
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    for number, share in enumerate(shares):
+        for label in sorted(set(labels)) if share else ():
+            if any(counts[g][label] for g, own in bin_of.items() if own == number):
+                continue
+            held = Counter((own, name) for g, own in bin_of.items() for name in counts[g])
+            spare = [
+                g
+                for g, own in bin_of.items()
+                if counts[g][label] and all(held[own, name] > 2 for name in counts[g])
+            ]
+
+            def misfit(group: str, share: float = share, label: str = label) -> tuple[float, str]:
+                wanted = share * labels.count(label)
+                return abs(counts[group].total() - wanted), digest(["group", seed, group])
+
+            if spare:
+                bin_of[min(spare, key=misfit)] = number

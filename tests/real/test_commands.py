@@ -215,6 +215,14 @@ def test_a_column_that_may_be_the_classes_of_one_folder_is_proposed(tmp_path):
     assert "all images are of one class" not in named
 
 
+def test_a_class_is_not_left_out_where_one_alone_would_stay(tmp_path):
+    for n in range(12):
+        put(tmp_path / f"set/{'a' if n < 11 else 'b'}/{n}.png", png(n))
+    out = run("split", tmp_path / "set", "--out", tmp_path / "s.json")
+    assert "holds no image of b" in out
+    assert "--without" not in out.splitlines()[-1]
+
+
 def test_masks_that_number_objects_are_told_and_no_pairs_proposed(tmp_path):
     for n in range(9):
         put(tmp_path / f"set/images/a/{n}.png", png(n))

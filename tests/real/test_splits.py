@@ -77,6 +77,20 @@ def test_six_patients_are_divided_and_the_part_that_lacked_one_takes_the_best_fi
         assert {labels[int(i[1:])] for i in getattr(split, part)} == {"a", "b"}
 
 
+def test_a_class_of_which_a_part_got_no_patient_is_shown_there_where_two_stay():
+    labels = ["good"] * 42 + ["poor"] * 42
+    rows = {"dataset": "d", "ids": [f"i{n:02}" for n in range(84)], "labels": labels}
+    groups = [f"p{n // 7}" for n in range(84)]
+    for seed in range(5):
+        split = make_split(**rows, groups=groups, fractions=FEW, seed=seed)
+        for part in PARTS:
+            assert {labels[int(i[1:])] for i in getattr(split, part)} == {"good", "poor"}
+        assert [len(getattr(split, part)) for part in PARTS] == [56, 14, 14]
+    one = [*labels[:77], *["rare"] * 7]  # a patient alone stays where there is most to learn
+    split = make_split(**{**rows, "labels": one}, groups=groups, fractions=FEW, seed=0)
+    assert {one[int(i[1:])] for i in (*split.val, *split.test)} == {"good", "poor"}
+
+
 def test_too_few_groups_for_a_part_or_fold_is_an_error():
     one = {**ROWS, "groups": ["all"] * 30}
     with pytest.raises(DataError, match="no group is left for"):
