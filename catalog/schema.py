@@ -144,6 +144,7 @@ MODELS = pa.schema(
         # --- learnt later: nullable and last
         pa.field("member_ids", _TEXTS),  # generators that a bridge binds; null or empty = none
         pa.field("field", pa.string()),  # JSON: pixel_size_um, crop, objects (their scale)
+        pa.field("images_trained", pa.int64()),  # how many real images it learnt from
     ]
 )
 

@@ -130,6 +130,7 @@ class RunRecord:
 
     def _record_model(self, generator: Generator, members: Sequence[Generator] = ()) -> None:
         manifest, card = generator.manifest, generator.folder / "README.md"
+        trained = manifest.get("images_trained")
         row = {
             "model_id": generator.model_id,
             "name": manifest.get("name") or generator.name,
@@ -143,6 +144,7 @@ class RunRecord:
             "added_at": self.now(),
             "member_ids": sorted(member.model_id for member in members),
             "field": generator.field.model_dump_json(exclude_none=True),
+            "images_trained": trained if type(trained) is int else None,
         }
         record_model(self.run.place, row)
 
