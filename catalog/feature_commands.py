@@ -41,10 +41,13 @@ def embed_command(uri: str, storage: tuple[str, ...], weights: Path | None) -> N
     from catalog.embed import embed, space_of
     from catalog.table import Catalog
     from factory.code_version import code_version
+    from factory.errors import ModelError
     from factory.terminal import console
 
     place = parse_place(uri, storage)
-    Catalog(place)  # a wrong place is told before a network is loaded
+    Catalog(place)  # a wrong place, or file, is told before a network is loaded
+    if weights is not None and not weights.is_file():
+        raise ModelError(f"no weights at {str(weights)!r}", remedy="Correct --features")
     space = space_of(weights)
     begun, page = datetime.now(UTC), console()
     bar = Progress(

@@ -44,11 +44,14 @@ def agent(uri: str, storage: tuple[str, ...], models: tuple[str, ...], skill: bo
         )
     from catalog.place import Place, local_path
     from catalog.table import Catalog
+    from factory.models.generator import find_generator
 
     place, local = parse_place(uri, storage), local_path(uri)
     if local is not None:  # an assistant types where it stands
         place = Place(str(local.absolute()), place.storage_options)
     Catalog(place)
+    for model in models:  # named now, not when a plan wants it
+        find_generator(model)
 
     from factory.agent.desk import Desk
     from factory.agent.server import serve

@@ -27,7 +27,7 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert table.schema.equals(SAMPLES)
     expected = batch_rows(0).to_pylist()
     for row, wanted in zip(table.sort_by("recipe_index").to_pylist(), expected, strict=True):
-        assert row == {**wanted, "run_id": "run-1", "batch_index": 0}
+        assert row == {**wanted, "run_id": "run-1", "batch_index": 0, "attributes": None}
 
 
 def test_created_catalog_is_empty_and_readable(tmp_path):
