@@ -248,6 +248,14 @@ def _folds_of_groups(
     return {rows[row][2]: number for number, (_, part) in enumerate(parts) for row in part}
 
 
+def _classes_of(labels: Sequence[str], groups: Sequence[str]) -> dict[str, Counter[str]]:
+    """Return how many images of each class every group holds."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    return counts
+
+
 def _spread_groups(
     labels: Sequence[str],
     groups: Sequence[str],
@@ -262,9 +270,7 @@ def _spread_groups(
     Ties fall by the order that the seed gives to groups, never by input order; with `level`, to
     the bin that holds fewest images of all.
     """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][label] += 1
+    counts = _classes_of(labels, groups)
     totals = Counter(labels)
     held = [Counter[str]() for _ in shares]
     order = sorted(counts, key=lambda g: (-sum(counts[g].values()), digest(["group", seed, g])))
@@ -296,9 +302,7 @@ def _fill_empty(
     It is one whose classes all stay where it comes from, if there is one; of these, one that
     shows the bin most classes; of these, the one whose size is nearest to the bin's share.
     """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][label] += 1
+    counts = _classes_of(labels, groups)
     for number, share in enumerate(shares):
         if share == 0 or number in bin_of.values():
             continue
@@ -325,9 +329,7 @@ def _show_classes(
 
     Of twelve embryos, six of each grade, a bin of an eighth gets one in proportion: of one grade.
     """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][label] += 1
+    counts = _classes_of(labels, groups)
     for number, share in enumerate(shares):
         for label in sorted(set(labels)) if share else ():
             if any(counts[g][label] for g, own in bin_of.items() if own == number):
