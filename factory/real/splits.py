@@ -11,6 +11,8 @@ from factory.digest import digest
 from factory.errors import DataError
 
 PARTS = ("train", "val", "test")
+Classes = Mapping[str, Counter[str]]
+"""Group -> how many images of each class it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +157,10 @@ def make_split(
             remedy="Write for example train=0.8,val=0.1,test=0.1",
         )
     shares = [fractions.get(part, 0.0) for part in PARTS]
-    bin_of = _spread_groups(labels, groups, shares, seed)
-    _fill_empty(bin_of, labels, groups, shares, seed)
-    _show_classes(bin_of, labels, groups, shares, seed)
+    counts = _classes_of(labels, groups)
+    bin_of = _spread_groups(counts, shares, seed)
+    _fill_empty(bin_of, counts, shares, seed)
+    _show_classes(bin_of, counts, shares, seed)
     parts = {
         part: tuple(sorted(i for i, g in zip(ids, groups, strict=True) if bin_of[g] == number))
         for number, part in enumerate(PARTS)
@@ -239,7 +242,7 @@ def _folds_of_groups(
     ids: Sequence[str], labels: Sequence[str], groups: Sequence[str], k: int, seed: int
 ) -> dict[str, int]:
     if len(set(groups)) < len(groups) or min(Counter(labels).values()) < k:
-        return _spread_groups(labels, groups, [1 / k] * k, seed, level=True)
+        return _spread_groups(_classes_of(labels, groups), [1 / k] * k, seed, level=True)
     from sklearn.model_selection import StratifiedKFold
 
     rows = sorted(zip(ids, labels, groups, strict=True))
@@ -248,17 +251,23 @@ def _folds_of_groups(
     return {rows[row][2]: number for number, (_, part) in enumerate(parts) for row in part}
 
 
-def _classes_of(labels: Sequence[str], groups: Sequence[str]) -> dict[str, Counter[str]]:
-    """Return how many images of each class every group holds."""
+def _classes_of(labels: Sequence[str], groups: Sequence[str]) -> Classes:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         counts[group][label] += 1
     return counts
 
 
+def _totals(counts: Classes) -> Counter[str]:
+    """Return how many images of each class all groups hold."""
+    found = Counter[str]()
+    for held in counts.values():
+        found.update(held)
+    return found
+
+
 def _spread_groups(
-    labels: Sequence[str],
-    groups: Sequence[str],
+    counts: Classes,
     shares: Sequence[float],
     seed: int,
     *,
@@ -270,8 +279,7 @@ def _spread_groups(
     Ties fall by the order that the seed gives to groups, never by input order; with `level`, to
     the bin that holds fewest images of all.
     """
-    counts = _classes_of(labels, groups)
-    totals = Counter(labels)
+    totals = _totals(counts)
     held = [Counter[str]() for _ in shares]
     order = sorted(counts, key=lambda g: (-sum(counts[g].values()), digest(["group", seed, g])))
     bin_of = {}
@@ -291,18 +299,14 @@ def _spread_groups(
 
 
 def _fill_empty(
-    bin_of: dict[str, int],
-    labels: Sequence[str],
-    groups: Sequence[str],
-    shares: Sequence[float],
-    seed: int,
+    bin_of: dict[str, int], counts: Classes, shares: Sequence[float], seed: int
 ) -> None:
     """Move a group into every bin that wants images and has none, while another bin has two.
 
     It is one whose classes all stay where it comes from, if there is one; of these, one that
     shows the bin most classes; of these, the one whose size is nearest to the bin's share.
     """
-    counts = _classes_of(labels, groups)
+    images = _totals(counts).total()
     for number, share in enumerate(shares):
         if share == 0 or number in bin_of.values():
             continue
@@ -311,7 +315,7 @@ def _fill_empty(
         def cost(group: str, share: float = share) -> tuple[int, int, float, str]:
             rest = [g for g in counts if bin_of[g] == bin_of[group] and g != group]
             lost = counts[group].keys() - {label for g in rest for label in counts[g]}
-            misfit = abs(counts[group].total() - share * len(labels))
+            misfit = abs(counts[group].total() - share * images)
             return len(lost), -len(counts[group]), misfit, digest(["group", seed, group])
 
         if spare := [group for group in counts if sizes[bin_of[group]] > 1]:
@@ -319,19 +323,15 @@ def _fill_empty(
 
 
 def _show_classes(
-    bin_of: dict[str, int],
-    labels: Sequence[str],
-    groups: Sequence[str],
-    shares: Sequence[float],
-    seed: int,
+    bin_of: dict[str, int], counts: Classes, shares: Sequence[float], seed: int
 ) -> None:
     """Move a group into every bin that lacks its class, from one that keeps two of each of its.
 
     Of twelve embryos, six of each grade, a bin of an eighth gets one in proportion: of one grade.
     """
-    counts = _classes_of(labels, groups)
+    totals = _totals(counts)
     for number, share in enumerate(shares):
-        for label in sorted(set(labels)) if share else ():
+        for label in sorted(totals) if share else ():
             if any(counts[g][label] for g, own in bin_of.items() if own == number):
                 continue
             held = Counter((own, name) for g, own in bin_of.items() for name in counts[g])
@@ -342,8 +342,8 @@ def _show_classes(
             ]
 
             def misfit(group: str, share: float = share, label: str = label) -> tuple[float, str]:
-                wanted = share * labels.count(label)
-                return abs(counts[group].total() - wanted), digest(["group", seed, group])
+                away = abs(counts[group].total() - share * totals[label])
+                return away, digest(["group", seed, group])
 
             if spare:
                 bin_of[min(spare, key=misfit)] = number

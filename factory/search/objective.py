@@ -118,11 +118,13 @@ def with_enough(ground: Ground) -> Ground:
     parts = [Counter(labels[i] for i in split.train) for split in ground.splits]
     held = [{n: min(count, most) for n, count in part.items() if n not in config.without}
             for part in parts]  # fmt: skip
-    asked = config.generate.num_images
+    asked, drawn = config.generate.num_images, dict[str, int]()
     for point in corners(config):
-        setting = setting_of(ground, point)
-        classes = len(setting.generate.prompts)
-        asked = max(asked, *(max(1, classes) * most_drawn(setting.arm, part) for part in held))
+        setting = setting_at(config, point)
+        way = setting.generate.digest
+        if way not in drawn:  # opens the generator
+            drawn[way] = max(1, len(setting_of(ground, point).generate.prompts))
+        asked = max(asked, *(drawn[way] * most_drawn(setting.arm, part) for part in held))
     enough = config.generate.model_copy(update={"num_images": asked})
     return replace(ground, config=config.model_copy(update={"generate": enough}))
 

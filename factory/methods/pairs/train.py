@@ -19,7 +19,7 @@ from torch import Tensor
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.finetune.alignment import expert_of, features_of
-from factory.finetune.autoencoder import fit_first_stage
+from factory.finetune.autoencoder import fit_first_stage, load_first_stage
 from factory.finetune.config import PatchConfig
 from factory.finetune.data import Material, encoded, load_material, take_material
 from factory.finetune.images import choose_images, val_images
@@ -143,6 +143,9 @@ def trains_first(_plan: Plan) -> bool:
 
 def first_stage(plan: Plan, *, device: str, follow: Follow) -> None:  # noqa: ARG001
     """Fit the autoencoder and encode the images, in latent form."""
+    stage = plan.config.autoencoder
+    if isinstance(stage, PatchConfig):
+        fit_first_stage(stage, load_material(plan.learn).images, _fitted(plan))
     vae = _autoencoder(plan)
     for path in (plan.learn, plan.held_out):
         if path is not None:
@@ -287,13 +290,18 @@ def _encoded(plan: Plan, pairs: Material, vae: Any, *, device: str) -> Material:
 
 
 def _autoencoder(plan: Plan) -> Any:
-    """Return the frozen autoencoder of the latent form, fitted where it is not yet; else None."""
+    """Return the frozen autoencoder of the latent form; None in pixel form."""
     stage = plan.config.autoencoder
     if not isinstance(stage, PatchConfig):
         return _on_paper(stage)
-    learn = load_material(plan.learn)
-    folder = plan.stages / f"patches-{digest([stage.model_dump(mode='json'), learn.digest])}"
-    return fit_first_stage(stage, learn.images, folder).requires_grad_(False)
+    return load_first_stage(_fitted(plan)).requires_grad_(False)
+
+
+def _fitted(plan: Plan) -> Path:
+    """Return the folder of the autoencoder that is fitted to the images to learn from."""
+    return (
+        plan.stages / f"patches-{digest([plan.config.autoencoder.model_dump(), plan.learn.stem])}"
+    )
 
 
 def _on_paper(stage: str | PatchConfig | None) -> Any:
