@@ -25,10 +25,6 @@ from tests.fakes.tiny import tiny_generator
 
 pytestmark = pytest.mark.ray
 
-LEARNER = " ".join(
-    f"--set learner.{key}"
-    for key in ("size_px=32", "steps=2", "batch_size=4", "validate_every=2", "warmup_steps=1")
-)
 SHORTER = {
     # how a command of README begins: what is typed behind it here
     "finetune --config polyp_pairs_train": "--without-ray --set size_px=16"
@@ -38,8 +34,8 @@ SHORTER = {
     "finetune": "--without-ray --set base={base} --set training.steps=2 --set training.batch_size=2"
     " --set lora.rank=2 --set autoencoder.steps=1 --set validation.num_inference_steps=1",
     "generate": "--num-images 40 --set num_inference_steps=2 --set batch_size=20 --set gates=null",
-    "evaluate --config evaluate_segment": f"--without-ray --set seeds=[0,1] {LEARNER}"
-    " --set learner.channels=[8,16,16]",
+    "evaluate --config evaluate_mask_probe": "--without-ray --set seeds=[0,1]"
+    " --set learner.backbone=colours --set learner.size_px=32",
     "evaluate": "--without-ray --set seeds=[0,1] --set learner.size_px=32",
     "sweep": "--set trials=1 --set start=[] --set seeds=[0] --set final_seeds=[0,1]"
     " --set learner.size_px=32"
