@@ -97,10 +97,15 @@ class Manifest:
         ways, foreign = self.ways, row.synthetic or row.made == "source"
         if ways.colour and foreign and self.own:
             return (f"{row.id}@{ways.colour}:{self.coloured_after}",)
-        if ways.autoencoder and not row.synthetic:
-            through = f"{row.id}@autoencoder:{ways.autoencoder}"
-            return (through,) if foreign else (row.id, through)
-        return (row.id,)
+        if row.synthetic:
+            return (row.id,)
+        return self.judged_as(row.id)[-1:] if foreign else self.judged_as(row.id)
+
+    def judged_as(self, image_id: str) -> tuple[str, ...]:
+        """Return under which ids a real image of the study is looked at, a held-out one as well."""
+        if not self.ways.autoencoder:
+            return (image_id,)
+        return (image_id, f"{image_id}@autoencoder:{self.ways.autoencoder}")
 
     @cached_property
     def own(self) -> tuple[str, ...]:

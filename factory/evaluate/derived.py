@@ -3,7 +3,7 @@
 They are looked at in place of, or beside, the pictures that they are made of (`Manifest.shown_as`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +16,10 @@ from factory.measure.features import Images
 _AT_ONCE = 32
 
 
-def with_derived(material: Material, manifests: Iterable[Manifest]) -> Material:
-    """Return the material with every picture that these arms look at.
+def with_derived(
+    material: Material, manifests: Iterable[Manifest], held: Set[str] = frozenset()
+) -> Material:
+    """Return the material with every picture that these arms look at, of `held` images as well.
 
     Raises:
         ModelError: there is no such generator, or it has no autoencoder.
@@ -25,6 +27,7 @@ def with_derived(material: Material, manifests: Iterable[Manifest]) -> Material:
     position, made = dict(material.position), [material.images]
     for manifest in manifests:
         pairs = [(i, row.id) for row in manifest.rows for i in manifest.shown_as(row)]
+        pairs += [(i, own) for own in sorted(held) for i in manifest.judged_as(own)]
         lacking = {shown: own for shown, own in pairs if shown not in position}
         if not lacking:
             continue

@@ -37,8 +37,9 @@ class Arm(Frozen):
     expert: str | None = None
     """Of a probe: one of `learner.experts`, whose features stand beside those of the backbone."""
     autoencoder: str | None = None
-    """Of a probe, name of a generator: real images are also seen as its autoencoder shows them, a
-    source's in no other way. What its blur costs, or is worth."""
+    """Of a probe, name of a generator: real images are also seen as its autoencoder shows them,
+    those that are judged as well, and the mean chance of both counts; a source's images in no other
+    way. Drawn ones come out of it as they are: so all are equally sharp, once."""
 
     @field_validator("shots")
     @classmethod

@@ -144,11 +144,13 @@ def of_probe(
             for i in manifest.shown_as(row)
         }
 
-    def of_expert(name: str) -> dict[str, bool]:
-        return shown(lambda manifest: manifest.ways.expert == name)
+    def of_expert(name: str) -> set[str]:
+        asks = [manifest for manifest in manifests if manifest.ways.expert == name]
+        judged = {i for manifest in asks for own in held for i in manifest.judged_as(own)}
+        return judged | shown(lambda manifest: manifest.ways.expert == name).keys()
 
     return with_features(
-        with_derived(material, manifests),
+        with_derived(material, manifests, held),
         probe,
         shown(lambda _manifest: True),
         strong=shown(lambda manifest: manifest.strong).keys(),

@@ -219,16 +219,15 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 
 def chances_of(
-    head: Head,
-    settings: Probe,
-    material: Material,
-    ids: Sequence[str],
-    *,
-    expert: str | None = None,
+    head: Head, settings: Probe, manifest: Manifest, material: Material, ids: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Return class probabilities (N, K) of real images: the mean over turned views."""
-    views = np.stack([material.views_of(i, expert)[: settings.tta] for i in ids])
-    return np.asarray(head.chances(views).mean(axis=1))
+    """Return class probabilities (N, K) of real images as an arm looks at them: means of views."""
+
+    def views_of_one(image_id: str) -> Features:
+        shown = (material.views_of(i, manifest.ways.expert) for i in manifest.judged_as(image_id))
+        return np.concatenate([views[: settings.tta] for views in shown])
+
+    return np.asarray(head.chances(np.stack([views_of_one(i) for i in ids])).mean(axis=1))
 
 
 def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Examples:

@@ -165,8 +165,7 @@ def _train_probe(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     head, _strength = fit_probe(settings, unit.manifest, material)
 
     def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
-        expert = unit.manifest.ways.expert
-        chances = chances_of(head, settings, material, ids, expert=expert)
+        chances = chances_of(head, settings, unit.manifest, material, ids)
         said = tuple((index,) for index in chances.argmax(1).tolist())
         return metrics(material.class_indices(ids), chances, names), said
 

@@ -77,7 +77,7 @@ def score(manifest: Manifest, settings: Probe, cells: RealDataset, others: RealD
     held = [i for i in cells.ids if i not in manifest.own]
     material = of_probe(material_of(cells, others), settings, [manifest], frozenset(held))
     head, _ = fit_probe(settings, manifest, material)
-    said = chances_of(head, settings, material, held, expert=manifest.ways.expert)
+    said = chances_of(head, settings, manifest, material, held)
     return metrics(material.class_indices(held), said, material.class_names)["macro_f1"]
 
 
@@ -173,6 +173,20 @@ def test_an_autoencoder_shows_what_it_keeps_of_an_image(cells):
     own, drawn = manifest.rows[0], manifest.rows[-1]
     assert len(manifest.shown_as(own)) == 2
     assert manifest.shown_as(drawn) == (drawn.id,)
+
+
+def test_who_is_judged_is_seen_through_the_autoencoder_as_well(cells, others):
+    manifest = arm(cells, others, Ways(autoencoder="wbc-base"))
+    held = [i for i in cells.ids if i not in manifest.own][:3]
+    material = of_probe(material_of(cells, others), SETTINGS, [manifest], frozenset(held))
+    head, _ = fit_probe(SETTINGS, manifest, material)
+    ways = [
+        head.chances(np.stack([material.views_of(f"{i}{end}") for i in held])).mean(axis=1)
+        for end in ("", "@autoencoder:wbc-base")
+    ]
+    said = chances_of(head, SETTINGS, manifest, material, held)
+    assert np.abs(ways[0] - ways[1]).max() > 1e-4
+    assert said == pytest.approx(np.mean(ways, axis=0))
 
 
 def test_features_around_a_mean_are_looked_at_as_no_image(cells, others):
