@@ -68,6 +68,33 @@ def sql(
     return _run(catalog, text, limit, timeout_seconds, hidden)[0]
 
 
+def kept_by(where: str, rows: pa.Table) -> NDArray[np.bool_]:
+    """Return (N,) whether an SQL condition holds for each row of a small table; NULL: it does not.
+
+    Raises:
+        CatalogError: it is no condition over these columns, or takes longer than 10 s.
+    """
+    import duckdb
+
+    text = f"SELECT coalesce(({where}\n), false)::BOOLEAN FROM rows"
+    _check_reading(text)
+    with duckdb.connect(":memory:", config=_SEALED | {"threads": "1"}) as connection:
+        connection.register("rows", rows)
+        connection.execute("SET lock_configuration = true")
+        try:
+            with _interrupting(connection, 10):
+                found = connection.sql(text).fetchall()
+        except duckdb.Error as error:
+            what = str(error).splitlines()[0]
+            raise CatalogError(
+                f"where: {what}",
+                remedy=f"Columns are {', '.join(rows.column_names)}, texts but for numbers",
+            ) from error
+    if len(found) != rows.num_rows:
+        raise CatalogError(f"where is more than a condition: {where!r}", remedy="Write one")
+    return np.array([kept for (kept,) in found], bool)
+
+
 def quoted(text: str) -> str:
     """Return `text` as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,16 +62,21 @@ class Head:
 
 
 @contextmanager
-def ray_head() -> Iterator[Head]:
+def ray_head(*options: str, port: int | None = None, **variables: str) -> Iterator[Head]:
     """Start a head in its own process group, yield it, stop it again.
 
     A head that ended by itself in between says why on stderr.
+
+    Args:
+        options: of `ray start`, more than a head's own.
+        port: of its GCS; None: a free one.
+        variables: of its environment, and so of its nodes and workers.
     """
     # A token of this head's own: other users of the machine cannot submit to it.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     # A folder of its own: a trace in the usual one would make later `ray.init()` calls wait for us.
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="ray") as folder:
-        process, head = _start_patiently(folder, log, token)
+        process, head = _start_patiently(folder, log, token, port, options, variables)
         try:
             yield head
         finally:
@@ -81,13 +86,19 @@ def ray_head() -> Iterator[Head]:
 
 
 def _start_patiently(
-    folder: str, log: IO[bytes], token: Mapping[str, str]
+    folder: str,
+    log: IO[bytes],
+    token: Mapping[str, str],
+    asked: int | None,
+    options: Sequence[str],
+    variables: Mapping[str, str],
 ) -> tuple[subprocess.Popen[bytes], Head]:
     """Return a head that is up; where the machine was too busy for one, the next that is."""
     from factory.sample.session import STARTS, TOO_BUSY
 
     for attempt in range(STARTS):
-        port, dashboard, client, agent = free_ports(4)
+        free, dashboard, client, agent = free_ports(4)
+        port = asked or free
         process = subprocess.Popen(
             [
                 str(Path(sys.executable).parent / "ray"),
@@ -101,11 +112,12 @@ def _start_patiently(
                 f"--temp-dir={folder}",
                 f"--ray-client-server-port={client}",  # cannot be left out
                 f"--dashboard-agent-listen-port={agent}",  # the usual one may serve another head
+                *options,
             ],
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=_environment(token),
+            env={**_environment(token), **variables},
         )
         try:
             if _comes_up(dashboard, process, log):

@@ -17,6 +17,7 @@ from pathlib import Path
 from factory.digest import canonical_json, digest
 from factory.errors import DataError
 from factory.real.tables import TABLES, as_text, read_table
+from factory.sample.columns import sampled
 
 MOST_ROWS = 100_000
 MOST_IMAGES = 10**9
@@ -34,6 +35,7 @@ OF_THE_RUN = (
 """Settings that all rows share: as columns they would change nothing, without a word."""
 _LIKE_CLASSES = ("class", "label", "classes")
 _PARQUET = (".parquet", ".pq")
+_SAMPLED = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,34 +111,20 @@ class Table:
 
 
 def read_rows(path: Path) -> Table:
-    """Return the rows of a CSV, JSON lines or Parquet file.
+    """Return the rows of a CSV, JSON lines or Parquet file, or those that a YAML file samples.
 
     Raises:
         DataError: naming the file, or row, column and value, that cannot be taken.
+        ConfigError, CatalogError: see `factory.sample.columns.sampled`.
     """
     if not path.is_file():
         raise DataError(
             f"there is no table at {str(path)!r}",
-            remedy=f"Name a file with one of {', '.join((*TABLES, *_PARQUET))}",
+            remedy=f"Name a file with one of {', '.join((*TABLES, *_PARQUET, *_SAMPLED))}",
         )
     if (size := path.stat().st_size) > MOST_BYTES:
         raise DataError(f"{path} has {size:,} bytes, at most {MOST_BYTES:,} are read", remedy=_LESS)
-    said: list[str] = []
-    if path.suffix.lower() in _PARQUET:
-        columns, found = _parquet(path)
-    elif path.suffix.lower() in TABLES:
-        read = read_table(path)
-        if read.faults:
-            raise read.faults[0]
-        if nested := [skipped for skipped in read.not_read if skipped.kind == "nested column"]:
-            raise _nested(nested[0].name)
-        said = [f"not read: {skipped.kind} of {skipped.name}" for skipped in read.not_read]
-        columns, found = read.columns, read.rows
-    else:
-        raise DataError(
-            f"{path} is no table that is read",
-            remedy=f"Save it as one of {', '.join((*TABLES, *_PARQUET))}",
-        )
+    columns, found, said = _read(path)
     _check_columns(columns, path)
     if len(found) > MOST_ROWS:
         raise DataError(f"{path} has {len(found):,} rows, at most {MOST_ROWS:,}", remedy=_LESS)
@@ -145,10 +133,32 @@ def read_rows(path: Path) -> Table:
         raise DataError(f"{path} has no row", remedy="Write a row for each image to draw")
     if (total := sum(row.count for row in rows)) > MOST_IMAGES:
         raise DataError(f"{path} asks for {total:,} images", remedy=_LESS)
-    return Table(name=path.name, rows=_merged(rows), said=tuple(said))
+    return Table(name=path.name, rows=_merged(rows), said=said)
 
 
 _LESS = "Divide it into several tables, a run each"
+_Rows = Sequence[tuple[str, Mapping[str, str]]]
+
+
+def _read(path: Path) -> tuple[Sequence[str], _Rows, tuple[str, ...]]:
+    """Return the columns of a file, its rows with their places, and what was not read."""
+    kind = path.suffix.lower()
+    if kind in _PARQUET:
+        return *_parquet(path), ()
+    if kind in _SAMPLED:
+        return *sampled(path), ()
+    if kind not in TABLES:
+        raise DataError(
+            f"{path} is no table that is read",
+            remedy=f"Save it as one of {', '.join((*TABLES, *_PARQUET, *_SAMPLED))}",
+        )
+    read = read_table(path)
+    if read.faults:
+        raise read.faults[0]
+    if nested := [skipped for skipped in read.not_read if skipped.kind == "nested column"]:
+        raise _nested(nested[0].name)
+    said = tuple(f"not read: {skipped.kind} of {skipped.name}" for skipped in read.not_read)
+    return read.columns, read.rows, said
 
 
 def _parquet(path: Path) -> tuple[tuple[str, ...], Sequence[tuple[str, dict[str, str]]]]:

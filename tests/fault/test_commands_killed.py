@@ -30,6 +30,7 @@ from factory.real.sources import open_dataset
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
 from factory.sample.prepare import prepare
+from tests.fakes.search import sweep_command, write_search
 from tests.fakes.splits import split_of
 from tests.fakes.tiny import tiny_generator
 from tests.fault.driver import PATIENCE_SECONDS, written_job
@@ -284,45 +285,10 @@ def test_a_killed_training_ends_with_the_same_bits(
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, float]]:
     """A search's configuration, its data, and what an undisturbed one finds: point to score."""
-    place, data = tmp_path_factory.mktemp("search"), "smear:60?seed=4&size=16"
-    cells = open_dataset(data)
-    split = split_of(cells, train=0.5, val=0.25, test=0.25)
-    split.save(place / "split.json")
-    tiny_generator(place / "tiny", class_names=cells.class_names)
-    path = place / "tiny" / "factory.json"
-    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
-    path.write_text(json.dumps(json.loads(path.read_text()) | lineage))
-    open_gates = {"min_contrast": None, "max_clipped": None, "min_sharpness": None}
-    stored = {
-        "name": "small",
-        "generate": {
-            "model": str(place / "tiny"),
-            "num_images": 25,
-            "num_inference_steps": 2,
-            "batch_size": 25,
-            "seed": 0,
-            "gates": open_gates,
-        },
-        "arm": {"design": "add", "per_class": 2},
-        "learner": {"backbone": "test_resnet", "size_px": 16, "steps": 2, "batch_size": 4},
-        "space": {
-            "arm.per_class": {"choices": [1, 2, 4]},
-            "generate.guidance_scale": {"choices": [1, 2]},
-        },
-        "start": [{"arm.per_class": 4, "generate.guidance_scale": 2}],
-        "trials": 4,
-        "seeds": [0],
-        "final_seeds": [0, 1],
-    }
-    (place / "sweep.yaml").write_text(yaml.safe_dump(stored))
+    place = tmp_path_factory.mktemp("search")
+    data = write_search(place)
     ended(begin(*sweep_command(place, data, place / "whole")))
     return place, data, scores(place / "whole")
-
-
-def sweep_command(place: Path, data: str, where: Path) -> list[object]:
-    command: list[object] = ["sweep", "--config", place / "sweep.yaml", "--data", data]
-    command += ["--split", place / "split.json", "--catalog", where / "catalog"]
-    return [*command, "--output", where / "out"]
 
 
 def scores(where: Path) -> dict[str, float]:

@@ -1,0 +1,130 @@
+"""Clusters whose GPUs are not there yet, or few: they are asked for, used, and let go.
+
+The nodes are real ones of Ray on this machine, which its fake provider starts for the autoscaler;
+their GPUs are numbers, and what is drawn there is drawn on the CPU (`FACTORY_DEVICE`).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+from catalog import Catalog
+from cluster.local import HOST, Head, free_ports, ray_head
+from factory.device import DEVICE
+from tests.fakes.search import sweep_command, write_search
+from tests.fakes.tiny import tiny_generator
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+HEAD_NODE = "f" * 51 + "00000"
+"""The name that Ray's fake provider gives the head."""
+IDLE_SECONDS = 6
+PATIENCE_SECONDS = 400
+
+
+def autoscaler_file(folder: Path, port: int) -> Path:
+    """Write the file of a cluster that is a head without a core, and up to two nodes of a GPU."""
+    gpu = {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    path = folder / "autoscaler.json"
+    stored = {
+        "cluster_name": "growing",
+        "max_workers": 2,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": IDLE_SECONDS / 60,
+        "provider": {
+            "type": "fake_multinode",
+            "head_node_id": HEAD_NODE,
+            "gcs_address": f"{HOST}:{port}",
+        },
+        "auth": {},
+        "available_node_types": {"ray.head.default": head, "gpu": gpu},
+        "head_node_type": "ray.head.default",
+    }
+    path.write_text(json.dumps(stored))
+    return path
+
+
+@pytest.fixture
+def cluster(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Head]:
+    """A head with the options that a test names; its nodes draw on the CPU."""
+    variables = {DEVICE: "cpu", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    (port,) = free_ports(1)
+    file = autoscaler_file(tmp_path, port)
+    options = [option.replace("FILE", str(file)) for option in request.param]
+    with ray_head(*options, port=port, **variables) as head:
+        for name, value in head.token.items():
+            monkeypatch.setenv(name, value)
+        yield head
+
+
+def typed(head: Head, *words: object) -> subprocess.Popen[str]:
+    """Start a `factory` command that finds this head."""
+    command = [sys.executable, "-c", "from factory.cli import main; main()", *map(str, words)]
+    own = {**os.environ, **head.token, "PYTHONPATH": str(Path.cwd()), "RAY_ADDRESS": head.address}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, start_new_session=True, env=own, **pipes)
+
+
+def gpus(head: Head) -> tuple[int, int]:
+    """Return how many GPUs the live nodes have, and how many requests wait for one."""
+    found = get_cluster_resource_state(GcsClient(address=head.address))
+    live = sum(state.total_resources.get("GPU", 0) for state in found.node_states)
+    asked = [r for r in found.pending_resource_requests if "GPU" in r.request.resources_bundle]
+    return int(live), sum(r.count for r in asked)
+
+
+GROWING = "--num-cpus=0", "--autoscaling-config=FILE"
+
+
+@pytest.mark.parametrize("cluster", [GROWING], indirect=True)
+def test_gpus_that_are_not_there_are_asked_for_draw_and_go(cluster: Head, tmp_path: Path) -> None:
+    tiny = tiny_generator(tmp_path / "tiny")
+    drawing = ["num_inference_steps=2", "batch_size=16", "gates=null", "stream.gpus_per_actor=1"]
+    sets = [word for key in (f"model={tiny.folder}", *drawing) for word in ("--set", key)]
+    place = tmp_path / "catalog"
+    assert gpus(cluster) == (0, 0)
+    command = typed(cluster, "generate", "--catalog", place, "--num-images", 320, *sets)
+    joined, asked, most = None, None, 0
+    while command.poll() is None:
+        live, waiting = gpus(cluster)
+        jobs = GcsClient(address=cluster.address).get_all_job_info()
+        if joined is None and any(not job.is_dead for job in jobs.values()):
+            joined = time.monotonic()
+        if asked is None and (waiting or live):
+            asked = time.monotonic()
+        most = max(most, live)
+        time.sleep(0.2)
+    output, _ = command.communicate(timeout=PATIENCE_SECONDS)
+    assert command.returncode == 0, output
+    assert joined
+    assert asked
+    assert 1 <= most <= 2
+    print(f"asked for a GPU after {asked - joined:.1f} s, {most} came")
+    rows = Catalog(str(place)).samples().to_table()
+    assert len(set(rows["image_id"].to_pylist())) == rows.num_rows == 320
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while gpus(cluster)[0] and time.monotonic() < deadline:
+        time.sleep(1)
+    assert gpus(cluster) == (0, 0)
+
+
+@pytest.mark.parametrize("cluster", [("--num-cpus=2", "--num-gpus=1")], indirect=True)
+def test_a_search_on_two_cores_and_a_gpu_ends(cluster: Head, tmp_path: Path) -> None:
+    data = write_search(tmp_path)
+    command = typed(cluster, *sweep_command(tmp_path, data, tmp_path / "out"))
+    output, _ = command.communicate(timeout=PATIENCE_SECONDS)
+    assert command.returncode == 0, output
+    trials = json.loads((tmp_path / "out" / "out" / "sweep.json").read_text())["trials"]
+    assert len(trials) == 4
