@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
 )
 from pydantic_core import ErrorDetails
@@ -25,8 +26,10 @@ def _path(value: Any) -> Any:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
-Place = Annotated[Path, BeforeValidator(_path)]
+LocalPath = Annotated[Path, BeforeValidator(_path)]
 """A path as YAML writes it, which has only strings."""
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 MAX_CHARACTERS = 2**20
 """A longer configuration is none: the longest preset has two kilobytes."""
 MAX_DEPTH = 50

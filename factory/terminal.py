@@ -9,7 +9,7 @@ as JSON writes them, `\u001b`: a printed JSON text stays one, and reads back as 
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,6 +18,8 @@ import click
 if TYPE_CHECKING:  # 60 ms that `factory --help` need not pay
     from rich.console import Console
 
+Tell = Callable[[str], object]
+"""Gets a line to show."""
 TOLD = "told: "
 """Begins a line by which a worker of Ray speaks to whoever sits at the driver."""
 _ACTING = re.compile(

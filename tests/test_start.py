@@ -15,7 +15,7 @@ from factory.start.plan import (
     LORA_STEPS,
     PAIR_BATCH,
     PAIR_STEPS,
-    Images,
+    Project,
     Proposal,
     Speed,
     Step,
@@ -35,13 +35,13 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def look(uri: Path, task: str | None = None, **options: object) -> tuple[Images, list[str]]:
+def look(uri: Path, task: str | None = None, **options: object) -> tuple[Project, list[str]]:
     """Return the images, and what is said of them."""
     images, found, taken = looked_at(str(uri), {**OPTIONS, **options}, task)
     return images, list(about_images(found, images, taken))
 
 
-def plan(images: Images, *, speed: Speed = SPEED, minutes: float = 60, **asked: int) -> Proposal:
+def plan(images: Project, *, speed: Speed = SPEED, minutes: float = 60, **asked: int) -> Proposal:
     return propose(images, speed, Path("out"), minutes=minutes, **asked)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from factory.arrays import Pixels
 from factory.errors import CatalogError
 
 PATTERNS = 16
@@ -39,7 +40,6 @@ LEAST_KEY_BYTES = 16
 
 _LOUDEST = 8.0
 """Grey levels at which r is cut: an edge says no more about the mark than any other pixel."""
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,12 @@ import click
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from factory.arrays import Features
 from factory.cli import run
 from factory.errors import DataError
 from factory.judge.autoencoder import autoencoder_figures, autoencoder_of, round_trip
 from factory.measure.cache import ArrayCache
-from factory.measure.features import Features, load_feature_space
+from factory.measure.features import load_feature_space
 from factory.measure.intervals import Estimate, proportion
 from factory.measure.real_features import real_part
 from factory.models.generator import find_generator

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
+from factory.arrays import Features
 from factory.cli import run
 from factory.config import load_config
 from factory.judge.config import JudgeConfig
@@ -23,7 +24,6 @@ from factory.judge.judge import open_judgement, settings_for
 from factory.judge.sets import draw_set
 from factory.measure.cache import ArrayCache
 from factory.measure.distances import frechet_distance, kid
-from factory.measure.features import Features
 from factory.measure.intervals import Z95, Estimate
 from factory.models.generator import find_generator
 from factory.real.options import FILE, FOLDER, column_options, opened

@@ -13,7 +13,7 @@ from factory.digest import canonical_json, digest, digest_bytes
 from factory.errors import ConfigError, DataError
 
 Colouring = Literal["reinhard", "macenko"]
-Share = Annotated[float, Field(gt=0, lt=1)] | Literal["auto"]
+RealShare = Annotated[float, Field(gt=0, lt=1)] | Literal["auto"]
 """Of the weight of all rows, that own real ones have together; 'auto': see `AS_MANY`."""
 AS_MANY = 16.0
 """Drawn images of a class are taken for as many real ones, whatever their number: of n real ones of
@@ -72,7 +72,7 @@ class Manifest:
     rows: tuple[Row, ...]
     augment: bool
     keep: float = 1.0
-    """Share of unlabelled rows that self-training keeps."""
+    """RealShare of unlabelled rows that self-training keeps."""
     strong: bool = False
     """Whether a probe also sees varied views and mixtures."""
     ways: Ways = Ways()
@@ -289,7 +289,7 @@ def repeated(rows: Sequence[Row], count: int) -> list[Row]:
     return (list(rows) * math.ceil(count / max(1, len(rows))))[:count]
 
 
-def share_of(asked: Share, rows: Sequence[Row], num_classes: int) -> float:
+def share_of(asked: RealShare, rows: Sequence[Row], num_classes: int) -> float:
     """Return the share of the weight that own real rows get: `asked`, or by how many they are."""
     if asked != "auto":
         return asked

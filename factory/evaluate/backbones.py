@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from factory.arrays import Features, Images
 from factory.atomic import write_bytes
 from factory.device import own_device
 from factory.digest import digest, digest_bytes
@@ -26,6 +27,7 @@ from factory.finetune.latents import to_signed, turn
 from factory.models.config import ExpertSpec
 from factory.models.experts import Expert, build_expert
 from factory.models.extractors import CACHE, FOLDERS
+from factory.terminal import Tell
 
 DEFAULT = "tf_efficientnet_lite0"
 COLOURS = "colours"
@@ -33,10 +35,6 @@ KEPT = "FACTORY_FEATURES"
 """Environment variable: the folder of kept features."""
 _BATCH = 8  # the fastest on one core, see `factory.measure.features`
 _AT_ONCE = 512  # images between two writes: what a killed study does not lose
-
-Images = NDArray[np.uint8]
-Features = NDArray[np.float32]
-Progress = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +157,7 @@ def features_of(
     varying: Augmentation,
     *,
     staining: Augmentation | None = None,
-    tell: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[Features]:
     """Return features (V, F) of every image under its views, from disk where they are.
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from factory.arrays import Floats
 from factory.evaluate.augment import augmented
 from factory.evaluate.clip import build_clip
-from factory.evaluate.compare import Floats
 from factory.evaluate.config import Classifier
 from factory.evaluate.learner import Fitted, fit
 from factory.evaluate.pooled import batch_loss, mixed, soft_cross_entropy

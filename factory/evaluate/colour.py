@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from factory.arrays import Floats, Images
 from factory.evaluate.arms import Colouring
-from factory.measure.features import Images
 
-Floats = NDArray[np.float64]
 _LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 _OPPONENT = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]])
 """Of log LMS (D. Ruderman, T. Cronin and C. Chiao, JOSA A 1998), as Reinhard et al. give them."""

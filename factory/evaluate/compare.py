@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from factory.arrays import Floats
 from factory.errors import DataError
 from factory.evaluate.factors import Crossed, spread_over
 from factory.evaluate.spread import Spread, spread_of, together
 from factory.measure.intervals import Estimate, bounded_difference, p_of_difference
 
-Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
 """Sums (..., F) over images to scores (...,) in [0, 1]."""
-Place = tuple[int, ...]
+Repeat = tuple[int, ...]
 """Fold and seed of a training; in a study of several draws also these and the generator's."""
 
 MIN_FOLDS = 3
@@ -63,7 +62,7 @@ class Comparison:
     Student's t around it (E. Christodoulou et al., arXiv 2505.04720, for paired scores)."""
 
 
-def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Score) -> Comparison:
+def compare(arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], score: Score) -> Comparison:
     """Compare two arms in pairs: the same fold, seed and test images.
 
     The largest independent units decide: from three folds on the folds (also where each has a
@@ -94,13 +93,17 @@ def compare(arm: Mapping[Place, Tally], other: Mapping[Place, Tally], score: Sco
     return _comparison(arm, pairs, float(np.mean(means)), spread, over)
 
 
-def crossed(tallies: Mapping[Place, Tally], score: Score) -> Crossed:
+def crossed(tallies: Mapping[Repeat, Tally], score: Score) -> Crossed:
     """Return what test images add to the score of an arm, by draw, generator and seed."""
     return Crossed.of({place: tally.pseudo_scores(score) for place, tally in tallies.items()})
 
 
 def _comparison(
-    arm: Mapping[Place, Tally], pairs: Mapping[Place, float], mean: float, spread: Spread, over: str
+    arm: Mapping[Repeat, Tally],
+    pairs: Mapping[Repeat, float],
+    mean: float,
+    spread: Spread,
+    over: str,
 ) -> Comparison:
     error = float(np.sqrt(spread.variance))
     chance = None
@@ -133,7 +136,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _check(
-    arm: Mapping[Place, Tally], other: Mapping[Place, Tally], places: Sequence[Place]
+    arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], places: Sequence[Repeat]
 ) -> None:
     if places != sorted(other) or any(arm[p].groups != other[p].groups for p in places):
         raise DataError(
@@ -145,7 +148,9 @@ def _check(
 
 
 def _over_folds(
-    own: Mapping[int, Sequence[Place]], pairs: Mapping[Place, float], means: Sequence[float]
+    own: Mapping[int, Sequence[Repeat]],
+    pairs: Mapping[Repeat, float],
+    means: Sequence[float],
 ) -> Spread:
     """Return the spread over folds; seeds are crossed with them where all folds have the same."""
     seeds = {tuple(seed for _, seed in places) for places in own.values()}
@@ -155,9 +160,9 @@ def _over_folds(
 
 
 def _over_seeds_and_images(
-    arm: Mapping[Place, Tally],
-    other: Mapping[Place, Tally],
-    places: Sequence[Place],
+    arm: Mapping[Repeat, Tally],
+    other: Mapping[Repeat, Tally],
+    places: Sequence[Repeat],
     score: Score,
 ) -> Spread:
     """Return the spread of one fold's mean difference, over its seeds and groups of images."""

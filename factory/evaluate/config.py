@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen, Place
+from factory.config import Frozen, LocalPath
 from factory.digest import digest
 from factory.errors import ModelError
 from factory.evaluate.designs import (
@@ -127,7 +127,7 @@ class Classifier(Learning):
     clip: ClipLora | None = None
     """CLIP with a LoRA instead; `backbone`, `weights` and `head_only` are then not used."""
     size_px: int = Field(64, ge=8, le=1024)
-    weights: Place | None = None
+    weights: LocalPath | None = None
     """Of the backbone, as safetensors; null: random ones."""
     head_only: bool = False
     """Train the classifying layer alone."""
@@ -175,7 +175,7 @@ class Probe(Frozen):
     backbone: str | None = None
     """A name of timm, or 'colours': means and spreads of colours and edges, without any weights.
     null: tf_efficientnet_lite0 where its weights are found, else 'colours', and that is said."""
-    weights: Place | None = None
+    weights: LocalPath | None = None
     """Of the backbone, as safetensors; null: <backbone>.safetensors where extractors are kept."""
     input_px: int = Field(224, ge=32, le=1024)
     """Side of what the backbone is shown."""
@@ -199,7 +199,7 @@ class Probe(Frozen):
     """Of views of drawn and source images in other stains, in arms that say `stain`."""
     stained: int = Field(4, ge=1, le=64)
     """So many of them of each."""
-    experts: Mapping[str, Place] = Field(default_factory=dict)
+    experts: Mapping[str, LocalPath] = Field(default_factory=dict)
     """Networks that were trained on other labelled images (`factory expert`), by name, for arms
     that say `expert`: what a lab would do that may use another lab's images."""
 
@@ -232,7 +232,7 @@ class MaskProbe(Frozen):
     task: Literal["probe_masks"] = "probe_masks"
     backbone: str | None = None
     """A name of timm that gives maps, or 'colours'; null: as a probe's."""
-    weights: Place | None = None
+    weights: LocalPath | None = None
     """As a probe's."""
     input_px: int = Field(224, ge=32, le=1024)
     """Side of what the encoder is shown."""

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from factory.arrays import Images
 from factory.evaluate.arms import Manifest
 from factory.evaluate.colour import coloured
 from factory.evaluate.units import Material
-from factory.measure.features import Images
 
 _AT_ONCE = 32
 

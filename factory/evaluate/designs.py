@@ -13,8 +13,8 @@ from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import (
     Colouring,
     Manifest,
+    RealShare,
     Row,
-    Share,
     Stock,
     Ways,
     repeated,
@@ -78,7 +78,7 @@ class SampledFeatures(Arm):
 
     design: Literal["sampled_features"] = "sampled_features"
     per_class: int = Field(ge=1)
-    real_share: Share | None = 0.5
+    real_share: RealShare | None = 0.5
 
 
 class Source(OfOthers):
@@ -91,7 +91,7 @@ class Source(OfOthers):
     """null: all there are."""
     real: bool = True
     """Beside the own real images."""
-    real_share: Share | None = 0.5
+    real_share: RealShare | None = 0.5
 
 
 class SelfTraining(Arm):
@@ -106,8 +106,8 @@ class SelfTraining(Arm):
     per_class: int | None = Field(None, ge=1)
     """How many unlabelled images are taken, of each class that they really have; null: all."""
     keep: float = Field(0.5, gt=0, le=1)
-    """Share of those called a class that are kept for it, the surest first."""
-    real_share: Share | None = 0.5
+    """RealShare of those called a class that are kept for it, the surest first."""
+    real_share: RealShare | None = 0.5
 
 
 class Duplicate(Arm):
@@ -130,7 +130,7 @@ class Oversample(Arm):
 class _Drawing(OfOthers):
     synthetic_weight: float = Field(1.0, gt=0)
     """Weight of a synthetic row's loss; a real row's is 1."""
-    real_share: Share | None = None
+    real_share: RealShare | None = None
     """null: what follows from the rows."""
     shuffled_labels: bool = False
     """Give the synthetic images each other's labels: what then still helps was not their label."""

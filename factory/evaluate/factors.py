@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from factory.arrays import Floats
 from factory.evaluate.spread import Spread, spread_of, together
 
-Floats = NDArray[np.float64]
 QUANTILE = 0.975
 
 

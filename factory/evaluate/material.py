@@ -15,8 +15,8 @@ from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
 from factory.real.mask_values import found_values
+from factory.terminal import Tell
 
-Tell = Callable[[str], object]
 NO_WEIGHTS = (
     "no weights of a pretrained backbone were found: the probe looks at colours and edges alone,"
     " which is weak; see docs/backbones.md for what to take and where it belongs"

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.arrays import Features, Floats
 from factory.evaluate.arms import Manifest, Row
-from factory.evaluate.compare import Floats
 from factory.evaluate.config import Probe
 from factory.evaluate.units import Material
-from factory.measure.features import Features
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """C that are tried; of equally good ones the least."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factory.evaluate.compare import Floats, Tally
+from factory.arrays import Floats
+from factory.evaluate.compare import Tally
 
 
 def confusion_rows(labels: NDArray[np.int64], said: NDArray[np.int64], classes: int) -> Floats:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
-Floats = NDArray[np.float64]
+from factory.arrays import Floats
 
 SHOWN = 0.9
 """Quantile of F that what units share must pass."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.arrays import Images
 from factory.evaluate.arms import Manifest
 from factory.evaluate.units import Material, Unit
 from factory.measure.diversity import ssim_diversity
-from factory.measure.features import Images
 from factory.measure.intervals import Estimate
 from factory.measure.privacy import Privacy, measure_privacy
 

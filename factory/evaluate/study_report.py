@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from catalog.results import Effect
-from factory.evaluate.compare import Comparison, Place, Tally, compare, crossed, holm
+from factory.evaluate.compare import Comparison, Repeat, Tally, compare, crossed, holm
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study_drawn import (
@@ -348,7 +348,7 @@ def _scores(
     name: str,
     units: Sequence[Unit],
     results: Mapping[str, Result],
-    tallies: Mapping[Place, Tally],
+    tallies: Mapping[Repeat, Tally],
     material: Material,
 ) -> ArmScores:
     own = [unit for unit in units if unit.manifest.arm == name]
@@ -378,7 +378,9 @@ def _recall(found: Sequence[Result], class_names: Sequence[str]) -> dict[str, fl
     return told
 
 
-def _confusion(tallies: Mapping[Place, Tally], material: Material) -> tuple[tuple[float, ...], ...]:
+def _confusion(
+    tallies: Mapping[Repeat, Tally], material: Material
+) -> tuple[tuple[float, ...], ...]:
     """Return the counts (K, K) of all trainings together."""
     sums = sum(tally.counts.sum(axis=0) for tally in tallies.values())
     table = np.asarray(sums).reshape(len(material.class_names), -1)

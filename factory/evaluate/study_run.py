@@ -23,9 +23,8 @@ from factory.evaluate.study_sheet import look_at, mistakes
 from factory.evaluate.tasks import TASKS, run_unit
 from factory.evaluate.units import Material, Result, Unit
 from factory.measure.intervals import counted
-from factory.terminal import duration
+from factory.terminal import Tell, duration
 
-Tell = Callable[[str], object]
 PROBES_AT_ONCE = 8
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from factory.arrays import Images
 from factory.evaluate.units import Material, Result, Unit
 from factory.measure.copies import nearest, thumbnails, turned_thumbnails
-from factory.measure.features import Images
 from factory.measure.sheets import sheet_of
 from factory.real.images import encode_png
 

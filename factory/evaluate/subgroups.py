@@ -7,7 +7,7 @@ hint (the whole test part is what a study's verdict is about).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from factory.evaluate.compare import Comparison, Place, Score, Tally, compare
+from factory.evaluate.compare import Comparison, Repeat, Score, Tally, compare
 from factory.evaluate.tasks import TASKS, tallies_by_arm
 from factory.evaluate.units import Material, Result, Unit
 from factory.measure.intervals import Estimate, counted, spread
@@ -64,7 +64,10 @@ def _cut(unit: Unit, result: Result, values: Mapping[str, str], value: str) -> t
 
 
 def _differences(
-    tallies: Mapping[str, Mapping[Place, Tally]], score: Score, mixed: Sequence[str], baseline: str
+    tallies: Mapping[str, Mapping[Repeat, Tally]],
+    score: Score,
+    mixed: Sequence[str],
+    baseline: str,
 ) -> dict[str, Comparison]:
     """Return each mixed arm minus the baseline; none where one training has no spread."""
     if len(tallies[baseline]) < 2:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.arrays import Floats
 from factory.evaluate.arms import Manifest
 from factory.evaluate.backbones import open_backbone
 from factory.evaluate.classifier import (
@@ -18,7 +19,7 @@ from factory.evaluate.classifier import (
     predict,
     train_classifier,
 )
-from factory.evaluate.compare import Floats, Place, Score, Tally
+from factory.evaluate.compare import Repeat, Score, Tally
 from factory.evaluate.config import Classifier, Learner, MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.learner import Fitted
 from factory.evaluate.mask_probe import best_shift, encoder_of, masks_of, solve
@@ -105,9 +106,9 @@ def tally_of(unit: Unit, result: Result, material: Material) -> Tally:
 
 def tallies_by_arm(
     trained: Iterable[tuple[Unit, Result]], material: Material
-) -> dict[str, dict[Place, Tally]]:
+) -> dict[str, dict[Repeat, Tally]]:
     """Return the tally of every training by arm and place."""
-    found: dict[str, dict[Place, Tally]] = {}
+    found: dict[str, dict[Repeat, Tally]] = {}
     for unit, result in trained:
         of_arm = found.setdefault(unit.manifest.arm, {})
         of_arm[unit.place] = tally_of(unit, result, material)

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from factory.arrays import Floats
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.designs import Real, SyntheticOnly
-from factory.evaluate.factors import Crossed, Floats, labels_worth, resampled
+from factory.evaluate.factors import Crossed, labels_worth, resampled
 from factory.evaluate.units import Unit
 from factory.measure.charts import Line, Span
 from factory.measure.intervals import counted

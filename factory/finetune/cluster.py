@@ -1,13 +1,12 @@
 """Where and on how many workers a training runs, and whether it can."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from factory.config import Frozen
+from factory.config import Count, Frozen
 from factory.errors import ConfigError
 
-Count = Annotated[int, Field(ge=1)]
 Sharding = Literal["none", "ddp", "fsdp"]
 """How a model lies on several workers: not at all, a copy each, a shard each."""
 

@@ -14,14 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen, Place
+from factory.config import Count, Frozen, LocalPath
 from factory.finetune.cluster import ClusterConfig
 from factory.models.config import SegmenterSpec
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
 
-Count = Annotated[int, Field(ge=1)]
 Shots = Count | Mapping[str, Count]
 """Images of each class, or of those that are named; of others all."""
 
@@ -72,7 +71,7 @@ class ValidationConfig(Frozen):
     """Of a grid; the last one stands on the card of the generator."""
     num_inference_steps: int = Field(10, ge=1, le=1000)
     guidance_scale: float = Field(2.0, ge=0)
-    features: Place | None = None
+    features: LocalPath | None = None
     """Weights of timm's tf_efficientnet_lite0 (safetensors), for KID against the val part."""
     best_by: Literal["val_loss", "val_kid"] | None = None
     """Export the checkpoint in which this was lowest; null: the last one."""
@@ -112,7 +111,7 @@ class MethodConfig(Frozen):
     seed: int = Field(0, ge=0)
     alignment: AlignmentSettings = AlignmentSettings(weight=0)
     """Pulls the denoiser towards an expert's features, see `factory.finetune.alignment`."""
-    expert: Place | None = None
+    expert: LocalPath | None = None
     """Folder of the expert of `alignment`."""
     validation: ValidationConfig = ValidationConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -148,7 +147,7 @@ class FirstStageConfig(Frozen):
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(200, ge=0)
     kl_weight: float = Field(1e-3, ge=0)
-    perceptual: Place | None = None
+    perceptual: LocalPath | None = None
     """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
     perceptual_weight: float = Field(0.5, ge=0)
     adversarial: AdversarialConfig | None = None
@@ -193,7 +192,7 @@ class AutoencoderAdaptation(Frozen):
     learning_rate: float = Field(5e-4, gt=0)
     warmup_steps: int = Field(20, ge=0)
     kl_weight: float = Field(1e-3, ge=0)
-    perceptual: Place | None = None
+    perceptual: LocalPath | None = None
     """Weights of torchvision's SqueezeNet 1.0 as safetensors; null leaves the term out."""
     perceptual_weight: float = Field(0.5, ge=0)
 

@@ -21,9 +21,8 @@ from factory.finetune.workers import Workers
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
+from factory.terminal import Tell
 
-Tell = Callable[[str], object]
-"""Gets lines to show."""
 Follow = Callable[..., None]
 """Runs a loop to its end: `follow_here` or `follow`, with where to report bound to it."""
 

@@ -27,7 +27,7 @@ from factory.finetune.data import Material, load_material
 from factory.finetune.loop import Loop, loop_config
 from factory.finetune.memory import told_needs
 from factory.finetune.meter import Turn
-from factory.finetune.method import Follow, Task, Tell, Training
+from factory.finetune.method import Follow, Task, Training
 from factory.finetune.plan import Plan, read_plan
 from factory.finetune.train import (
     follow,
@@ -47,6 +47,7 @@ from factory.models.card import validation_figures
 from factory.models.generator import EVERY_CLASS, Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
+from factory.terminal import Tell
 
 WEIGHTS, RESULT, SHEET = "weights.safetensors", "result.json", "samples.png"
 CHECKPOINTS = "checkpoints"

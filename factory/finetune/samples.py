@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from factory.arrays import Images
 from factory.finetune.workers import Workers
-from factory.measure.features import Images
 from factory.sample.method import Drawer
 from factory.sample.plan import Batch, Plan, Quota
 from factory.sample.recipe import Recipe, Request

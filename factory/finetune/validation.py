@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from factory.arrays import Features
 from factory.atomic import write_text
 from factory.finetune.config import ValidationConfig
 from factory.finetune.data import Material, spread
@@ -23,7 +24,7 @@ from factory.finetune.workers import inner
 from factory.gate.pixel import PixelGates
 from factory.gate.verdict import status_of
 from factory.measure.distances import kid
-from factory.measure.features import Features, FeatureSpace, load_feature_space
+from factory.measure.features import FeatureSpace, load_feature_space
 from factory.measure.sheets import write_sheet
 
 CURVE = "validation.json"

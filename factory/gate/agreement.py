@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.masks import dice
 from factory.gate.verdict import Verdict
 

@@ -5,15 +5,15 @@ it is measured on the images that a generator learnt from.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.config import Share
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
 from factory.measure.bank_file import brightness, check_bank, read_brightness
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class BrightnessGate(Gate):

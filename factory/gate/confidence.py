@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
 
 

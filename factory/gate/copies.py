@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
 from factory.measure.bank_file import RINGS_FILE, Resemblance, check_bank
 

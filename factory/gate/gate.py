@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from factory.arrays import Images, Masks
 from factory.config import Frozen
 from factory.gate.verdict import Verdict
 
-Images = NDArray[np.uint8]
-"""(B, H, W, 3) RGB."""
-Masks = NDArray[np.uint8]
-"""(B, H, W) class indices."""
 Judge = Callable[[Images, Masks | None, Sequence[str]], list[list[Verdict]]]
 """Images, their masks, None where none are drawn, and the class asked for in each, to a list of
 verdicts for every image."""

@@ -1,17 +1,16 @@
 """Gates on masks alone: how much is foreground, and in how many objects. For rows with a mask."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Mask, Masks
+from factory.config import Share
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Mask = NDArray[np.uint8]
 
 
 class MaskGates(Gate):

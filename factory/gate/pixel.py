@@ -5,7 +5,7 @@ real images (`factory.gate.calibration`): the defaults only catch what is broken
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.config import Share
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
 from factory.measure.bank_file import LUMA
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PixelGates(Gate):

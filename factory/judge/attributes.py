@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 
-from factory.judge.sets import ImageSet, Progress, RealSets, draw_plan
+from factory.arrays import Features, Images
+from factory.judge.sets import Counting, ImageSet, RealSets, draw_plan
 from factory.measure.cache import NOTHING_KEPT, ArrayCache
-from factory.measure.features import Features, Images
 from factory.measure.intervals import Estimate, proportion
 from factory.measure.judge import Judge, balanced_accuracy, cross_fitted_logits, fit_judge
 from factory.measure.real_features import RealPart, in_pieces
@@ -163,7 +163,7 @@ def judge_attributes(
     config: GenerateConfig,
     *,
     per_value: int,
-    report: Progress = lambda _done, _of: None,
+    report: Counting = lambda _done, _of: None,
 ) -> tuple[list[AttributeFigures], ImageSet | None]:
     """Draw `per_value` images under both prompts of every contrast, and judge them.
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.arrays import Images
 from factory.errors import ModelError
 from factory.finetune.latents import to_signed
-from factory.measure.features import Images
 from factory.models.autoencoder import Autoencoder
 from factory.models.domains import members_of
 from factory.models.generator import Generator

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr
 from torch import Tensor
 
+from factory.arrays import Images
 from factory.errors import ConfigError, DataError
 from factory.finetune.latents import to_signed
 from factory.judge.sets import ImageSet
-from factory.measure.features import Images
 from factory.measure.intervals import Estimate, mean_of, proportion
 from factory.methods.bridge.draw import predictor_of
 from factory.methods.bridge.facts import odds

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from factory.config import Frozen, Place
+from factory.config import Frozen, LocalPath
 from factory.sample.config import GenerateConfig
 
 PAGE, FIGURES = "judge.html", "judge.json"
@@ -33,17 +33,17 @@ class JudgeConfig(Frozen):
     """Fixed-point iterations of their steps."""
     round_trip_images: int = Field(32, ge=2)
     """At most so many of a domain."""
-    features: Place | None = None
+    features: LocalPath | None = None
     """Weights of the network whose features are compared; null: efficientnet_lite0, which is
     looked for as `factory.models.extractors` says."""
-    judge_features: Place | None = None
+    judge_features: LocalPath | None = None
     """Weights of the network on which the judge stands; null: the same."""
-    perceptual: Place | None = None
+    perceptual: LocalPath | None = None
     """Weights of torchvision's squeezenet1_1, alexnet or vgg16, for LPIPS; null: not measured."""
-    expert: Place | None = None
+    expert: LocalPath | None = None
     """Folder of a classifier to be asked beside the judge, see `factory expert`; null: the one that
     led the training, if there was one."""
-    segmenter: Place | None = None
+    segmenter: LocalPath | None = None
     """Folder of a segmenter that finds drawn masks again, see `factory segmenter`."""
 
     @field_validator("generate")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from factory.arrays import Features, Images
 from factory.errors import DataError
 from factory.finetune.latents import to_signed
 from factory.judge.sets import PIXELS, ImageSet, RealSets
@@ -22,7 +23,7 @@ from factory.measure.diversity import (
     unlike_by_ms_ssim,
     unlike_by_ssim,
 )
-from factory.measure.features import Features, Images, turned
+from factory.measure.features import turned
 from factory.measure.intervals import Estimate, mean_of, proportion
 from factory.measure.judge import balanced_accuracy, cross_fitted_logits, fit_judge, recalls
 from factory.measure.perceptual import Perceptual

@@ -4,7 +4,7 @@ What it draws is measured by real images that it never saw; others in the place 
 the floor, which a perfect generator would reach.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from catalog.table import Catalog
+from factory.arrays import Images
 from factory.errors import ConfigError
 from factory.judge.attributes import AttributeFigures, attribute_sheet, judge_attributes
 from factory.judge.autoencoder import (
@@ -35,7 +36,7 @@ from factory.judge.pairs import PairFigures, judge_pairs
 from factory.judge.sets import ImageSet, RealSets, draw_set, open_real_sets, read_sets
 from factory.measure.cache import ArrayCache
 from factory.measure.copies import Nearest
-from factory.measure.features import BACKBONE, Images, load_feature_space
+from factory.measure.features import BACKBONE, load_feature_space
 from factory.measure.intervals import mean_of
 from factory.measure.judge import fit_judge
 from factory.measure.perceptual import load_perceptual
@@ -50,10 +51,10 @@ from factory.real.splits import Split
 from factory.sample.config import GenerateConfig
 from factory.sample.prepare import with_classes
 from factory.sample.references import References
+from factory.terminal import Tell
 
 SHOWN = 8
 """Images of each kind in a row of a sheet."""
-Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.arrays import Images, Masks
 from factory.errors import ConfigError
 from factory.gate.agreement import Segment
 from factory.judge.sets import ImageSet, RealSets
 from factory.measure.copies import CopyCheck, check_copies, nearest, thumbnails, turned_thumbnails
-from factory.measure.features import Images
 from factory.measure.intervals import Estimate, mean_of
 from factory.models.generator import Generator
 from factory.models.pair_codec import class_index_array
@@ -25,7 +25,6 @@ BATCH = 32
 GREY = 128
 """What stands around an object that is compared alone."""
 INSIDE = "inside the mask"
-Masks = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

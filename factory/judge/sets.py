@@ -13,11 +13,12 @@ from catalog.boundary import decoded_png
 from catalog.query import sql
 from catalog.schema import ACCEPTED
 from catalog.table import Catalog
+from factory.arrays import Features, Images
 from factory.digest import digest_bytes
 from factory.errors import CatalogError, DataError
 from factory.measure.cache import ArrayCache
 from factory.measure.copies import Nearest, nearest, thumbnails, turned_thumbnails
-from factory.measure.features import TURNS, Features, FeatureSpace, Images, turned
+from factory.measure.features import TURNS, FeatureSpace, turned
 from factory.measure.real_features import RealPart, in_pieces, real_part
 from factory.models.domains import members_of
 from factory.models.generator import Generator
@@ -34,7 +35,7 @@ PIXELS = "pixels"
 """The space of thumbnails, where copies are sought beside features."""
 EVERY = "all"
 """Class of images that are compared without one."""
-Progress = Callable[[int, int], object]
+Counting = Callable[[int, int], object]
 """Told how many batches are done, and of how many."""
 _COLUMNS = (
     "image_id, model_id, recipe_digest, recipe_index, reference_ids[1] AS reference_id, class_name,"
@@ -77,7 +78,7 @@ def draw_set(
     *,
     references: References | None = None,
     cache: ArrayCache,
-    report: Progress = lambda _done, _of: None,
+    report: Counting = lambda _done, _of: None,
 ) -> ImageSet:
     """Return what a run of `config` would draw, without gates, catalog or cluster.
 
@@ -101,7 +102,7 @@ def draw_plan(
     *,
     references: References | None = None,
     cache: ArrayCache,
-    report: Progress = lambda _done, _of: None,
+    report: Counting = lambda _done, _of: None,
     engine: Engine | None = None,
 ) -> ImageSet:
     """Return the images of a plan; its batches are kept, so none is drawn twice.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from factory.arrays import Features, Images
 from factory.atomic import new_folder
 from factory.errors import DataError
 from factory.measure.bank_file import (
@@ -24,14 +25,7 @@ from factory.measure.bank_file import (
     opened_bank,
 )
 from factory.measure.copies import PERCENTILE, Nearest, nearest, thumbnails, turned_thumbnails
-from factory.measure.features import (
-    TURNS,
-    Features,
-    FeatureSpace,
-    Images,
-    load_feature_space,
-    turned,
-)
+from factory.measure.features import TURNS, FeatureSpace, load_feature_space, turned
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from factory.measure.features import TURNS, Features, Images, turned
+from factory.arrays import Features, Images
+from factory.measure.features import TURNS, turned
 from factory.measure.intervals import Estimate, proportion
 
 THUMBNAIL_PX = 32

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from factory.arrays import Features
 from factory.errors import DataError
-from factory.measure.features import Features
 from factory.measure.intervals import Z95, Estimate
 
 SUBSETS = 100

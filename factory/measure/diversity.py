@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.arrays import Images
 from factory.errors import DataError
-from factory.measure.features import Images
 from factory.measure.intervals import Z95, Estimate
 
 PAIRS_AT_ONCE = 256

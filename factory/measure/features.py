@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from factory.arrays import Features, Images
 from factory.device import own_device
 from factory.digest import digest_bytes
 from factory.errors import ModelError
@@ -24,8 +24,6 @@ BACKBONE = "efficientnet_lite0"
 INPUT_PX = 224
 TURNS = 8
 
-Images = NDArray[np.uint8]
-Features = NDArray[np.float32]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 

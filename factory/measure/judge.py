@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from factory.arrays import Features
 from factory.digest import digest, digest_bytes
 from factory.errors import DataError
 from factory.measure.cache import NOTHING_KEPT, ArrayCache
-from factory.measure.features import Features
 from factory.measure.intervals import Estimate, mean_of_proportions, proportion
 
 L2 = 0.03

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from factory.arrays import Images
 from factory.errors import ModelError
-from factory.measure.features import Images
 from factory.models.shards import read_tensors
 
 SQUEEZE = (1, 4, 7, 9, 10, 11, 12)

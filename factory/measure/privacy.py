@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.arrays import Images
 from factory.errors import DataError
 from factory.measure.copies import (
     CopyCheck,
@@ -14,7 +15,6 @@ from factory.measure.copies import (
     thumbnails,
     turned_thumbnails,
 )
-from factory.measure.features import Images
 from factory.measure.intervals import Z95, Estimate, proportion
 
 

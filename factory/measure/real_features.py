@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from factory.arrays import Features, Images
 from factory.digest import digest
 from factory.errors import DataError
 from factory.measure.cache import ArrayCache
-from factory.measure.features import Features, FeatureSpace, Images, turned
+from factory.measure.features import FeatureSpace, turned
 from factory.real.dataset import RealDataset
 
 PIECE = 512

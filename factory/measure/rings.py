@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from factory.arrays import Features, Images
 from factory.digest import digest
 from factory.errors import DataError, ModelError
 from factory.measure.bank_file import Resemblance
 from factory.measure.copies import PERCENTILE, THUMBNAIL_PX, thumbnails
-from factory.measure.features import Features, Images
 
 RINGS, ANGLES, WAVES = 16, 32, 5
 """Rings a pixel of the thumbnail apart, points on each, waves kept of each: none at all, then one

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from factory.arrays import Images
 from factory.atomic import write_bytes
-from factory.measure.features import Images
 
 GAP_PX = 2
 CAPTION_PX = 18

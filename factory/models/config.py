@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from factory.config import Frozen, Place
+from factory.config import Frozen, LocalPath
 
 
 class LoraSettings(Frozen):
@@ -36,7 +36,7 @@ class SegmenterSpec(Frozen):
     """'small_unet' is the factory's own; the others need the extra `segmenters`."""
     encoder: str = "resnet18"
     """A name of timm that gives feature maps; 'small_unet' has its own."""
-    encoder_weights: Place | None = None
+    encoder_weights: LocalPath | None = None
     """Of the encoder, as safetensors with timm's names; null: random ones."""
     channels: tuple[int, ...] = (32, 64, 128)
     """Of the small U-Net's levels."""

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from factory.arrays import Mask
 from factory.device import in_slices
 from factory.errors import ConfigError, DataError
-
-Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

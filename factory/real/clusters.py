@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from factory.arrays import Features, Images
 from factory.atomic import write_bytes, writing
 from factory.digest import digest
 from factory.errors import DataError
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split, check_dataset
 
-Images = NDArray[np.uint8]
-Features = NDArray[np.float32]
 Extract = Callable[[Images], Features]
 """(N, S, S, 3) uint8 to (N, D) float32."""
 

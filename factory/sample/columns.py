@@ -11,7 +11,7 @@
     data: my-images
     split: split.json
 
-Columns that are `real` come together from one image of the train part, so that what never goes
+TableConfig that are `real` come together from one image of the train part, so that what never goes
 together in life does not here either. Equal files give equal rows.
 """
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from catalog.query import kept_by
-from factory.config import Frozen, Place, load_config
+from factory.config import Frozen, LocalPath, load_config
 from factory.errors import ConfigError, DataError
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split, verify_split
@@ -36,7 +36,7 @@ MOST_TRIES = 100
 """Rows that are sampled for one that `where` keeps, at most."""
 REAL = "real"
 NUMBERS = ("guidance_scale", "seed")
-"""Columns that a condition compares with numbers; the others hold texts."""
+"""TableConfig that a condition compares with numbers; the others hold texts."""
 
 Value = StrictStr | StrictInt | StrictFloat
 Even = Annotated[tuple[Value, ...], Field(min_length=1)]
@@ -54,7 +54,7 @@ class Given(Frozen):
     values: Annotated[Mapping[StrictStr | StrictInt, Even | Weighted], Field(min_length=1)]
 
 
-class Columns(Frozen):
+class TableConfig(Frozen):
     """What is sampled: see the top of this file."""
 
     rows: int = Field(gt=0, le=100_000)
@@ -64,7 +64,7 @@ class Columns(Frozen):
     """Of the rows, an SQL condition over the columns: only such are kept."""
     data: str | None = None
     """Of columns that are `real`: the images, as `factory real` takes them ..."""
-    split: Place | None = None
+    split: LocalPath | None = None
     """... the split whose train part is read ..."""
     label: str | None = None
     """... and the column of their class."""
@@ -102,7 +102,7 @@ def sampled(path: Path) -> tuple[tuple[str, ...], list[tuple[str, dict[str, str]
             keeps too few.
         CatalogError: a `where` that is no condition over these columns.
     """
-    asked = load_config(Columns, path)
+    asked = load_config(TableConfig, path)
     if "count" in asked.columns:
         raise ConfigError(f"{path} has a column 'count'", remedy="Say `rows`: equal ones are added")
     real = _Real.of(asked, path) if REAL in asked.columns.values() else None
@@ -126,7 +126,7 @@ def sampled(path: Path) -> tuple[tuple[str, ...], list[tuple[str, dict[str, str]
 
 
 def _cells(
-    asked: Columns, real: "_Real | None", count: int, rng: np.random.Generator
+    asked: TableConfig, real: "_Real | None", count: int, rng: np.random.Generator
 ) -> dict[str, Cells]:
     """Return the cells of so many rows by column, each column after the one that decides it."""
     found: dict[str, Cells] = {}
@@ -155,7 +155,7 @@ def _chosen(values: Even | Weighted, count: int, rng: np.random.Generator) -> Ce
     return np.asarray(texts[rng.choice(len(texts), count, p=weights / weights.sum())], object)
 
 
-def _kept(asked: Columns, cells: Mapping[str, Cells]) -> NDArray[np.bool_]:
+def _kept(asked: TableConfig, cells: Mapping[str, Cells]) -> NDArray[np.bool_]:
     if asked.where is None:
         return np.ones(len(cells[asked.order[0]]), bool)
     columns = {}
@@ -174,7 +174,7 @@ class _Real:
     """The columns that are `real`: attributes, and the class where it is one of them."""
 
     @classmethod
-    def of(cls, asked: Columns, path: Path) -> "_Real":
+    def of(cls, asked: TableConfig, path: Path) -> "_Real":
         if asked.data is None or asked.split is None:
             raise DataError(
                 f"{path} has columns that are real, and no data or no split to read them from",

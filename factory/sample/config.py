@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen, Place
+from factory.config import Count, Frozen, LocalPath
 from factory.digest import digest
 from factory.gate.pixel import PixelGates
 from factory.gate.registry import GATES
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Prompt = Annotated[str, Field(max_length=4096)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=2**15 - 1)]
 _LATER_UNSAID = {"max_tries", "lora", "lora_scale", "table", "table_digest"}
 _FIRST_GATES = {"gates", "mask_gates", "agreement", "copies"}
@@ -72,7 +71,7 @@ class _Drawing(Frozen):
     revision: str | None = None
     method: str | None = None
     """null: that of the generator."""
-    lora: Place | None = None
+    lora: LocalPath | None = None
     """A LoRA file on top of `model`: .safetensors, of diffusers, kohya-ss or civitai."""
     lora_scale: float | None = Field(None, ge=0, le=10)
     """By how much of `lora`, or of the generator's own LoRAs; null: as they were trained."""
@@ -104,7 +103,7 @@ class _Drawing(Frozen):
     """Images drawn for one that the gates accept, at most: what they refuse is replaced as long as
     a class lacks some of its number. 1: `num_images` are drawn, whatever the gates say. null: 3 for
     a generator that brings thresholds of its own, else 1."""
-    table: Place | None = None
+    table: LocalPath | None = None
     """A CSV, JSON lines or Parquet file with a row for each image, or for its `count`: class_name,
     prompt, guidance_scale, seed and, for prompts, attributes. Then it says how many are drawn."""
     table_digest: str | None = None

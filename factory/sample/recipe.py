@@ -43,7 +43,7 @@ PER_IMAGE = (
 see `Request.seed`."""
 
 
-Side = Annotated[int, Field(ge=1, le=8192)]
+SidePx = Annotated[int, Field(ge=1, le=8192)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Recipe:
     guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     num_inference_steps: Steps
     scheduler: str
-    height_px: Side
-    width_px: Side
+    height_px: SidePx
+    width_px: SidePx
     seed: Annotated[int, Field(ge=0, lt=2**SEED_BITS)]
     batch_size: BatchSize
     dtype: str = "float32"

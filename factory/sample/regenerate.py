@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from catalog.boundary import file_names, json_object
 from catalog.export.png_text import as_synthetic
 from catalog.place import Where
 from catalog.releases import audited, find_release
 from catalog.table import Catalog
+from factory.arrays import Pixels
 from factory.atomic import write_bytes, writing
 from factory.digest import digest
 from factory.errors import CatalogError, ConfigError, ModelError
@@ -39,8 +37,6 @@ EQUAL_MASK = 0.999
 
 TIERS = ("identical", "equal", "different")
 """What `Outcome.tier` 0, 1 and 2 are called."""
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

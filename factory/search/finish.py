@@ -10,10 +10,11 @@ from factory.config import to_yaml
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.study import plan_study
 from factory.evaluate.study_report import Part, StudyReport, Table, as_markdown, parts_of
-from factory.evaluate.study_run import Execute, Tell, record_study, run_study
+from factory.evaluate.study_run import Execute, record_study, run_study
 from factory.search.config import DEFAULT, WINNER, Setting, beside_default, study_of
 from factory.search.objective import Draw, Ground, setting_of
 from factory.search.trials import Trial, short
+from factory.terminal import Tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

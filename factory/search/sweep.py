@@ -22,7 +22,6 @@ from ray.tune.search.optuna import OptunaSearch
 from factory.atomic import write_text
 from factory.config import load_config, to_yaml
 from factory.errors import ConfigError, FactoryError, SearchError
-from factory.evaluate.study_run import Tell
 from factory.measure.intervals import counted
 from factory.sample.stream import gpus_per_actor
 from factory.search.config import GROWING, Setting, SweepConfig, Value
@@ -30,6 +29,7 @@ from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
 from factory.search.space import check_space, distributions, num_points, values_of
 from factory.search.trials import SCORE, SIZE, TRAINED, Trial, as_optuna, short
+from factory.terminal import Tell
 
 Key = tuple[tuple[str, str], ...]
 """Names a point."""
@@ -167,7 +167,7 @@ def _tuner(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class ClusterShare:
     """How trials and what draws for them share a cluster: each waits for the other."""
 
     trials: int
@@ -176,7 +176,7 @@ class Share:
     """Sampling actors; 0: the drawer draws itself, while trials wait."""
 
 
-def planned(resources: Mapping[str, float], gpus_per_actor: float) -> Share:
+def planned(resources: Mapping[str, float], gpus_per_actor: float) -> ClusterShare:
     """Return the shares of a cluster with these resources.
 
     An actor on a GPU needs a core, with its encoding; trials that held them all would wait for ever
@@ -184,10 +184,12 @@ def planned(resources: Mapping[str, float], gpus_per_actor: float) -> Share:
     """
     cores = max(1, int(resources.get("CPU", 1)))
     if not gpus_per_actor:
-        return Share(trials=cores, cpus_per_trial=1, actors=0)
+        return ClusterShare(trials=cores, cpus_per_trial=1, actors=0)
     fit = int(resources.get("GPU", 0) / gpus_per_actor)
     actors = max(1, min(fit, cores - 1))
-    return Share(trials=max(1, cores - actors), cpus_per_trial=int(cores > actors), actors=actors)
+    return ClusterShare(
+        trials=max(1, cores - actors), cpus_per_trial=int(cores > actors), actors=actors
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from factory.terminal import say
 
 if TYPE_CHECKING:
     from factory.real.describe import Description
-    from factory.start.plan import Images, Proposal, Speed
+    from factory.start.plan import Project, Proposal, Speed
 
 PRESETS = {"classes": "cytodiff_small", "masks": "polyp_pairs_train"}
 
@@ -96,7 +96,7 @@ def start(
 
 def looked_at(
     uri: str, options: dict[str, Any], task: str | None
-) -> "tuple[Images, Description, list[str]]":
+) -> "tuple[Project, Description, list[str]]":
     """Return the images as they are read, their description, and options that were taken for them.
 
     Patients that a column names, and masks that number objects, are taken as such: it was asked of
@@ -108,7 +108,7 @@ def looked_at(
     from factory.real.columns import likely_groups
     from factory.real.describe import describe
     from factory.real.duplicates import grouped
-    from factory.start.plan import Images
+    from factory.start.plan import Project
 
     dataset, taken = opened(uri, options, keep_faults=True), []
     found = describe(dataset)
@@ -139,7 +139,7 @@ def looked_at(
     if masked and task is None:
         other = "classes" if suggested == "masks" else "masks"
         taken.append(f"--task {suggested}, as the images suggest; --task {other} is the other way")
-    images = Images(
+    images = Project(
         uri=uri,
         words=tuple(given_again(options)),
         dataset=dataset,
@@ -150,7 +150,7 @@ def looked_at(
 
 
 def _proposed(
-    images: "Images", output: Path, *, minutes: float, folds: str | None, read: float
+    images: "Project", output: Path, *, minutes: float, folds: str | None, read: float
 ) -> "tuple[Proposal, Speed]":
     """Return the plan, with times that were measured."""
     from factory.real.splits import make_split

@@ -56,7 +56,7 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
+class Project:
     """What somebody has: the images, how they are read, and what they are to be used for."""
 
     uri: str
@@ -122,13 +122,13 @@ class Proposal:
         return sum(step.seconds for step in self.steps)
 
 
-def divisions(images: Images) -> list[Division]:
+def divisions(images: Project) -> list[Division]:
     """Return the ways in which a study could divide the images, of most folds first."""
     found = (divided(images, folds) for folds in (*FOLDS, 1))
     return [each for each in found if each is not None]
 
 
-def divided(images: Images, folds: int) -> Division | None:
+def divided(images: Project, folds: int) -> Division | None:
     """Return the images in so many folds, 1: one split; None where no study could follow."""
     dataset = images.dataset
     try:
@@ -153,7 +153,7 @@ def divided(images: Images, folds: int) -> Division | None:
     return Division(splits=splits, without=tuple(without), points=points, tested=len(tested))
 
 
-def _splits(images: Images, folds: int) -> tuple[Split, ...]:
+def _splits(images: Project, folds: int) -> tuple[Split, ...]:
     dataset, groups = images.dataset, images.groups
     name, ids, labels = dataset.fingerprint, dataset.ids, dataset.labels
     if folds > 1:
@@ -164,7 +164,7 @@ def _splits(images: Images, folds: int) -> tuple[Split, ...]:
 
 
 def propose(
-    images: Images,
+    images: Project,
     speed: Speed,
     output: Path,
     *,
@@ -205,7 +205,7 @@ def _refused(folds: int) -> list[Division]:
 
 
 def _planned(
-    images: Images,
+    images: Project,
     speed: Speed,
     output: Path,
     division: Division | None,
@@ -225,7 +225,7 @@ class _Steps:
 
     def __init__(
         self,
-        images: Images,
+        images: Project,
         speed: Speed,
         output: Path,
         division: Division | None,

@@ -20,14 +20,14 @@ from factory.sample.batches import SampleActor
 from factory.sample.config import GenerateConfig
 from factory.sample.plan import Ranges
 from factory.sample.prepare import prepare as prepared_run
-from factory.start.plan import PAIR_BATCH, PAIR_INFERENCE, Images, Speed
+from factory.start.plan import PAIR_BATCH, PAIR_INFERENCE, Project, Speed
 
 STEPS, DRAWN, LOOKED = 4, 16, 8
 FORWARDS = 3
 """A training step is worth so many passes of its images: forwards, and backwards at twice that."""
 
 
-def measured(images: Images, split: Split, config: Any, *, begun: float, read: float) -> Speed:
+def measured(images: Project, split: Split, config: Any, *, begun: float, read: float) -> Speed:
     """Return the speed of a training step, of drawing and of looking.
 
     Args:
@@ -59,7 +59,7 @@ def measured(images: Images, split: Split, config: Any, *, begun: float, read: f
 
 
 def _steps_of(
-    images: Images, split: Split, config: Any, folder: Path
+    images: Project, split: Split, config: Any, folder: Path
 ) -> tuple[list[float], list[float]]:
     """Return the times between a few steps, of the first stage (none: no such) and of the rest."""
     changes = {"training": config.training.model_copy(update={"steps": STEPS})}

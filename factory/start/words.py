@@ -7,14 +7,14 @@ from pathlib import Path
 from factory.command_line import typed
 from factory.measure.intervals import counted
 from factory.real.describe import THIN_IMAGES, Description
-from factory.start.plan import ASKED_POINTS, Division, Images, Proposal, Speed
+from factory.start.plan import ASKED_POINTS, Division, Project, Proposal, Speed
 from factory.terminal import duration, rate
 
 DRAWN_PX = 64
 """Side of what is drawn: that of wbc-base and of the preset of pairs."""
 
 
-def about_images(found: Description, images: Images, taken: Sequence[str]) -> Iterator[str]:
+def about_images(found: Description, images: Project, taken: Sequence[str]) -> Iterator[str]:
     """Yield what lies there: counts, sizes, patients, masks; and what was taken without asking."""
     several = len(found.classes) > 1
     classes = f" of {len(found.classes)} classes" if several else ""
@@ -40,7 +40,7 @@ def about_images(found: Description, images: Images, taken: Sequence[str]) -> It
         yield f"taken        {option}"
 
 
-def about_study(proposal: Proposal, images: Images) -> Iterator[str]:
+def about_study(proposal: Proposal, images: Project) -> Iterator[str]:
     """Yield what a study of these images can show, and what it cannot."""
     division, unit = proposal.division, "Dice" if images.task == "masks" else "macro-F1"
     if division is None:

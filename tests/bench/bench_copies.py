@@ -19,11 +19,12 @@ import click
 import numpy as np
 from PIL import Image, ImageFilter
 
+from factory.arrays import Images
 from factory.evaluate.derived import round_trip
 from factory.gate.copies import Compare, CopyGate
 from factory.measure.bank import make_bank
 from factory.measure.bank_file import RINGS_FILE
-from factory.measure.features import TURNS, Images, turned
+from factory.measure.features import TURNS, turned
 from factory.measure.intervals import proportion
 from factory.measure.rings import RingBank
 from factory.models.generator import find_generator

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from factory.arrays import Floats
 from factory.errors import DataError
-from factory.evaluate.compare import Floats, Tally, compare, holm, spread_of
+from factory.evaluate.compare import Tally, compare, holm, spread_of
 from factory.evaluate.scores import accuracy, confusion_rows, macro_f1, tally
 from factory.evaluate.verdict import effect_of, sentence
 from factory.measure.intervals import Estimate, bounded_difference, p_of_difference

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from factory.gate.gate import Gate, Images, Judge, Masks, Score
+from factory.arrays import Images, Masks
+from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from cluster.local import free_ports
+from factory.arrays import Images
 from factory.errors import ConfigError, DataError
 from factory.finetune.checkpoint import read_notes
 from factory.finetune.cluster import Sharding
@@ -23,7 +24,6 @@ from factory.finetune.run import Result, finetune_here, prepare
 from factory.finetune.samples import samples_of
 from factory.finetune.validation import Validation, add_to_curve, advice, read_curve
 from factory.finetune.workers import Workers
-from factory.measure.features import Images
 from factory.methods.text.adapt import adapt, text_samples
 from factory.methods.text.config import FinetuneConfig
 from factory.methods.text.draw import TextMethod

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from factory.arrays import Images
 from factory.errors import DataError
 from factory.measure.diversity import (
     diversity_by_class,
@@ -15,7 +16,6 @@ from factory.measure.diversity import (
     unlike_by_ms_ssim,
     unlike_by_ssim,
 )
-from factory.measure.features import Images
 from factory.measure.intervals import Z95
 
 

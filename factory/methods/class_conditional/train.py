@@ -29,7 +29,7 @@ from factory.finetune.images import choose_images, val_images
 from factory.finetune.latents import TURNS
 from factory.finetune.losses import training_scheduler
 from factory.finetune.memory import Sketch
-from factory.finetune.method import Follow, Task, Tell, task_of
+from factory.finetune.method import Follow, Task, task_of
 from factory.finetune.plan import Plan, planned
 from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
@@ -43,6 +43,7 @@ from factory.models.generator import EVERY_CLASS, Generator, find_generator
 from factory.models.prompts import Reader
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
+from factory.terminal import Tell
 
 Text = tuple[CLIPTokenizer, CLIPTextModel] | None
 """Of the classes' texts, where the condition is one."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from factory.config import Frozen, Place
+from factory.config import Frozen, LocalPath
 from factory.errors import DataError
 from factory.finetune.config import MethodConfig, PatchConfig, ValidationConfig
 from factory.models.config import LoraSettings
@@ -83,7 +83,7 @@ class PairsConfig(MethodConfig):
     lora: LoraSettings | None = None
     """Train a LoRA on the frozen base instead of all weights; the generator holds it folded in.
     Beside attention its `unet_targets` may name conv1 and conv2, most of these networks."""
-    clusters: Place | None = None
+    clusters: LocalPath | None = None
     """File of clusters, see `factory.real.clusters`."""
     per_cluster: bool = False
     """A generator for every cluster, trained side by side, in place of one for all."""

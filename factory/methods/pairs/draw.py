@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.arrays import Pixels
 from factory.device import up
 from factory.errors import ConfigError
 from factory.methods.pairs.options import PairsOptions, Style, first_level
@@ -38,8 +37,6 @@ from factory.sample.method import options_from
 from factory.sample.noise import batch_noise, step_generators
 from factory.sample.recipe import Recipe, Request
 from factory.sample.references import Reference
-
-Pixels = NDArray[np.uint8]
 
 
 def pairs_options(recipe: Recipe) -> PairsOptions:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from factory.arrays import Mask, Masks, Pixels
 from factory.device import up
 from factory.errors import DataError
 from factory.methods.pairs.options import PairsOptions
@@ -20,7 +21,6 @@ from factory.models.pair_codec import class_indices
 from factory.sample.drawn import Drawn
 from factory.sample.references import Reference
 
-Mask = NDArray[np.uint8]
 Region = NDArray[np.bool_]
 Image = NDArray[np.uint8]
 Colours = NDArray[np.float64]
@@ -143,16 +143,13 @@ def _power(matrix: Colours, exponent: float) -> Colours:
     return powered
 
 
-Pixels = NDArray[np.uint8]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Real:
     """The real pairs of a batch; masks and regions are empty where the options need none."""
 
     images: Tensor
     """(B, 3, S, S) in [-1, 1]."""
-    masks: Pixels = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
+    masks: Masks = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
     """(B, S, S) class indices."""
     regions: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0, 0), bool))
     """(B, S, S): what is re-drawn."""

@@ -3,6 +3,7 @@
     images + masks + split (+ clusters) -> (latents) -> a training for every target -> generators
 
 A target is all pairs, or one cluster; clusters train side by side where the machines have room,
+from factory.terminal import Tell
 from nothing or from one base, all their weights or a LoRA.
 """
 
@@ -24,7 +25,7 @@ from factory.finetune.config import PatchConfig
 from factory.finetune.data import Material, encoded, load_material, take_material
 from factory.finetune.images import choose_images, val_images
 from factory.finetune.memory import Sketch
-from factory.finetune.method import Follow, Task, Tell, task_of
+from factory.finetune.method import Follow, Task, task_of
 from factory.finetune.plan import Plan, planned
 from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
@@ -46,6 +47,7 @@ from factory.real.clusters import load_clusters
 from factory.real.dataset import RealDataset
 from factory.real.mask_values import found_values
 from factory.real.splits import Split
+from factory.terminal import Tell
 
 UNSEEN = {"cluster", "name", "only_clusters", "validation"}
 """Keys that no weight depends on."""

@@ -30,7 +30,7 @@ from factory.finetune.losses import (
     training_scheduler,
 )
 from factory.finetune.memory import Sketch
-from factory.finetune.method import Follow, Task, Tell, task_of
+from factory.finetune.method import Follow, Task, task_of
 from factory.finetune.plan import Plan, planned
 from factory.finetune.run import figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.workers import Workers
@@ -47,6 +47,7 @@ from factory.models.unets import small_unet
 from factory.real.dataset import RealDataset
 from factory.real.field import cut_from
 from factory.real.splits import Split
+from factory.terminal import Tell
 
 
 def prepare(

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen, Place
+from factory.config import Frozen, LocalPath
 from factory.finetune.config import (
     STABLE_DIFFUSION,
     AutoencoderAdaptation,
@@ -53,7 +53,7 @@ class FinetuneConfig(MethodConfig):
     turns: bool = True
     """Show images under flips and quarter turns; only where up and down mean nothing."""
     lora: LoraSettings = LoraSettings()
-    base_lora: Place | None = None
+    base_lora: LocalPath | None = None
     """A LoRA file (.safetensors, of whatever trainer) that lies under what is trained ..."""
     base_lora_scale: float = Field(1.0, gt=0)
     """... and by how much of it. It goes along with the generator."""

@@ -23,7 +23,7 @@ from factory.finetune.data import Material, encoded, load_material, take_materia
 from factory.finetune.images import choose_images, val_images
 from factory.finetune.latents import TURNS
 from factory.finetune.memory import Sketch
-from factory.finetune.method import Follow, InTraining, Task, Tell, task_of
+from factory.finetune.method import Follow, InTraining, Task, task_of
 from factory.finetune.plan import Plan, planned
 from factory.finetune.run import Result, figures_of, finished, manifest_of, marks_of, sheet_of
 from factory.finetune.stages import check_seal, seal
@@ -46,6 +46,7 @@ from factory.models.prompts import Reader, open_reader
 from factory.models.windowed import set_attention_window
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
+from factory.terminal import Tell
 
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
