@@ -16,6 +16,7 @@ together in life does not here either. Equal files give equal rows.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +139,7 @@ def _cells(
             for value, own in values.values.items():
                 rows = np.flatnonzero(found[values.given] == str(value))
                 found[name][rows] = _chosen(own, len(rows), rng)
-        elif values == REAL:
+        elif isinstance(values, str):
             assert real is not None  # noqa: S101 -- there is one where a column is
             if images is None:
                 images = real.images(found.get("class_name"), count, rng)
@@ -161,7 +162,9 @@ def _kept(asked: TableConfig, cells: Mapping[str, Cells]) -> NDArray[np.bool_]:
     columns = {}
     for name in asked.columns:
         texts = pa.array(cells[name], pa.string())
-        columns[name] = texts.cast(pa.float64()) if name in NUMBERS else texts
+        with suppress(pa.ArrowInvalid):  # what is no number is named with its row
+            texts = texts.cast(pa.float64()) if name in NUMBERS else texts
+        columns[name] = texts
     return kept_by(asked.where, pa.table(columns))
 
 

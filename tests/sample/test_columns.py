@@ -107,6 +107,7 @@ def test_real_columns_come_together_from_one_image_of_the_class(tmp_path: Path) 
         ({"columns": {"a": {"given": "a", "values": {"x": ["y"]}}}}, DataError, "'a'"),
         ({"columns": {"size": "real"}}, DataError, "no data"),
         ({"columns": {"seed": ["many"]}}, DataError, "seed is 'many'"),
+        ({"columns": {"seed": ["many"]}, "where": "true"}, DataError, "seed is 'many'"),
         ({"where": "size = 'huge'"}, DataError, "keeps 0 of 2,000 rows"),
         ({"where": "colour = 'red'"}, CatalogError, "colour"),
         ({"where": "true), 1) FROM rows; SELECT coalesce((true"}, CatalogError, "statements"),
