@@ -30,6 +30,12 @@ from tests.fakes.hostile import BOMB, NAMES, acting, hostile_catalog, with_relea
 from tests.fakes.rows import rejected, rows_table, sample_row
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a question take longer than an assistant would wait: the machine may do much else."""
+    monkeypatch.setattr("factory.agent.desk.QUERY_SECONDS", 300.0)
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = catalog_at(tmp_path_factory.mktemp("agent") / "catalog")

@@ -27,6 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 HEAD_NODE = "f" * 51 + "00000"
 """The name that Ray's fake provider gives the head."""
+EMPTY = (
+    *("cluster_synced_files", "initialization_commands", "setup_commands", "head_setup_commands"),
+    *("worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+)
+"""What the autoscaler looks for in every file."""
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""This process looks at the head as well, and reads how to only once."""
+VARIABLES = {**OPEN, DEVICE: "cpu", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
 IDLE_SECONDS = 6
 PATIENCE_SECONDS = 400
 
@@ -47,6 +55,9 @@ def autoscaler_file(folder: Path, port: int) -> Path:
             "gcs_address": f"{HOST}:{port}",
         },
         "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        **{key: [] for key in EMPTY},
         "available_node_types": {"ray.head.default": head, "gpu": gpu},
         "head_node_type": "ray.head.default",
     }
@@ -55,24 +66,19 @@ def autoscaler_file(folder: Path, port: int) -> Path:
 
 
 @pytest.fixture
-def cluster(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Head]:
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Head]:
     """A head with the options that a test names; its nodes draw on the CPU."""
-    variables = {DEVICE: "cpu", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     (port,) = free_ports(1)
     file = autoscaler_file(tmp_path, port)
     options = [option.replace("FILE", str(file)) for option in request.param]
-    with ray_head(*options, port=port, **variables) as head:
-        for name, value in head.token.items():
-            monkeypatch.setenv(name, value)
+    with ray_head(*options, port=port, **VARIABLES) as head:
         yield head
 
 
 def typed(head: Head, *words: object) -> subprocess.Popen[str]:
     """Start a `factory` command that finds this head."""
     command = [sys.executable, "-c", "from factory.cli import main; main()", *map(str, words)]
-    own = {**os.environ, **head.token, "PYTHONPATH": str(Path.cwd()), "RAY_ADDRESS": head.address}
+    own = {**os.environ, **OPEN, "PYTHONPATH": str(Path.cwd()), "RAY_ADDRESS": head.address}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, start_new_session=True, env=own, **pipes)
 

@@ -13,3 +13,9 @@ def uri(tmp_path_factory):
 @pytest.fixture(scope="session")
 def client(uri):
     return client_of(uri)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Let a question take longer than a user would wait: the machine may do much else beside."""
+    monkeypatch.setattr("catalog.gallery.listing.CONDITION_SECONDS", 300.0)
