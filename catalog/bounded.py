@@ -65,6 +65,7 @@ class BoundedSql:
         limit: int | None = None,
         version: int | None = None,
         as_of: str | None = None,
+        reviews: int | None = None,
     ) -> pa.Table:
         """Return the result of one reading statement, see `catalog.query.sql`.
 
@@ -72,13 +73,13 @@ class BoundedSql:
             text: the statement.
             seconds: it may take so long; None: any time.
             limit: at most so many rows.
-            version, as_of: of the view, see `Catalog`.
+            version, as_of, reviews: of the view, see `Catalog`.
 
         Raises:
             CatalogError: see `sql`; or it took longer, or more memory.
         """
         question = {"text": text, "limit": limit, "seconds": seconds}
-        question |= {"version": version, "as_of": as_of}
+        question |= {"version": version, "as_of": as_of, "reviews": reviews}
         with self._turn:
             pipe = self._running()
             try:
@@ -172,14 +173,15 @@ def _answer(
     place: Place, views: dict[str, Any], question: dict[str, Any], hidden: Sequence[str]
 ) -> bytes:
     from catalog.query import sql
+    from catalog.reviews import names_reviews
     from catalog.table import Catalog
 
-    version, as_of = question["version"], question["as_of"]
-    key = f"{version} {as_of}"
+    asked = {name: question[name] for name in ("version", "as_of", "reviews")}
+    key = json.dumps(asked)
     view = views.pop(key, None)
-    moves = version is None or "features" in question["text"]  # those come later than images
-    if view is None or moves:
-        view = Catalog(place, version=version, as_of=as_of)
+    named = question["text"].lower()  # features and verdicts come later than images
+    if view is None or asked["version"] is None or "features" in named or names_reviews(named):
+        view = Catalog(place, **asked)
     views[key] = view
     for old in list(views)[:-_KEPT]:
         del views[old]

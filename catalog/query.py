@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from catalog.files import Files
+from catalog.reviews import names_reviews, views
 from catalog.schema import STATISTICS, TABLES
 from catalog.store import reading, unreadable
 from catalog.table import Catalog
@@ -31,7 +32,7 @@ _SEALED = {
     "python_enable_replacements": "false",  # no Python variables as tables
     "temp_directory": "",  # else it spills into the working folder, access or not
 }
-_NO_MAPS = TABLES["maps"].empty_table()
+_NO_MAPS, _NO_REVIEWS = (TABLES[name].empty_table() for name in ("maps", "reviews"))
 _EXPLAIN = re.compile(
     r"(\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.I | re.S
 )
@@ -49,8 +50,9 @@ def sql(
 
     Args:
         catalog: the view to read. Tables: `samples`, `runs`, `releases` and `maps` (latest event
-            of each), `models`, `evaluations`, `scores`, `release_files`, `tombstones`, and
-            `features` with each image's place on the map of its space, x and y.
+            of each), `models`, `evaluations`, `scores`, `release_files`, `tombstones`, `features`
+            with each image's place on the map of its space, x and y, and what people said:
+            `reviews`, `review_events`, and the column `review` of `samples`, see `catalog.reviews`.
         text: one SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW or EXPLAIN. Columns of one name are
             told apart as in DuckDB: a, a_1.
         limit: at most so many rows.
@@ -129,11 +131,17 @@ def _run(
     with duckdb.connect(":memory:", config=_SEALED | bounds) as connection:
         samples = catalog.files("samples")
         seen = pa.schema([field for field in samples.schema if field.name not in hidden])
-        source = register(connection, "samples", replace(samples, schema=seen))
+        named = text.lower()  # what is long or wants a join: who asks for none does not wait for it
+        reviewed = names_reviews(named)
+        name = "stored_samples" if reviewed else "samples"
+        source = register(connection, name, replace(samples, schema=seen))
+        events = catalog.dataset("reviews") if reviewed else _NO_REVIEWS
+        connection.register("review_events", events)
+        for statement in views(with_samples=reviewed):
+            connection.execute(statement)
         connection.register("runs", catalog.runs_latest())
         connection.register("releases", catalog.releases_latest())
         connection.register("release_files", catalog.release_files())
-        named = text.lower()  # axes are long: who asks for none does not wait for them
         connection.register("maps", catalog.maps_latest() if "maps" in named else _NO_MAPS)
         for name in ("models", "evaluations", "scores", "tombstones"):
             connection.register(name, catalog.dataset(name))

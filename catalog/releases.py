@@ -1,9 +1,11 @@
 """Releases: named, immutable versions of a synthetic dataset, and how they are read.
 
 A release `wbc@1.2.0` pins one version of `samples`, a condition on its rows, and the SHA-256 of
-every file that holds one; its manifest digest covers all rows and files. `wbc` is its base name and
-means the highest version that was not retracted. Nothing of a release is ever changed: it can only
-be retracted, with a reason that every later reader is told. `catalog/releasing.py` makes them.
+every file that holds one; its manifest digest covers all rows and files. Where the condition asks
+what people said of images, it pins the version of `reviews` too: later verdicts do not move it.
+`wbc` is its base name and means the highest version that was not retracted. Nothing of a release is
+ever changed: it can only be retracted, with a reason that every later reader is told.
+`catalog/releasing.py` makes them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +65,7 @@ class Release:
     code_version: str
     created_at: datetime
     updated_at: datetime
+    review_version: int | None
 
     @property
     def retracted(self) -> bool:
@@ -137,7 +140,7 @@ def audited(
         CatalogError: the version that it pins cannot be opened.
     """
     return Selection(
-        catalog=Catalog(place, version=release.version),
+        catalog=Catalog(place, version=release.version, reviews=release.review_version),
         where=release.where,
         name=release.name,
         marked=forgotten_at(place, release.tombstone_version),

@@ -27,6 +27,7 @@ from catalog.manifest import (
 )
 from catalog.place import Where
 from catalog.releases import Release, audited, find_release, list_releases
+from catalog.reviews import names_reviews
 from catalog.schema import CREATED, RETRACTED
 from catalog.selection import Selection, accepted
 from catalog.sink import append_once, typed_rows
@@ -98,6 +99,7 @@ def create_release(
             "reason": None,
             "code_version": code_version,
             "created_at": now,
+            "review_version": selection.catalog.reviews,
         }
         _record_files(place, row, manifest)
         _record(place, row, 0, now)
@@ -155,13 +157,23 @@ def _selected(
     version: int | None,
 ) -> Selection:
     catalog = Catalog(place, version=version)
+    if where is not None and names_reviews(where):
+        held = catalog.version_of("reviews")
+        if held is None:
+            raise CatalogError(
+                f"the condition {where!r} asks what people said of images, and nobody said anything"
+                " yet",
+                remedy=f"Let somebody look at them: factory review --catalog {place}",
+            )
+        catalog = Catalog(place, version=catalog.version, reviews=held)
     return accepted(catalog, where, marked=forgotten(place))
 
 
 def _again(selection: Selection) -> Selection:
     """Return the same selection, not read yet, on the version that it pins."""
     view = selection.catalog
-    return replace(selection, catalog=Catalog(view.place, version=view.version))
+    again = Catalog(view.place, version=view.version, reviews=view.reviews)
+    return replace(selection, catalog=again)
 
 
 def _latest(place: Where, base: str) -> Release | None:

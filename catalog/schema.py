@@ -24,6 +24,8 @@ REJECTED = "rejected"
 STATUSES = ("started", "complete", "failed")
 CREATED = "created"
 RETRACTED = "retracted"
+WITHDRAWN = "withdrawn"
+VERDICTS = (ACCEPTED, REJECTED, WITHDRAWN)
 
 _WHEN = pa.timestamp("us", tz="UTC")
 _TEXTS = pa.list_(pa.field("element", pa.string()))
@@ -211,6 +213,8 @@ RELEASES = pa.schema(  # append-only: one row per event; SQL's `releases` shows 
         pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
         pa.field("created_at", _WHEN, nullable=False),  # when it was created
         pa.field("updated_at", _WHEN, nullable=False),  # when this event happened
+        # --- learnt later: nullable and last
+        pa.field("review_version", pa.int64()),  # of `reviews`, if the condition names them
     ]
 )
 
@@ -259,6 +263,23 @@ MAPS = pa.schema(  # append-only: one row per fitting; the latest of a space cou
     ]
 )
 
+REVIEWS = pa.schema(  # append-only: one row per verdict; SQL's `reviews` shows those that stand
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # leads to `samples`
+        pa.field("verdict", pa.string(), nullable=False),  # 'accepted', 'rejected' or 'withdrawn'
+        pa.field("reviewer", pa.string(), nullable=False),  # the name that was given
+        pa.field("reason", pa.string()),  # why, if it was said
+        pa.field("reviewed_at", _WHEN, nullable=False),  # when it was recorded
+        # --- audit: which verdict this is, and what the reviewer saw
+        pa.field("review_id", pa.string(), nullable=False),  # digest of image and reviewer
+        pa.field("event", pa.int32(), nullable=False),  # 0 = first of this review_id, then rising
+        pa.field("run_id", pa.string(), nullable=False),  # the run whose row was looked at
+        pa.field("pixel_sha256", pa.string(), nullable=False),  # its pixels, as `samples` has them
+        pa.field("is_blind", pa.bool_(), nullable=False),  # scores and gates were not shown
+        pa.field("code_version", pa.string(), nullable=False),  # factory version (and commit)
+    ]
+)
+
 TABLES = {
     "samples": SAMPLES,
     "runs": RUNS,
@@ -270,5 +291,6 @@ TABLES = {
     "tombstones": TOMBSTONES,
     "features": FEATURES,
     "maps": MAPS,
+    "reviews": REVIEWS,
 }
 """Table name -> schema. The same names in the folder and in SQL."""

@@ -248,24 +248,38 @@ def append_once(
     Raises:
         CatalogError: not writable, or the place of the rows is passed.
     """
-    snapshots = Snapshots(place, name)
-    data = parquet_bytes(table)
-    stem = "-".join(
-        f"{value:06d}" if isinstance(value, int) else str(value) for value in key.values()
-    )
-    path = f"{name[:-1]}-{stem}-{digest_bytes(data)[:16]}.parquet"
-    stats = file_statistics(table, tuple(key))
 
     def missing(snapshot: DeltaTable) -> Addition | None:
         last = snapshot.transaction_version(app_id)
         if last is not None and last >= app_version:
             _check_recorded(snapshot, key, last)
             return None
-        put(place, name, path, data)
-        action = AddAction(path, len(data), {}, now_ms(), True, stats)
+        action = put_rows(place, name, table, key=key)
         return Addition(actions=[action], app_id=app_id, app_version=app_version, note=key)
 
-    return commit_missing(snapshots, missing, retry=retry)
+    return commit_missing(Snapshots(place, name), missing, retry=retry)
+
+
+def put_rows(
+    place: Where, name: str, table: pa.Table, *, key: Mapping[str, str | int]
+) -> AddAction:
+    """Write rows of a small table to a file; return the action that makes it part of the table.
+
+    Its name holds the values of `key`, see `append_once`, and the digest of its bytes.
+
+    Raises:
+        CatalogError: not writable.
+    """
+    data = parquet_bytes(table)
+    path = f"{stem_of(name, key)}{digest_bytes(data)[:16]}.parquet"
+    put(place, name, path, data)
+    return AddAction(path, len(data), {}, now_ms(), True, file_statistics(table, tuple(key)))
+
+
+def stem_of(name: str, key: Mapping[str, str | int]) -> str:
+    """Return how the name of a file of `put_rows` begins; the first values of a key will do."""
+    values = (f"{each:06d}" if isinstance(each, int) else str(each) for each in key.values())
+    return "-".join([name[:-1], *values, ""])
 
 
 def _check_recorded(snapshot: DeltaTable, key: Mapping[str, str | int], last: int) -> None:

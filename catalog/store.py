@@ -44,6 +44,7 @@ _STATISTICS = {
     "tombstones": ("subject", "event"),
     "features": ("space_digest",),
     "maps": ("space_digest", "event"),
+    "reviews": ("review_id", "event"),
 }
 _COMMIT = re.compile(r"\d{20}\.json")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

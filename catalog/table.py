@@ -42,6 +42,7 @@ class Catalog:
         place: folder or object store URI (`s3://bucket/wbc`).
         version: a version of `samples`; the others as they were while it was the newest.
         as_of: a moment (datetime or ISO 8601 text, UTC by default) for all tables.
+        reviews: a version of `reviews`, as releases pin one; default: as the other tables.
 
     Raises:
         CatalogError: no catalog there, no such version, or of a newer factory.
@@ -57,6 +58,7 @@ class Catalog:
         *,
         version: int | None = None,
         as_of: datetime | str | None = None,
+        reviews: int | None = None,
     ) -> None:
         if version is not None and as_of is not None:
             raise CatalogError(
@@ -64,6 +66,7 @@ class Catalog:
             )
         self.place = place_of(place)
         self._version = version
+        self.reviews = reviews
         self._as_of = None if as_of is None else parse_moment(as_of)
         self._newest = {name: self._find(name) for name in TABLES}
         if all(table is None for table in self._newest.values()):
@@ -91,7 +94,11 @@ class Catalog:
     @property
     def version(self) -> int | None:
         """The version of `samples` in this view; None before its first version."""
-        snapshot = self._snapshots["samples"]
+        return self.version_of("samples")
+
+    def version_of(self, name: str) -> int | None:
+        """The version of a table in this view; None before its first version."""
+        snapshot = self._snapshots[name]
         return None if snapshot is None else snapshot.version()
 
     @property
@@ -292,11 +299,13 @@ class Catalog:
     @cached_property
     def _snapshots(self) -> dict[str, DeltaTable | None]:
         """One snapshot per table; None where a table has none at this view's moment."""
-        if self._version is not None:
-            samples = self._open("samples", self._version)
-            until = self._end_of(samples)
-            return {"samples": samples} | {n: self._at(n, until) for n in TABLES if n != "samples"}
-        return {name: self._at(name, self._as_of) for name in TABLES}
+        pinned = {"samples": self._version, "reviews": self.reviews}
+        found: dict[str, DeltaTable | None] = {
+            name: self._open(name, at) for name, at in pinned.items() if at is not None
+        }
+        samples = found.get("samples")
+        until = self._as_of if samples is None else self._end_of(samples)
+        return found | {name: self._at(name, until) for name in TABLES if name not in found}
 
     @cached_property
     def _files(self) -> dict[str, Files]:

@@ -91,7 +91,8 @@ def _pinned(index: Index, name: str) -> int:
 
 
 def _ask(index: Index, catalog: Catalog, text: str) -> pa.Table:
-    return index.stored.ask(text, seconds=CONDITION_SECONDS, version=catalog.version)
+    pinned = {"version": catalog.version, "reviews": catalog.reviews}
+    return index.stored.ask(text, seconds=CONDITION_SECONDS, **pinned)
 
 
 def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
@@ -104,7 +105,8 @@ def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
     if release.name in index.unanswered:
         return False
     try:
-        found = index.stored.ask(text, seconds=CONDITION_SECONDS, version=release.version)
+        pinned = {"version": release.version, "reviews": release.review_version}
+        found = index.stored.ask(text, seconds=CONDITION_SECONDS, **pinned)
     except CatalogError:
         index.unanswered.add(release.name)  # once is enough: every image's page would wait
         return False
