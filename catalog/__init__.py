@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from catalog.batch import BatchFile, write_batch
     from catalog.query import sql
     from catalog.results import record_evaluation
+    from catalog.reviews import Review, record_review
     from catalog.sink import SampleSink, record_model, record_run
     from catalog.table import Catalog
 
 _HOMES = {
     "BatchFile": "catalog.batch",
     "Catalog": "catalog.table",
+    "Review": "catalog.reviews",
     "SampleSink": "catalog.sink",
     "record_evaluation": "catalog.results",
     "record_model": "catalog.sink",
+    "record_review": "catalog.reviews",
     "record_run": "catalog.sink",
     "sql": "catalog.query",
     "write_batch": "catalog.batch",
@@ -28,9 +31,11 @@ _HOMES = {
 __all__ = [
     "BatchFile",
     "Catalog",
+    "Review",
     "SampleSink",
     "record_evaluation",
     "record_model",
+    "record_review",
     "record_run",
     "sql",
     "write_batch",

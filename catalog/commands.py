@@ -110,7 +110,8 @@ def sql_command(
 ) -> None:
     """Run one SELECT over the tables of the catalog (read-only DuckDB).
 
-    samples, runs, models, evaluations, scores, releases, release_files, tombstones, features, maps.
+    samples, runs, models, evaluations, scores, releases, release_files, tombstones, features, maps,
+    reviews and review_events. What reviewers say is the column `review` of samples, if it is named.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 from catalog.commands import catalog, optimize_command, vacuum_command
 from catalog.export.command import export, marks
 from catalog.feature_commands import embed_command
-from catalog.gallery.command import gallery
+from catalog.gallery.command import gallery, review
 from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
 from factory import __version__
@@ -59,7 +59,7 @@ COMMANDS = (
     start,
     *(real, bank, clusters, segmenter, prepare),
     *(expert, pretrain, finetune, memory, bridge, judge, ablate),
-    *(generate, catalog, gallery, export, marks, regenerate, mix, evaluate, sweep),
+    *(generate, catalog, gallery, review, export, marks, regenerate, mix, evaluate, sweep),
     *(release, lineage_command, forget_command),
     *(submit, runs, agent),
 )

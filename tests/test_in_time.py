@@ -161,6 +161,9 @@ WRONG: list[tuple[str, str, str]] = [
     ("export csv --out o --catalog nowhere", "there is no catalog at", "Check the"),
     ("release verify r@1.0.0 --redraw 4 --catalog catalog", "r@1.0.0", "release list"),
     ("gallery --host 0.0.0.0 --catalog catalog", "no token to ask them for", "Make one with"),
+    ("review --catalog catalog", "there is no token to ask them for", "Make one with"),
+    ("review --catalog nowhere --token-file token", "there is no catalog at", "Check the"),
+    ("review --catalog catalog --token-file token --reviewer -", "has no name", "Give one"),
     ("submit --address ray -- jobs/generate_wbc.py", "no dashboard's address", "Give http"),
     ("marks nowhere.png", "'nowhere.png' cannot be read", "Give a PNG file"),
 ]  # fmt: skip
@@ -181,6 +184,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     )
     catalog_at(home / "catalog")
     (home / "file").write_text("")
+    (home / "token").write_text("a token that nobody guesses")
     before = sorted(home.rglob("*"))
     done = subprocess.run(
         [sys.executable, "-c", RUN],

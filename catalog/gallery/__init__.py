@@ -1,1 +1,1 @@
-"""A read-only web page over a catalog. Needs neither torch nor ray; see `catalog.gallery.app`."""
+"""Web pages over a catalog. They read, and `factory review` adds verdicts; see `gallery.app`."""

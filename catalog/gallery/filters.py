@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from catalog.gallery.index import View
 from catalog.query import quoted
+from catalog.schema import ACCEPTED, REJECTED
 from factory.errors import CatalogError
 from factory.gate.registry import all_scores
 
@@ -37,7 +38,9 @@ SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {
     f"{name}{end}": (column, bool(end)) for name, column in RANGES.items() for end in ("", "_down")
 }
 """Parameter -> (column, descending). Images without the score are left out."""
-OTHERS = ("reason", "release", "version", "where", "box", "sort")
+REVIEWS = (ACCEPTED, REJECTED, "disputed", "none")
+"""What people say of an image together; 'none' where nobody looked."""
+OTHERS = ("reason", "review", "release", "version", "where", "box", "sort")
 PARAMETERS = (*EXACT, *(f"{name}{end}" for name in RANGES for end in ("_min", "_max")), *OTHERS)
 _LONGEST = 2000
 
@@ -50,6 +53,8 @@ class Filters:
     bounds: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     """A gate that rejected the image."""
+    review: str = ""
+    """What people say of it, one of `REVIEWS`."""
     release: str = ""
     version: int | None = None
     where: str = ""
@@ -62,7 +67,11 @@ class Filters:
         """Return the parameters that give these filters."""
         given = {name: self.exact[name] for name in EXACT if name in self.exact}
         given |= {name: repr(value) for name, value in self.bounds.items()}
-        given |= {name: value for name in ("reason", "release") if (value := getattr(self, name))}
+        given |= {
+            name: value
+            for name in ("reason", "review", "release")
+            if (value := getattr(self, name))
+        }
         given |= {} if self.version is None else {"version": str(self.version)}
         given |= {"where": self.where} if self.where else {}
         given |= {} if self.box is None else {"box": ",".join(f"{end:.7g}" for end in self.box)}
@@ -92,6 +101,11 @@ class Filters:
         if self.reason:
             terms.append("list_contains(gates, ?)")
             values.append(self.reason)
+        if self.review == "none":
+            terms.append("image_id NOT IN (SELECT image_id FROM reviewed)")
+        elif self.review:
+            terms.append("image_id IN (SELECT image_id FROM reviewed WHERE review = ?)")
+            values.append(self.review)
         if self.box is not None:
             terms.append("image_id IN (SELECT image_id FROM points WHERE x >= ? AND y >= ?"
                          " AND x <= ? AND y <= ?)")  # fmt: skip
@@ -124,6 +138,8 @@ class Filters:
         if self.reason:
             gates = "list_transform(gate_reasons, lambda r: split_part(r, ':', 1))"
             terms.append(f"list_contains({gates}, {quoted(self.reason)})")
+        if self.review:
+            terms.append("review IS NULL" if self.review == "none" else f"review = '{self.review}'")
         if self.where:
             terms.append(f"({self.where})")
         if self.box is not None:
@@ -192,6 +208,9 @@ def filters_of(
             )
         if value.strip():
             known[name] = value.strip()
+    review = known.get("review", "")
+    if review and review not in REVIEWS:
+        raise BadAddress(f"review is {review[:80]!r}", remedy=f"Choose of {', '.join(REVIEWS)}")
     sort = known.get("sort", "newest")
     if sort not in SORTS:
         raise BadAddress(f"nothing sorts by {sort!r}", remedy=f"Choose of {', '.join(SORTS)}")
@@ -199,6 +218,7 @@ def filters_of(
         exact={name: known[name] for name in EXACT if name in known},
         bounds={n: _number(n, known[n]) for n in PARAMETERS if n[-4:] in _ENDS and n in known},
         reason=known.get("reason", ""),
+        review=review,
         release=known.get("release", ""),
         version=_version(known.get("version")),
         where=known.get("where", ""),

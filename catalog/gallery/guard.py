@@ -4,6 +4,10 @@ The pages hold medical images, and text from other people's rows. So: only GET a
 names that are this machine's (a page elsewhere that has its own name point here, "DNS rebinding",
 is refused); a token where other machines can reach the port; and headers under which text that
 slipped through as markup could still run nothing.
+
+Where a page takes what somebody says (`factory review`), POST is let through to it alone: with the
+token, from a page of this very server by what the browser says of it, and of a few kilobytes. The
+page itself asks for `form_mark`, which no other site can read.
 """
 
 import asyncio
@@ -11,7 +15,15 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
@@ -29,7 +41,7 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # under no-referrer a form's own origin would be "null"
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "private, no-cache",
@@ -43,6 +55,8 @@ AT_ONCE = 2
 WAITING = 16
 WAIT_SECONDS = 5.0
 """Costly requests: how many work at a time, how many may wait, and for how long."""
+MOST_BYTES = 8192
+"""Of what is posted."""
 _BUSY = (503, "This gallery is busy: ask again in a moment.", {"retry-after": "2"})
 
 
@@ -53,12 +67,21 @@ class Guard:
         app: the pages.
         host: the address that the server is bound to.
         token: asked of everyone, unless None.
+        posts: paths that take a POST; they want a token.
+
+    Raises:
+        ValueError: `posts` without a token.
     """
 
-    def __init__(self, app: App, *, host: str, token: str | None) -> None:
+    def __init__(
+        self, app: App, *, host: str, token: str | None, posts: Collection[str] = ()
+    ) -> None:
+        if posts and token is None:
+            raise ValueError("what takes a POST asks for a token")
         self.app = app
         self.host = host
         self.token = token
+        self.posts = frozenset(posts)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
         self.names = {"localhost", host.lower()}
@@ -107,7 +130,8 @@ class Guard:
         self, scope: Scope, headers: Mapping[str, str]
     ) -> tuple[int, str, dict[str, str]] | None:
         """Return status, text and headers of the answer that stops here; None lets it through."""
-        if scope["method"] not in ("GET", "HEAD"):
+        posted = scope["method"] == "POST" and scope["path"] in self.posts
+        if not posted and scope["method"] not in ("GET", "HEAD"):
             return 405, "This gallery only shows: use GET.", {"allow": "GET, HEAD"}
         host = headers.get("host", "")
         if not self._is_ours(host):
@@ -116,7 +140,9 @@ class Guard:
         pairs = _parameters(scope)
         if _costly(pairs) and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return 403, "Another site asked this gallery to work: type it here instead.", {}
-        return self._token_refusal(scope, headers, pairs)
+        return self._token_refusal(scope, headers, pairs) or (
+            _post_refusal(headers) if posted else None
+        )
 
     def _token_refusal(
         self, scope: Scope, headers: Mapping[str, str], pairs: Sequence[tuple[str, str]]
@@ -124,12 +150,12 @@ class Guard:
         if self.token is None:
             return None
         given = next((value for name, value in pairs if name == "token"), None)
-        if given is not None and _equal(given, self.token):
+        if given is not None and equal(given, self.token):
             rest = urlencode([pair for pair in pairs if pair[0] != "token"])
             place = quote("/" + scope["path"].lstrip("/\\")) + (f"?{rest}" if rest else "")
             cookie = f"{COOKIE}={_mark(self.token)}; HttpOnly; SameSite=Strict; Path=/"
             return 303, "Come in.", {"location": place, "set-cookie": cookie}
-        if _equal(_cookie(headers.get("cookie", "")), _mark(self.token)):
+        if equal(_cookie(headers.get("cookie", "")), _mark(self.token)):
             return None
         return 401, "This gallery asks for its token: open it as /?token=TOKEN.", {}
 
@@ -140,6 +166,27 @@ class Guard:
         if address is None:
             return name in self.names
         return address.is_loopback or not is_loopback(self.host)
+
+
+def _post_refusal(headers: Mapping[str, str]) -> tuple[int, str, dict[str, str]] | None:
+    """Refuse what is posted from elsewhere, is large, or is no form.
+
+    Every browser says where a POST comes from, as Origin, Sec-Fetch-Site or both.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    host = headers.get("host", "").lower()  # a proxy may speak TLS in front
+    own = origin is None or origin.lower() in (f"http://{host}", f"https://{host}")
+    if (site is None and origin is None) or site not in (None, "same-origin") or not own:
+        return 403, "This did not come from a page of this gallery: say it there.", {}
+    length = headers.get("content-length", "")
+    if not (length.isascii() and length.isdecimal()):
+        return 411, "How long is it? Send content-length.", {}
+    if len(length) > 9 or int(length) > MOST_BYTES:
+        return 413, f"At most {MOST_BYTES} bytes are taken.", {}
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        return 415, "Only a form is taken.", {}
+    return None
 
 
 def _parameters(scope: Scope) -> list[tuple[str, str]]:
@@ -188,7 +235,13 @@ def _mark(token: str) -> str:
     return hmac.new(token.encode(), b"factory gallery cookie", hashlib.sha256).hexdigest()
 
 
-def _equal(given: str, wanted: str) -> bool:
+def form_mark(token: str) -> str:
+    """Return what the forms of a server's own pages hold, which pages elsewhere cannot read."""
+    return hmac.new(token.encode(), b"factory gallery form", hashlib.sha256).hexdigest()
+
+
+def equal(given: str, wanted: str) -> bool:
+    """Whether two secrets are the same, in a time that does not tell where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 

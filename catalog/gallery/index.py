@@ -21,6 +21,7 @@ from catalog.files import Files
 from catalog.gallery.points import Points
 from catalog.place import Where, place_of
 from catalog.progress import FILES_AT_A_TIME
+from catalog.reviews import fresh_events, views
 from catalog.schema import SAMPLES
 from catalog.store import reading
 from catalog.table import Catalog
@@ -36,6 +37,8 @@ LOOK_AGAIN_SECONDS = 3.0
 """The newest version is looked for at most so often."""
 REST = 10
 """... and after a look that took long, only when so many times its duration has passed."""
+LISTEN_AGAIN_SECONDS = 1.0
+"""What people said is looked for at most so often, but for whoever said something here."""
 KEPT = 8
 """Older versions, releases and conditions of which the lists are kept."""
 
@@ -54,7 +57,10 @@ CREATE TABLE members (name VARCHAR, image_id VARCHAR, run_id VARCHAR);
 CREATE TABLE doubles (image_id VARCHAR);
 CREATE TABLE hidden (image_id VARCHAR);
 CREATE TABLE points (image_id VARCHAR, row INTEGER, x FLOAT, y FLOAT);
+CREATE TABLE review_events (image_id VARCHAR, reviewer VARCHAR, event INTEGER, verdict VARCHAR,
+reason VARCHAR, reviewed_at TIMESTAMP, is_blind BOOLEAN);
 """
+_EVENT = ("image_id", "reviewer", "event", "verdict", "reason", "reviewed_at", "is_blind")
 _DOUBLES = """CREATE OR REPLACE TABLE doubles AS
 SELECT image_id FROM images GROUP BY image_id HAVING count(*) > 1"""
 
@@ -97,12 +103,14 @@ class Index:
         self._db = duckdb.connect(":memory:")
         light = pa.schema([SAMPLES.field(name) for name in LIGHT])
         self._db.register("light", light.empty_table())
-        self._db.execute(_EMPTY)
+        self._db.execute(";\n".join([_EMPTY, *views()]))
         self._paths: list[str] = []
         self._known: dict[str, int] = {}
         self._held: dict[str, View] = {}
-        self._members: list[str] = []
+        self._members: dict[str, int] = {}
         self._again = 0.0
+        self._said: frozenset[str] = frozenset()
+        self._listen_again = 0.0
         self._lock = threading.RLock()
         self._older = threading.Lock()
         self.typed = BoundedSql(self.place)
@@ -162,6 +170,24 @@ class Index:
             self._again = time.monotonic() + max(LOOK_AGAIN_SECONDS, REST * spent)
             return held
 
+    def listen(self, *, at_once: bool = False) -> int:
+        """Read what people said since the last look; return how many verdicts there are.
+
+        Raises:
+            CatalogError: a file is gone, or holds no verdicts.
+        """
+        with self._lock:
+            if at_once or time.monotonic() >= self._listen_again:
+                rows, paths = fresh_events(self.place, self._said)
+                if not self._said <= paths:  # another table lies there now
+                    self._db.execute("DELETE FROM review_events")
+                    rows, paths = fresh_events(self.place)
+                if len(rows):
+                    self.take("INSERT INTO review_events FROM fresh", _without_zone(rows))
+                self._said = paths
+                self._listen_again = time.monotonic() + LISTEN_AGAIN_SECONDS
+            return len(self._said)
+
     def at(self, version: int | None) -> View:
         """Return a version of the samples; None means the newest.
 
@@ -185,23 +211,36 @@ class Index:
                     self._db.execute("DELETE FROM shown WHERE view = ?", [old])
             return view
 
-    def remember(self, name: str, keys: pa.Table) -> None:
-        """Keep a set of images (image_id, run_id) as `name` in the table `members`."""
+    def remember(self, name: str, keys: pa.Table, heard: int = 0) -> None:
+        """Keep a set of images (image_id, run_id) as `name` in the table `members`.
+
+        `heard`: the verdicts that it was chosen by; a set of fewer makes room for it.
+        """
         with self._lock:
-            if name in self._members:
+            if self.remembers(name, heard):
                 return
             self._db.register("fresh", keys)
-            self._db.execute("INSERT INTO members SELECT ?, image_id, run_id FROM fresh", [name])
+            self._db.begin()  # who asks meanwhile sees the old set or the new one
+            try:
+                self._db.execute("DELETE FROM members WHERE name = ?", [name])
+                self._db.execute(
+                    "INSERT INTO members SELECT ?, image_id, run_id FROM fresh", [name]
+                )
+                self._db.commit()
+            except BaseException:
+                self._db.rollback()
+                raise
             self._db.unregister("fresh")
-            self._members.append(name)
-            for old in self._members[:-KEPT]:
+            self._members.pop(name, None)
+            self._members[name] = heard
+            for old in list(self._members)[:-KEPT]:
                 self._db.execute("DELETE FROM members WHERE name = ?", [old])
-            self._members = self._members[-KEPT:]
+                del self._members[old]
 
-    def remembers(self, name: str) -> bool:
-        """Whether the table `members` has `name`."""
+    def remembers(self, name: str, heard: int = 0) -> bool:
+        """Whether the table `members` has `name`, chosen by as many verdicts."""
         with self._lock:
-            return name in self._members
+            return self._members.get(name, -1) >= heard
 
     def _shown(self, name: str, catalog: Catalog) -> View:
         """Read the files that are new, and note which ones the version has."""
@@ -303,3 +342,10 @@ class Index:
         }
         queries["gate"] = "SELECT DISTINCT unnest(gates) AS v FROM images ORDER BY 1 LIMIT 500"
         return {key: [row["v"] for row in self.ask(text)] for key, text in queries.items()}
+
+
+def _without_zone(rows: pa.Table) -> pa.Table:
+    """Return the columns of verdicts that the index holds; times in UTC, as DuckDB gives them."""
+    kept = rows.select(list(_EVENT))
+    plain = kept["reviewed_at"].cast(pa.timestamp("us"))
+    return kept.set_column(_EVENT.index("reviewed_at"), "reviewed_at", plain)

@@ -18,6 +18,7 @@ from catalog.gallery.filters import (
 from catalog.gallery.index import Index, View
 from catalog.query import quoted
 from catalog.releases import Release, list_releases, open_release
+from catalog.reviews import names_reviews
 from catalog.schema import SAMPLES
 from catalog.table import Catalog
 from factory.errors import CatalogError
@@ -51,6 +52,8 @@ def view_of(index: Index, filters: Filters) -> View:
                 "there is no map yet",
                 remedy=f"Make one with `factory catalog embed --catalog {index.place.uri}`",
             )
+        if filters.review:
+            index.listen()
         if filters.where:
             _learn(index, view, condition_name(view.catalog.version, filters.where), filters.where)
     except CatalogError as error:
@@ -64,7 +67,8 @@ def holding(index: Index, row: dict[str, Any]) -> list[Release]:
 
 
 def _learn(index: Index, view: View, name: str, where: str) -> None:
-    if index.remembers(name):
+    heard = index.listen() if names_reviews(where) else 0  # then it may be others by now
+    if index.remembers(name, heard):
         return
     version = view.catalog.version
     for text in (  # by itself too: 'a) OR (b' is no condition
@@ -72,7 +76,7 @@ def _learn(index: Index, view: View, name: str, where: str) -> None:
         f"SELECT image_id, run_id FROM samples WHERE ({where}\n)",
     ):
         found = index.typed.ask(text, seconds=CONDITION_SECONDS, version=version)
-    index.remember(name, found)
+    index.remember(name, found, heard)
 
 
 def _pinned(index: Index, name: str) -> int:

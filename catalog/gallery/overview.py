@@ -137,6 +137,7 @@ def choices_of(index: Index, view: View, filters: Filters) -> Choices:
     """
     chips = {title: _chips(index, view, filters, title) for title in CHIPS}
     chips["rejected by"] = _gates(index, view, filters)
+    chips["reviewers say"] = _reviews(index, view, filters)
     ranges = {name: view.ends[column] for name, column in RANGES.items() if column in view.ends}
     several = {name: each for name, each in ranges.items() if each[0] < each[1]}
     return Choices(
@@ -189,6 +190,30 @@ def _chips(index: Index, view: View, filters: Filters, name: str) -> list[Chip]:
             chosen=value == chosen,
         )
         for value, count in found.items()
+    ]
+
+
+def _reviews(index: Index, view: View, filters: Filters) -> list[Chip]:
+    """Return the chips of what people say together; none where nobody said anything."""
+    if not index.listen():
+        return []
+    others = replace(filters, review="")
+    held, values = others.condition(view)
+    rows = index.ask(
+        "SELECT coalesce(review, 'none') AS value, count(*) AS n FROM images LEFT JOIN reviewed"
+        f" USING (image_id) WHERE {held} GROUP BY 1 ORDER BY n DESC, 1",
+        values,
+    )
+    return [
+        Chip(
+            label=row["value"],
+            count=row["n"],
+            query=others.query()
+            if row["value"] == filters.review
+            else others.query(review=row["value"]),
+            chosen=row["value"] == filters.review,
+        )
+        for row in rows
     ]
 
 

@@ -63,6 +63,23 @@ def token_for(
     return token or None
 
 
+def token_to_write(
+    host: str, token_file: Path | None, environment: Mapping[str, str] | None = None
+) -> str:
+    """Return the token of a server that takes what visitors say; see `token_for`.
+
+    Raises:
+        CatalogError: there is none, also on loopback, or it is too short.
+    """
+    token = token_for(host, token_file, environment)
+    if token is None:
+        raise CatalogError(
+            "what reviewers say is written down, and there is no token to ask them for",
+            remedy=_MAKE_ONE,
+        )
+    return token
+
+
 def listening(host: str, port: int) -> socket.socket:
     """Return a socket that takes visitors at an address, before there is anything to show them.
 
