@@ -24,7 +24,7 @@ from catalog.batch import file_statistics, parquet_bytes
 from catalog.files import Files, listed_files
 from catalog.place import Where
 from catalog.releases import list_releases
-from catalog.schema import SAMPLES, STATISTICS
+from catalog.schema import REVIEWS, SAMPLES, STATISTICS
 from catalog.sink import now_ms
 from catalog.store import filesystem, open_table, put, reading, sizes, storage_errors
 from catalog.table import Catalog
@@ -35,6 +35,8 @@ from factory.errors import CatalogError
 TARGET_BYTES = 32 << 20
 """Size up to which files are joined: about what is read to show one image of it."""
 _ROW_GROUP = 256
+MANY_VERDICTS = 64
+"""Files of verdicts from which they are joined: each costs whoever reads them 0.6 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ def optimize(
 ) -> Compaction:
     """Join small neighbouring files of every run up to `target_bytes`, a commit per run.
 
-    Neighbours are told by their batches. Safe beside running runs; asked again it does nothing.
+    Neighbours are told by their batches. Files of verdicts, one each, are joined too. Safe beside
+    running runs and reviewers; asked again it does nothing.
 
     Raises:
         CatalogError: no catalog there, a file is gone, or not writable.
@@ -70,6 +73,7 @@ def optimize(
             return _joined(snapshot, place, run_id, target_bytes)
 
         version = commit_missing(snapshots, joined, retry=retry, on_step=on_step)
+    _join_reviews(place, retry)
     after = listed_files(snapshots.newest())
     return Compaction(files_before=len(listed), files_after=len(after), version=version)
 
@@ -133,6 +137,36 @@ def _written(place: Where, run_id: str, rows: pa.Table) -> AddAction:
     put(place, "samples", path, data)
     stats = file_statistics(rows, STATISTICS)
     return AddAction(path, len(data), {"run_id": run_id}, now_ms(), False, stats)
+
+
+def _join_reviews(place: Where, retry: Retry | None) -> None:
+    """Put verdicts into one file; earlier versions, and releases by them, keep their own."""
+    app_id = "reviews-joined"
+
+    def joined(snapshot: DeltaTable) -> Addition | None:
+        files = Files(listed=listed_files(snapshot), schema=REVIEWS,
+                      filesystem=filesystem(place, "reviews"))  # fmt: skip
+        if len(files) < MANY_VERDICTS:
+            return None
+        with reading(place, files):
+            rows = files.dataset().to_table()
+        data = parquet_bytes(rows.sort_by([("reviewed_at", "ascending"), ("event", "ascending")]))
+        path = f"joined-{digest_bytes(data)[:16]}.parquet"
+        put(place, "reviews", path, data)
+        stats = file_statistics(rows, ("review_id", "event"))
+        listed = zip(
+            *(files.listed[key].to_pylist() for key in ("path", "size_bytes")), strict=True
+        )
+        gone = [RemoveAction(old, False, now_ms(), size, {}) for old, size in listed if old != path]
+        return Addition(
+            actions=[AddAction(path, len(data), {}, now_ms(), False, stats), *gone],
+            app_id=app_id,
+            app_version=(snapshot.transaction_version(app_id) or 0) + 1,
+            note={"factory_operation": "optimize"},
+        )
+
+    if Catalog(place).version_of("reviews") is not None:
+        commit_missing(Snapshots(place, "reviews"), joined, retry=retry)
 
 
 def _runs(listed: pa.Table) -> list[str]:

@@ -110,6 +110,7 @@ class Index:
         self._members: dict[str, int] = {}
         self._again = 0.0
         self._said: frozenset[str] = frozenset()
+        self._heard = 0
         self._listen_again = 0.0
         self._lock = threading.RLock()
         self._older = threading.Lock()
@@ -179,14 +180,15 @@ class Index:
         with self._lock:
             if at_once or time.monotonic() >= self._listen_again:
                 rows, paths = fresh_events(self.place, self._said)
-                if not self._said <= paths:  # another table lies there now
+                if not self._said <= paths:  # they were joined
                     self._db.execute("DELETE FROM review_events")
                     rows, paths = fresh_events(self.place)
                 if len(rows):
                     self.take("INSERT INTO review_events FROM fresh", _without_zone(rows))
                 self._said = paths
+                self._heard = int(self.ask("SELECT count(*) AS n FROM review_events")[0]["n"])
                 self._listen_again = time.monotonic() + LISTEN_AGAIN_SECONDS
-            return len(self._said)
+            return self._heard
 
     def at(self, version: int | None) -> View:
         """Return a version of the samples; None means the newest.

@@ -8,11 +8,13 @@ import pytest
 from catalog import Catalog, sql
 from catalog.bounded import BoundedSql
 from catalog.export.facts import facts_of
+from catalog.gallery.index import Index
 from catalog.query import files_scanned
 from catalog.releases import find_release, open_release, verify_release
 from catalog.releasing import create_release
 from catalog.reviews import Review, agreements, fresh_events, record_review
 from catalog.selection import accepted
+from catalog.upkeep import optimize
 from factory.errors import CatalogError
 from tests.catalog.test_table import publish
 from tests.fakes.rows import sample_row
@@ -189,6 +191,32 @@ def test_fresh_events_are_those_of_files_that_are_not_known(uri):
     assert rows["verdict"].to_pylist() == ["rejected"]
     assert rows["is_blind"].to_pylist() == [True]
     assert paths < both
+
+
+def test_joined_files_hold_the_same_verdicts_and_each_reviewer_goes_on(uri, monkeypatch):
+    monkeypatch.setattr("catalog.upkeep.MANY_VERDICTS", 3)
+    record(uri, 0, "accepted")
+    made = create_release(uri, "seen", where="review = 'accepted'", **MADE)
+    optimize(uri)
+    record(uri, 0, "rejected", minutes=1)
+    record(uri, 1, "accepted", "Ben")
+    index = Index(str(uri))
+    try:
+        assert index.listen(at_once=True) == 3
+        before = sorted(asked(uri, "FROM review_events"))
+        optimize(uri)
+        optimize(uri)
+        assert len(Catalog(uri).files("reviews")) == 1
+        assert sorted(asked(uri, "FROM review_events")) == before
+        assert not record(uri, 0, "rejected", minutes=2)
+        assert record(uri, 0, "accepted", minutes=3)
+        assert index.listen(at_once=True) == 4
+        stands = "SELECT image_id, reviewer, verdict, event FROM reviews ORDER BY reviewer"
+        assert [tuple(row.values()) for row in index.ask(stands)] == asked(uri, stands) == [
+            (IDS[0], "Ada", "accepted", 2), (IDS[1], "Ben", "accepted", 0)]  # fmt: skip
+    finally:
+        index.close()
+    assert len(open_release(uri, made.name)) == 1
 
 
 def test_agreement_of_two_is_that_of_cohen():

@@ -220,6 +220,7 @@ RELEASES = {
     "bomb": {"where": "1 = 1"},
     "huge version": {"catalog_version": HUGE},
     "huge tombstones": {"tombstone_version": HUGE},
+    "huge reviews": {"review_version": HUGE},
     "no counts": {"class_counts": TITLE},
     "counts that are none": {"class_counts": '{"a": "b"}'},
     "endless file": {"path": "../../../../../../../../../../dev/zero"},
