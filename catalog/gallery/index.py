@@ -178,7 +178,8 @@ class Index:
             CatalogError: a file is gone, or holds no verdicts.
         """
         with self._lock:
-            if at_once or time.monotonic() >= self._listen_again:
+            begun = time.monotonic()
+            if at_once or begun >= self._listen_again:
                 rows, paths = fresh_events(self.place, self._said)
                 if not self._said <= paths:  # they were joined
                     self._db.execute("DELETE FROM review_events")
@@ -187,7 +188,8 @@ class Index:
                     self.take("INSERT INTO review_events FROM fresh", _without_zone(rows))
                 self._said = paths
                 self._heard = int(self.ask("SELECT count(*) AS n FROM review_events")[0]["n"])
-                self._listen_again = time.monotonic() + LISTEN_AGAIN_SECONDS
+                now = time.monotonic()
+                self._listen_again = now + max(LISTEN_AGAIN_SECONDS, REST * (now - begun))
             return self._heard
 
     def at(self, version: int | None) -> View:

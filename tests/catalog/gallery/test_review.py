@@ -1,6 +1,10 @@
 """`/review`: what reviewers say is written once and never over, and nobody else writes anything."""
 
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -20,6 +24,7 @@ from catalog.tombstones import Mark, record_tombstones
 from factory.errors import CatalogError
 from factory.real.smear import write_smear
 from tests.catalog.gallery.test_guard import EVIL, TOKEN, Tags
+from tests.catalog.gallery.test_serve import heeding
 from tests.fakes.gallery import catalog_at, client_of, publish, served
 from tests.fakes.rows import STARTED, sample_row
 
@@ -351,3 +356,40 @@ def test_an_image_of_two_runs_is_asked_about_once_and_a_forgotten_one_never(tmp_
         text = page(client, say(client, text, "accepted").headers["location"])
     assert "All 7 images" in text
     assert {row["run_id"] for row in rows(uri)} == {"run-low", "run-high"}
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_ctrl_c_and_says_what_is_next(uri, tmp_path):
+    (tmp_path / "token").write_text(TOKEN)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "from factory.cli import main; main()"
+    words = ["review", "--catalog", uri, "--port", port, "--token-file", tmp_path / "token"]
+    command = [sys.executable, "-c", code, *map(str, words), "--reviewer", "Ada  Okafor"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipe, preexec_fn=heeding) as server:
+        try:
+            first, second = server.stdout.readline(), server.stdout.readline()
+            assert "/review?token=TOKEN" in first
+            assert f"20 images at http://127.0.0.1:{port}/review" in second
+            assert TOKEN not in first + second
+            cookies = urllib.request.HTTPCookieProcessor()
+            browser = urllib.request.build_opener(cookies)
+            query = urlencode({"token": TOKEN})
+            with browser.open(f"http://127.0.0.1:{port}/review?{query}", timeout=900) as answer:
+                action, form = fields(answer.read().decode())
+            body = urlencode(form | {"verdict": "rejected"}).encode()
+            post = urllib.request.Request(f"http://127.0.0.1:{port}{action}", body,
+                                          {"origin": f"http://127.0.0.1:{port}"})  # fmt: skip
+            browser.open(post, timeout=900).close()
+            server.send_signal(signal.SIGINT)
+            told = server.communicate(timeout=900)[1]
+        finally:
+            server.kill()
+    assert server.returncode == 130
+    assert (
+        f"catalog sql 'SELECT review, count(*) FROM samples GROUP BY ALL' --catalog {uri}" in told
+    )
+    (row,) = rows(uri)
+    assert (row["reviewer"], row["verdict"]) == ("Ada Okafor", "rejected")
