@@ -83,7 +83,7 @@ class ReviewPages:
         view = view_of(index, filters)
         queue = Queue.of(index, view, filters, reviewer)
         told: dict[str, Any] = {
-            "filters": filters, "reviewer": reviewer, "view": view, "mark": self.mark,
+            "filters": filters, "reviewer": reviewer, "mark": self.mark,
             "longest": (LONGEST_NAME, LONGEST_REASON), "progress": queue.progress(),
             "here": f"{REVIEW}?{filters.query(**self._named(reviewer))}",
         }  # fmt: skip
@@ -129,18 +129,18 @@ class ReviewPages:
         return RedirectResponse(f"{REVIEW}?{query}", status_code=303)
 
     def _of(self, view: View, row: dict[str, Any], reviewer: str) -> dict[str, Any]:
-        """Return what is shown of an image: others' verdicts only beside one's own."""
+        """Return what is shown of an image: of others' verdicts none before one's own."""
         index, key = self.gallery.index, key_of(row)
         said = [each for each in said_of(index, row["image_id"]) if each["stands"]]
         mine = next((each for each in said if each["reviewer"] == reviewer), None)
-        gates = []
+        shown, gates = mine is not None and not self.how.is_blind, []
         if not self.how.is_blind:
             held = self.gallery.row(view, key, _OF_GATES)
             gates = gates_of(held, config_of(latest_runs(view.catalog).get(row["run_id"])))
         (thumb,) = self.gallery.thumbnails.of(view, [row])
         return {
             "key": key, "mine": mine, "gates": gates, "masked": bool(thumb.lines),
-            "others": [each for each in said if mine and each is not mine],
+            "others": [each for each in said if shown and each is not mine],
             "near": self.gallery.near(view, key), "reasons": reasons_of(index, reviewer),
         }  # fmt: skip
 

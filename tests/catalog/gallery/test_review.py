@@ -182,8 +182,12 @@ def test_a_blind_review_shows_no_score_no_gate_and_no_other_page(uri, tmp_path):
     assert client.get(f"/picture/{fields(text)[1]['image']}/image.png").status_code == 200
     for leading in ("status=rejected", "blur_min=0.1", "where=true", "review=disputed"):
         assert client.get(f"/review?reviewer=Ada&{leading}").status_code == 400
-    assert say(client, text, "accepted").status_code == 303
+    assert say(client, text, "accepted", "round").status_code == 303
     assert rows(uri)[0]["is_blind"] is True
+    again = f"/review?reviewer=Ben&image={fields(text)[1]['image']}"
+    say(client, page(client, again), "rejected")
+    assert "You said: rejected" in page(client, again)
+    assert "round" not in page(client, again)
 
 
 def test_names_and_reasons_are_only_text(uri):
