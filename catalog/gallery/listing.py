@@ -95,8 +95,9 @@ def _pinned(index: Index, name: str) -> int:
 
 
 def _ask(index: Index, catalog: Catalog, text: str) -> pa.Table:
-    pinned = {"version": catalog.version, "reviews": catalog.reviews}
-    return index.stored.ask(text, seconds=CONDITION_SECONDS, **pinned)
+    return index.stored.ask(
+        text, seconds=CONDITION_SECONDS, version=catalog.version, reviews=catalog.reviews
+    )
 
 
 def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
@@ -109,8 +110,12 @@ def _holds(index: Index, release: Release, row: dict[str, Any]) -> bool:
     if release.name in index.unanswered:
         return False
     try:
-        pinned = {"version": release.version, "reviews": release.review_version}
-        found = index.stored.ask(text, seconds=CONDITION_SECONDS, **pinned)
+        found = index.stored.ask(
+            text,
+            seconds=CONDITION_SECONDS,
+            version=release.version,
+            reviews=release.review_version,
+        )
     except CatalogError:
         index.unanswered.add(release.name)  # once is enough: every image's page would wait
         return False
