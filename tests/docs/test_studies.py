@@ -103,3 +103,13 @@ def test_a_table_has_a_line_for_every_n_and_a_column_for_every_r() -> None:
     assert lines[0] == "| N real | real | duplicate | r1 | r2 | r3 |"
     assert lines[2].startswith("| 16 | 0.600 ± 0.141 (n 2) |")
     assert len(lines) == 4
+
+
+def test_the_picture_on_the_first_screen_is_that_of_the_tables() -> None:
+    found = script("learning_curve")
+    page = found.PAGE.read_text()
+    drawn, real, control = found.lines(page)
+    assert [(n, span.value) for n, span in real.points][:2] == [(1, 0.396), (4, 0.633)]
+    assert drawn.points[2][1].value == 0.835
+    assert control.points[0][1].value == 0.643
+    assert f"{found.picture(page)}\n" == found.PICTURE.read_text()
