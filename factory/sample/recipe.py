@@ -51,7 +51,7 @@ class Recipe:
     """What is drawn and how. Equal recipes give equal ids everywhere, equal pixels on one engine.
 
     `batch_size` and `dtype` belong to it because they decide bits: a network's result for a slot
-    depends on the shape of its batch, though not on its neighbours (measured; see README).
+    depends on the shape of its batch, though not on its neighbours (measured; see docs/draw.md).
     """
 
     model_id: str
