@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # compiles torch and diffusers anew, 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: wbc check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint bench clean
+.PHONY: wbc check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint docs bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
@@ -54,6 +54,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: $(VENV)/installed ## the pages as a site in build/site; a link that leads nowhere is an error
+	$(BIN)/python -m mkdocs build --strict --config-file docs/site/mkdocs.yml
+	@echo "page: build/site/index.html"
 
 bench: $(VENV)/installed ## ratios, each measured within one run
 	$(BIN)/python -m tests.bench

@@ -44,8 +44,8 @@ def relevant_tests(files: Iterable[str]) -> list[str]:
                 readers = [test for test in readers if test.is_relative_to(near)][:MOST]
             chosen.update(readers)
             chosen.update(test for test in texts if test.name == f"test_{path.name}")
-        elif path.suffix in (".md", ".yaml", ".toml") or path.name == "Makefile":
-            told = ("test_readme.py", "test_presets.py")
+        elif path.suffix in (".md", ".yaml", ".yml", ".toml") or path.name == "Makefile":
+            told = ("test_readme.py", "test_presets.py", "test_site.py")
             chosen.update(test for test in texts if test.name in told)
     return sorted(str(test.relative_to(ROOT)) for test in chosen if test in texts)
 
