@@ -58,10 +58,11 @@ def test_anchors_are_those_of_a_git_host(site: Path) -> None:
 
 
 def test_a_block_of_code_and_a_list_are_no_running_text(site: Path) -> None:
-    """Markdown of a Git host and of the site differ: a list wants an empty line before it."""
+    """A list wants an empty line before it here, a block behind a list a fence everywhere."""
     for name, html in pages(site).items():
         text = re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL)
         assert not re.findall(r"^(?:[-*] |\d+\. |\|)", text, re.MULTILINE), name
+        assert not re.findall(r"<p>(?:factory|make|python) ", text), name
 
 
 @pytest.mark.slow
