@@ -25,6 +25,8 @@ Repeat = tuple[int, ...]
 MIN_FOLDS = 3
 """From here on folds are the independent units; below, seeds and test images are."""
 FACTORS = "draws of the shots, test images, seeds and generators"
+ONE_GROUP = "nothing"
+"""All test images of a fold are of one group."""
 SAME = 1e-12
 """Differences of scores below this are rounding."""
 
@@ -55,7 +57,8 @@ class Comparison:
     p: float | None
     """Two-sided, below 0.05 exactly where the interval leaves 0 out; None where nothing differs."""
     over: str
-    """What the interval is about: 'folds', 'seeds and test images', or draws and all else."""
+    """What the interval is about: 'folds', 'seeds and test images', draws and all else, or nothing
+    (`ONE_GROUP`)."""
     pairs: tuple[float, ...]
     false_claim: float | None = None
     """Chance that the arm which looks better is not: the posterior of the mean difference is
@@ -70,6 +73,7 @@ def compare(arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], score: S
     equal arms under 5 folds and 3 seeds, 4 to 6 in 100 call them different, whatever folds and
     seeds vary by. That folds share training images is not accounted for. Where shots were drawn
     several times, these draws, test images, seeds and generators count at once: `spread_over`.
+    Test images of a single group (patient), below three folds, leave the interval open.
 
     Raises:
         DataError: other folds, seeds or test images; or a single training of each.
@@ -88,6 +92,8 @@ def compare(arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], score: S
         spread = _over_folds(own, pairs, means)
     else:  # also where folds agree to the last digit: their images do not
         by_folds = False
+        if min(len(tally.groups) for tally in arm.values()) < 2:
+            return _unknown(pairs, float(np.mean(means)))
         spread = together([_over_seeds_and_images(arm, other, own[f], score) for f in folds])
     over = "folds" if by_folds else "seeds and test images"
     return _comparison(arm, pairs, float(np.mean(means)), spread, over)
@@ -122,6 +128,20 @@ def _comparison(
         over=over,
         pairs=tuple(pairs.values()),
         false_claim=chance if differs else None,
+    )
+
+
+def _unknown(pairs: Mapping[Repeat, float], mean: float) -> Comparison:
+    """Return what is known where all test images of a fold are of one patient: the difference.
+
+    However often an arm is trained, no other patient is asked.
+    """
+    differs = max(map(abs, pairs.values())) > SAME
+    return Comparison(
+        difference=Estimate(value=mean, low=-1.0, high=1.0, n=len(pairs)),
+        p=1.0 if differs else None,
+        over=ONE_GROUP,
+        pairs=tuple(pairs.values()),
     )
 
 
@@ -166,11 +186,5 @@ def _over_seeds_and_images(
     score: Score,
 ) -> Spread:
     """Return the spread of one fold's mean difference, over its seeds and groups of images."""
-    if len(arm[places[0]].groups) < 2:
-        values = [arm[p].score(score) - other[p].score(score) for p in places]
-        table = np.array(values)[:, None]
-    else:
-        table = np.stack(
-            [arm[p].pseudo_scores(score) - other[p].pseudo_scores(score) for p in places]
-        )
+    table = np.stack([arm[p].pseudo_scores(score) - other[p].pseudo_scores(score) for p in places])
     return spread_of(table if len(places) > 1 else table.T)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from catalog.results import Effect
-from factory.evaluate.compare import Comparison, Repeat, Tally, compare, crossed, holm
+from factory.evaluate.compare import ONE_GROUP, Comparison, Repeat, Tally, compare, crossed, holm
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study_drawn import (
@@ -312,6 +312,11 @@ def parts_of(report: StudyReport) -> Iterator[Part]:
 def interval_note(report: StudyReport) -> str:
     """Return what the intervals of the differences are, and p."""
     over = report.against(next(iter(report.comparisons))).over
+    if over == ONE_GROUP:
+        return (
+            "No interval is known: the test images are of one group (patient), which says nothing"
+            " of others. `factory real split --folds 5` tests more of them."
+        )
     return (
         f"95 % intervals over {over}: Wilson's with Student's quantiles, which stay within 100"
         f" points; not adjusted for {counted(len(report.comparisons), 'arm')}. p: of the same test"

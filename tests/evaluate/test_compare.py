@@ -211,3 +211,14 @@ def test_holm_multiplies_the_smallest_by_their_number_and_keeps_the_order():
 )
 def test_the_verdict_is_one_sentence(low, value, high, told):
     assert sentence("plus100", "real", Estimate(value=value, low=low, high=high, n=15)) == told
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_images_of_one_patient_say_nothing_of_others_however_often_an_arm_is_trained(folds):
+    rng = np.random.Generator(np.random.Philox(key=[3, 0]))
+    better = 0.8 + 0.001 * rng.standard_normal((folds, 20))
+    found = compare(simulated(better), simulated(better - 0.1), plain)
+    assert found.difference.value == pytest.approx(0.1)
+    assert (found.difference.low, found.difference.high, found.p) == (-1, 1, 1)
+    assert found.false_claim is None
+    assert "no evidence" in sentence("mixed", "real", found.difference)
