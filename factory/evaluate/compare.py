@@ -81,7 +81,10 @@ def compare(arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], score: S
     places = sorted(arm)
     _check(arm, other, places)
     pairs = {place: arm[place].score(score) - other[place].score(score) for place in places}
+    alone = min(len(tally.groups) for tally in arm.values()) < 2
     if len(places[0]) > 2:
+        if alone and len({place[0] for place in places}) < MIN_FOLDS:
+            return _unknown(pairs, float(np.mean([*pairs.values()])))
         told = spread_over(crossed(arm, score) - crossed(other, score))
         return _comparison(arm, pairs, float(np.mean([*pairs.values()])), told, FACTORS)
     folds = sorted({fold for fold, _ in places})
@@ -92,7 +95,7 @@ def compare(arm: Mapping[Repeat, Tally], other: Mapping[Repeat, Tally], score: S
         spread = _over_folds(own, pairs, means)
     else:  # also where folds agree to the last digit: their images do not
         by_folds = False
-        if min(len(tally.groups) for tally in arm.values()) < 2:
+        if alone:
             return _unknown(pairs, float(np.mean(means)))
         spread = together([_over_seeds_and_images(arm, other, own[f], score) for f in folds])
     over = "folds" if by_folds else "seeds and test images"

@@ -11,7 +11,7 @@
     data: my-images
     split: split.json
 
-TableConfig that are `real` come together from one image of the train part, so that what never goes
+Columns that are `real` come together from one image of the train part, so that what never goes
 together in life does not here either. Equal files give equal rows.
 """
 
@@ -37,7 +37,7 @@ MOST_TRIES = 100
 """Rows that are sampled for one that `where` keeps, at most."""
 REAL = "real"
 NUMBERS = ("guidance_scale", "seed")
-"""TableConfig that a condition compares with numbers; the others hold texts."""
+"""Columns that a condition compares with numbers; the others hold texts."""
 
 Value = StrictStr | StrictInt | StrictFloat
 Even = Annotated[tuple[Value, ...], Field(min_length=1)]

@@ -222,3 +222,18 @@ def test_images_of_one_patient_say_nothing_of_others_however_often_an_arm_is_tra
     assert (found.difference.low, found.difference.high, found.p) == (-1, 1, 1)
     assert found.false_claim is None
     assert "no evidence" in sentence("mixed", "real", found.difference)
+
+
+def test_nor_however_often_shots_are_drawn():
+    rng = np.random.Generator(np.random.Philox(key=[4, 0]))
+    one, other = (
+        {
+            (0, 0, draw, 0): Tally(
+                groups=("all",), counts=np.array([[score + rng.normal(0, 0.01)]])
+            )
+            for draw in range(10)
+        }
+        for score in (0.9, 0.8)
+    )
+    found = compare(one, other, plain)
+    assert (found.difference.low, found.difference.high, found.p) == (-1, 1, 1)
