@@ -370,7 +370,7 @@ def _told(commit: Mapping[str, object]) -> dict[str, object]:
     return {
         "version": commit["version"],
         "time": datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written),
-        "operation": str(commit.get("operation", "")),
+        "operation": str(commit.get("factory_operation") or commit.get("operation", "")),
         **kept,
         **({"num_rows": int(rows)} if rows.isdecimal() and len(rows) < 19 else {}),
     }

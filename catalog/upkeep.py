@@ -1,4 +1,4 @@
-"""Upkeep: small files joined into large ones, and what nobody refers to removed after a while.
+"""Upkeep: small files joined, runs taken out, and what nobody refers to removed after a while.
 
 deltalake's own `optimize.compact` is not used: it cuts the bounds of `created_at` to milliseconds,
 after which a query for the exact time of a row finds none (measured with 1.6.6), and packs PNGs
@@ -11,9 +11,10 @@ Earlier versions keep the old files, and with them every release, until `vacuum`
 version of a release needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,9 +24,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from catalog.batch import file_statistics, parquet_bytes
 from catalog.files import Files, listed_files
 from catalog.place import Where
+from catalog.progress import run_counts, run_states
 from catalog.releases import list_releases
-from catalog.schema import REVIEWS, SAMPLES, STATISTICS
-from catalog.sink import now_ms
+from catalog.schema import REMOVED, REVIEWS, SAMPLES, STATISTICS
+from catalog.sink import now_ms, record_run
 from catalog.store import filesystem, open_table, put, reading, sizes, storage_errors
 from catalog.table import Catalog
 from catalog.transaction import Addition, OnStep, Retry, Snapshots, commit_missing
@@ -35,6 +37,8 @@ from factory.errors import CatalogError
 TARGET_BYTES = 32 << 20
 """Size up to which files are joined: about what is read to show one image of it."""
 _ROW_GROUP = 256
+SAFE = timedelta(days=1)
+"""No run leaves a written batch unpublished for so long."""
 MANY_VERDICTS = 64
 """Files of verdicts from which they are joined: each costs whoever reads them 0.6 ms."""
 
@@ -113,12 +117,7 @@ def _joined(
         with reading(place, files):
             rows = files.dataset().to_table()
         actions.append(_written(place, run_id, rows))
-        actions += [
-            RemoveAction(path, False, now_ms(), size, {"run_id": run_id})
-            for path, size in zip(
-                *(part[name].to_pylist() for name in ("path", "size_bytes")), strict=True
-            )
-        ]
+        actions += [_gone(file, run_id, data_change=False) for file in part.to_pylist()]
     if not actions:
         return None
     return Addition(
@@ -174,8 +173,85 @@ def _runs(listed: pa.Table) -> list[str]:
     return runs
 
 
-SAFE = timedelta(days=1)
-"""No run leaves a written batch unpublished for so long."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What the newest version holds, or held, of one run, and what goes on showing it."""
+
+    accepted: int
+    rejected: int
+    version: int
+    """The newest version; the one without the run where it was taken out."""
+    releases: Sequence[str]
+
+
+def remove_run(
+    place: Where,
+    run_id: str,
+    *,
+    now: datetime,
+    dry_run: bool = True,
+    retry: Retry | None = None,
+    on_step: OnStep | None = None,
+) -> Removed:
+    """Take a run's images out of the newest version, in one commit: nobody sees a part of them.
+
+    Earlier versions, and releases, keep them (`vacuum` takes the files that no release needs). The
+    run is 'removed' then; drawn again, under the same configuration, it has the same rows.
+
+    Args:
+        place: the catalog.
+        run_id: as `runs` has it.
+        now: time of the event, UTC.
+        dry_run: only tell what would go.
+        retry: attempts and back-off when other writers win.
+        on_step: hook of the fault tests.
+
+    Raises:
+        CatalogError: no such run, one that may be drawing, or not writable.
+    """
+    catalog = Catalog(place)
+    row: dict[str, Any] = catalog.run(run_id)
+    heard = next(state.heard_at for state in run_states(catalog) if state.run_id == run_id)
+    if row["status"] == "started" and now - heard < SAFE:
+        raise CatalogError(
+            f"run {run_id} may still be writing: it was heard of at {heard:%Y-%m-%d %H:%M} UTC",
+            remedy="Let it finish (`factory generate --resume`), or ask again a day after",
+        )
+    counts, files = run_counts(catalog, run_id), catalog.release_files()
+    inside = pc.starts_with(files["path"], f"run_id={run_id}/")
+    kept = {release.name for release in list_releases(place) if not release.retracted}
+    names = sorted(set(files.filter(inside)["name"].to_pylist()) & kept)
+    version = catalog.version
+    if not dry_run:
+
+        def without(snapshot: DeltaTable) -> Addition | None:
+            return _without(snapshot, run_id)
+
+        version = commit_missing(Snapshots(place, "samples"), without, retry=retry, on_step=on_step)
+        if row["status"] != REMOVED:
+            gone = {"status": REMOVED, "num_accepted": 0, "num_rejected": 0, "updated_at": now}
+            empty = {"rejected_by_gate": "{}", "message": f"removed in version {version}"}
+            record_run(place, {**row, **gone, **empty, "event": row["event"] + 1}, retry=retry)
+    return Removed(
+        accepted=counts.accepted, rejected=counts.rejected, version=version, releases=names
+    )
+
+
+def _without(snapshot: DeltaTable, run_id: str) -> Addition | None:
+    listed = listed_files(snapshot)
+    mine = listed.filter(pc.equal(listed["partition.run_id"], run_id)) if len(listed) else listed
+    if not len(mine):
+        return None
+    return Addition(
+        actions=[_gone(file, run_id, data_change=True) for file in mine.to_pylist()],
+        app_id=run_id,
+        app_version=(snapshot.transaction_version(run_id) or 0) + 1,
+        note={"run_id": run_id, "factory_operation": "remove"},
+    )
+
+
+def _gone(file: Mapping[str, Any], run_id: str, *, data_change: bool) -> RemoveAction:
+    return RemoveAction(file["path"], data_change, now_ms(), file["size_bytes"], {"run_id": run_id})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

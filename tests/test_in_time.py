@@ -152,6 +152,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("regenerate --catalog catalog", "no images to redraw", "Give image ids"),
     ("catalog show x --catalog catalog", "image 'x' is not in version", "List ids with"),
     ("catalog sql SELEC --catalog catalog", "syntax error", "Correct the SQL"),
+    ("catalog remove run-9 --catalog catalog", "there is no run 'run-9'", "List them with"),
     ("catalog history --catalog nowhere", "there is no catalog at", "Check the"),
     ("catalog strip x --catalog catalog", "'x'", "Draw some with"),
     ("catalog embed --catalog nowhere", "there is no catalog at", "Check the"),

@@ -1,4 +1,4 @@
-"""Compaction keeps rows, order, statistics and exactly-once; vacuum keeps every release."""
+"""Compaction keeps rows, order and exactly-once; a run goes whole; vacuum keeps every release."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from catalog import Catalog, SampleSink, record_run, sql, write_batch
 from catalog.query import files_scanned
-from catalog.releases import open_release, verify_release
+from catalog.releases import diff_versions, open_release, verify_release
 from catalog.releasing import create_release, retract_release
 from catalog.selection import Selection
-from catalog.upkeep import groups, optimize, vacuum
+from catalog.upkeep import groups, optimize, remove_run, vacuum
 from factory.errors import CatalogError
 from tests.catalog.test_table import publish
 from tests.fakes.rows import batch_rows, run_row
@@ -172,3 +172,92 @@ def test_fresh_files_of_a_run_that_may_be_writing_are_safe(tmp_path):
     assert vacuum(tmp_path, retain=AT_ONCE).paths == []
     with pytest.raises(CatalogError, match="0 days or more"):
         vacuum(tmp_path, retain=-timedelta(days=1))
+
+
+DRAWN = datetime(2026, 11, 21, 5, tzinfo=UTC)
+LATER = DRAWN + timedelta(days=3)
+
+
+def two_runs(place):
+    """Publish run-1 (a release holds its first batches) and run-2, both complete."""
+    publish(place, range(2))
+    create_release(place, "wbc", **MADE)
+    publish(place, [2])
+    publish(place, range(2), "run-2", recipe="other")
+    for run_id in ("run-1", "run-2"):
+        record_run(place, run_row(run_id))
+        record_run(place, run_row(run_id, 1))
+
+
+def test_a_run_leaves_the_newest_version_whole_and_stays_in_earlier_ones_and_releases(tmp_path):
+    two_runs(tmp_path)
+    before = Catalog(tmp_path)
+    told = remove_run(tmp_path, "run-1", now=LATER)
+    assert (told.accepted + told.rejected, told.releases) == (12, ["wbc@1.0.0"])
+    assert Catalog(tmp_path).version == before.version  # only told
+    gone = remove_run(tmp_path, "run-1", now=LATER, dry_run=False)
+    assert gone.version == before.version + 1
+    assert set(table(tmp_path)["run_id"].to_pylist()) == {"run-2"}
+    assert table(tmp_path, version=before.version).num_rows == 20
+    assert verify_release(tmp_path, "wbc").holds
+    row = Catalog(tmp_path).run("run-1")
+    assert (row["status"], row["num_accepted"]) == ("removed", 0)
+    assert Catalog(tmp_path).history(1)[0]["operation"] == "remove"
+    added = diff_versions(tmp_path, before.version, gone.version)
+    assert (added.added.num_rows, added.removed.num_rows) == (0, 12)
+    again = remove_run(tmp_path, "run-1", now=LATER, dry_run=False)
+    assert (again.version, again.accepted) == (gone.version, 0)
+
+
+def test_a_removed_run_drawn_again_has_its_rows_once(tmp_path):
+    two_runs(tmp_path)
+    before = table(tmp_path)
+    sink = SampleSink(tmp_path, "run-1")
+    assert sink.published() == {0, 1, 2}
+    remove_run(tmp_path, "run-1", now=LATER, dry_run=False)
+    assert sink.published() == set()  # also for a sink that knew its batches
+    publish(tmp_path, range(3))
+    publish(tmp_path, range(3))
+    assert table(tmp_path).equals(before)
+    optimize(tmp_path)
+    vacuum(tmp_path, retain=AT_ONCE, dry_run=False)
+    assert table(tmp_path).equals(before)
+
+
+def test_a_batch_that_comes_in_between_goes_with_its_run(tmp_path):
+    two_runs(tmp_path)
+    steps = []
+
+    def rival(step):
+        if not steps:
+            publish(tmp_path, [3])
+        steps.append(step)
+
+    remove_run(tmp_path, "run-1", now=LATER, dry_run=False, on_step=rival)
+    assert steps.count("before_commit") == 2
+    assert set(table(tmp_path)["run_id"].to_pylist()) == {"run-2"}
+
+
+def test_a_removal_killed_before_its_event_is_finished_when_asked_again(tmp_path):
+    two_runs(tmp_path)
+
+    def die(step):
+        if step == "after_commit":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remove_run(tmp_path, "run-1", now=LATER, dry_run=False, on_step=die)
+    assert Catalog(tmp_path).run("run-1")["status"] == "complete"
+    remove_run(tmp_path, "run-1", now=LATER, dry_run=False)
+    assert Catalog(tmp_path).run("run-1")["status"] == "removed"
+
+
+def test_a_run_that_may_be_drawing_is_not_removed(tmp_path):
+    publish(tmp_path, [0])
+    record_run(tmp_path, run_row("run-1", updated_at=datetime.now(UTC)))
+    with pytest.raises(CatalogError, match=r"run-1 may still be writing.*a day after"):
+        remove_run(tmp_path, "run-1", now=datetime.now(UTC))
+    silent = remove_run(tmp_path, "run-1", now=datetime.now(UTC) + timedelta(days=2))
+    assert silent.accepted + silent.rejected == 4
+    with pytest.raises(CatalogError, match="no run 'run-9'"):
+        remove_run(tmp_path, "run-9", now=LATER)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from catalog import Catalog, record_run
 from catalog.releases import list_releases
 from factory.cli import cli
 from factory.errors import CatalogError, DataError
 from factory.real.splits import Split
 from tests.catalog.test_table import publish
-from tests.fakes.rows import sample_row
+from tests.fakes.rows import run_row, sample_row
 
 SPLIT = Split(dataset="real-a", seed=0, train=("t/1",), val=(), test=("x/1",))
 
@@ -146,6 +147,18 @@ def test_mistakes_are_one_clear_error_and_make_nothing(uri, arguments, kind, mes
     with pytest.raises(kind, match=message):
         run(*arguments)
     assert sorted(path.name for path in Path().iterdir()) == ["catalog", "split.json"]
+
+
+def test_remove_says_what_would_go_and_what_went(uri):
+    record_run(uri, run_row("run-1"))
+    record_run(uri, run_row("run-1", 1))
+    run("release", "create", "wbc")
+    told = run("catalog", "remove", "run-1")
+    assert "would leave the newest version" in told
+    assert "keeps them: wbc@1.0.0" in told
+    assert "left with version" in run("catalog", "remove", "run-1", "--confirm")
+    assert Catalog(uri).samples().count_rows() == 0
+    assert "holds" in run("release", "verify", "wbc")
 
 
 def test_optimize_and_vacuum_say_what_they_did(uri):
