@@ -11,6 +11,7 @@ from scipy import special
 
 from catalog import Catalog
 from factory.errors import ConfigError
+from factory.evaluate.compare import MIN_FOLDS
 from factory.evaluate.config import Fitting, MaskProbe, Probe, StudyConfig
 from factory.evaluate.lineage import Known, ancestors
 from factory.evaluate.study import Planned
@@ -103,13 +104,22 @@ def said_first(planned: Planned) -> list[str]:
         + (f" x {counted(config.draws, 'draw')} of the shots" if config.draws else "")
         + (f" x {counted(len(config.generators), 'generator')}" if config.generators else "")
         + f"; tested on {len(tested)} real images{of}",
-        f"differences below about {least:.0f} points will hardly be told from chance (80 % power,"
-        + (
-            f" where the Dice of an image differs by {DICE_DIFFERENCE} between trainings)"
-            if of_masks(config)
-            else " where trainings disagree on one image in five)"
-        ),
     ]
+    if of_one_group(planned.units, dataset):
+        lines.append(
+            "these test images are of one group (patient): differences will be told without an"
+            " interval, and no verdict can come of them"
+        )
+    else:
+        lines.append(
+            f"differences below about {least:.0f} points will hardly be told from chance (80 %"
+            " power, where "
+            + (
+                f"the Dice of an image differs by {DICE_DIFFERENCE} between trainings)"
+                if of_masks(config)
+                else "trainings disagree on one image in five)"
+            )
+        )
     if len(folds) == 1 and len(dataset.ids) < FEW_IMAGES:
         lines.append(_way_to_folds(planned))
     if isinstance(config.learner, Fitting) and config.learner.warmup_steps > config.learner.steps:
@@ -118,6 +128,13 @@ def said_first(planned: Planned) -> list[str]:
             f" ({config.learner.steps} steps): learning_rate is never reached"
         )
     return lines
+
+
+def of_one_group(units: Sequence[Unit], dataset: RealDataset) -> bool:
+    """Return whether the test images of a fold are of one group, of fewer folds than decide."""
+    tested = {unit.fold: unit.test for unit in units}
+    groups = [{dataset.groups[dataset.index_of(i)] for i in ids} for ids in tested.values()]
+    return len(tested) < MIN_FOLDS and min(map(len, groups), default=2) < 2
 
 
 def about_scale(planned: Planned) -> list[str]:

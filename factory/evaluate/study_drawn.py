@@ -16,6 +16,8 @@ from factory.measure.privacy import Privacy, measure_privacy
 MOST = 64
 """Images of a class whose pairs are compared: 2,016 pairs."""
 LEAST = 3
+EXPECTED_COPIES = 0.01
+"""Share of images that copy nothing which are as near as a copy, by construction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,20 @@ def diversity_rows(figures: DrawnFigures) -> list[list[str]]:
         [name, *("too few" if each is None else str(each) for each in (found.drawn, found.unseen))]
         for name, found in figures.diversity.items()
     ]
+
+
+def copies_stand_out(figures: DrawnFigures) -> bool:
+    """Return whether more drawn images are near copies than images that copy nothing would be."""
+    return figures.privacy.copies.share.low > EXPECTED_COPIES
+
+
+def copies_warning(figures: DrawnFigures) -> str:
+    """Return what stands beside a verdict where `copies_stand_out`."""
+    return (
+        "More drawn images than chance explains are nearly copies of training images:"
+        f" {figures.privacy.copies.share.value:.0%} where {EXPECTED_COPIES:.0%} is expected. Look"
+        " at them before anything is given away."
+    )
 
 
 def privacy_lines(figures: DrawnFigures) -> list[str]:

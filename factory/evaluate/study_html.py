@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.evaluate.study_drawn import diversity_rows, privacy_lines
+from factory.evaluate.study_drawn import (
+    copies_stand_out,
+    copies_warning,
+    diversity_rows,
+    privacy_lines,
+)
 from factory.evaluate.study_report import (
     ArmScores,
     StudyReport,
@@ -31,8 +36,6 @@ from factory.measure.page import rendered
 from factory.terminal import duration
 
 TEMPLATE = Path(__file__).parent / "templates" / "study.html"
-EXPECTED_COPIES = 0.01
-"""Share of images that copy nothing which are as near as a copy, by construction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,9 @@ def page_values(report: StudyReport, beside: Beside) -> dict[str, object]:
         "curve_rows": curve_rows(report.curve) if report.curve else [],
         "curve_note": CURVE_NOTE,
         "privacy": privacy_lines(report.drawn) if report.drawn else [],
-        "copies_stand_out": copies_stand_out(report),
+        "copies": copies_warning(report.drawn)
+        if report.drawn and copies_stand_out(report.drawn)
+        else "",
         "forest": _forest(report, title),
         "difference_heads": ["arm", *(f"minus {name}" for name in report.controls), *_p(report)],
         "difference_rows": list(_differences(report)),
@@ -134,11 +139,6 @@ def class_sizes(report: StudyReport) -> dict[str, int]:
         return {}
     counts = (table.sum(axis=1) / times).round().astype(int).tolist()
     return dict(zip(report.class_names, counts, strict=True))
-
-
-def copies_stand_out(report: StudyReport) -> bool:
-    """Return whether more drawn images are near copies than images that copy nothing would be."""
-    return report.drawn is not None and report.drawn.privacy.copies.share.low > EXPECTED_COPIES
 
 
 def _sentences(report: StudyReport) -> list[_Sentence]:

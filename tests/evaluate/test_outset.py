@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from factory.evaluate import tasks
 from factory.evaluate.arms import Manifest, Row
 from factory.evaluate.compare import compare
 from factory.evaluate.config import Classifier
-from factory.evaluate.outset import detectable_points, expected_seconds
+from factory.evaluate.outset import detectable_points, expected_seconds, of_one_group
 from factory.evaluate.scores import confusion_rows, macro_f1, tally
 from factory.evaluate.units import Material, Result, Unit
 
@@ -58,6 +59,17 @@ def test_a_difference_as_large_as_was_said_is_found_in_four_of_five_studies():
         comparison = compare(*tallies, macro_f1)
         found += comparison.difference.low > 0
     assert 0.65 <= found / 300 <= 0.95
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_folds", "alone"),
+    [(("a", "a", "b", "b"), 1, False), (("a",) * 4, 1, True), (("a",) * 4, 2, True),
+     (("a",) * 4, 3, False)],
+)  # fmt: skip
+def test_test_images_of_one_patient_are_told_before_anything_trains(groups, num_folds, alone):
+    ids = tuple("wxyz")
+    units = [SimpleNamespace(fold=fold, test=ids) for fold in range(num_folds)]
+    assert of_one_group(units, SimpleNamespace(groups=groups, index_of=ids.index)) is alone
 
 
 def test_time_is_told_from_a_few_steps(monkeypatch):

@@ -26,11 +26,13 @@ from factory.evaluate.material import with_features
 from factory.evaluate.outset import said_first
 from factory.evaluate.probe import Examples, chosen_strength, fit_head, sampled, surest
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units, who_knew
+from factory.evaluate.study_drawn import DrawnFigures
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import make_report, to_markdown
 from factory.evaluate.study_run import announce, execute_here
 from factory.evaluate.synthetic import EMPTY
 from factory.evaluate.units import Material
+from factory.measure.privacy import measure_privacy
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import make_folds
@@ -279,6 +281,18 @@ def test_sampled_features_spread_as_views_do():
         mine, theirs = (e.features[e.labels[:, k] == 1] for e in (examples, found))
         assert theirs.mean(0) == pytest.approx(mine.mean(0), abs=0.3)
     assert found.features.std(0).mean() == pytest.approx(examples.features.std(0).mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_copies_of_training_images_stand_beside_the_verdict(trained, cells, others, copied):
+    real = cells.array(16)
+    learnt, unseen = real[::2], real[1::2]
+    figures = DrawnFigures(
+        arm="mixed", fold=0, num_drawn=8, diversity={},
+        privacy=measure_privacy(learnt[:8] if copied else others.array(16)[:8], learnt, unseen),
+    )  # fmt: skip
+    text = to_markdown(replace(make_report(*trained), drawn=figures))
+    assert ("nearly copies of training images: 100%" in text) is copied
 
 
 def test_the_primary_comparison_cannot_be_changed_once_it_is_announced(trained, tmp_path, cells):
