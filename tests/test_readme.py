@@ -5,8 +5,6 @@ They run on a drawn demo set and a catalog of a tiny model.
 
 import re
 import shlex
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,11 +53,10 @@ READS = [words for words in LINES if words[0] != "generate"]
 
 
 @pytest.fixture(scope="module")
-def home(
-    tmp_path_factory: pytest.TempPathFactory, tiny: Generator, local_ray: None
-) -> tuple[Path, str]:
-    """A folder with images, their split and a catalog, and an image id of the catalog."""
+def home(tmp_path_factory: pytest.TempPathFactory, tiny: Generator) -> tuple[Path, str, str]:
+    """A folder with images, their split and a catalog; an image id of the catalog, and its run."""
     from factory.real.smear import write_smear
+    from factory.sample.batches import draw_here
     from factory.sample.run import execute
 
     folder = tmp_path_factory.mktemp("home")
@@ -79,10 +76,10 @@ def home(
         num_images=8,
         place=str(folder / "wbc-catalog"),
     )
-    list(execute(run))
+    list(execute(run, stream=draw_here))
     create_release(folder / "wbc-catalog", "wbc", now=datetime.now(UTC), code_version="test")
     rows = sql(Catalog(folder / "wbc-catalog"), "SELECT image_id FROM samples LIMIT 1")
-    return folder, rows["image_id"][0].as_py()
+    return folder, rows["image_id"][0].as_py(), run.run_id
 
 
 def test_the_readme_has_commands() -> None:
@@ -130,16 +127,15 @@ def test_a_wrong_preset_key_value_and_option_are_found() -> None:
     assert [*unknown(["--log-format", "json", "generate", "--seed"])] == ["--seed"]
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("words", READS, ids=shlex.join)
-def test_a_command_of_a_page_runs(words: list[str], home: tuple[Path, str]) -> None:
-    folder, image_id = home
-    arguments = [word.replace("IMAGE_ID", image_id) for word in words]
-    code = "from factory.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_command_of_a_page_runs(
+    words: list[str], home: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, image_id, run_id = home
+    named = {"IMAGE_ID": image_id, "RUN": run_id}
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(cli, [named.get(word, word) for word in words])
+    assert done.exit_code == 0, done.output
     assert done.stdout
 
 
