@@ -116,8 +116,13 @@ def _joined(
         files = Files(listed=part, schema=SAMPLES, filesystem=store_files)
         with reading(place, files):
             rows = files.dataset().to_table()
-        actions.append(_written(place, run_id, rows))
-        actions += [_gone(file, run_id, data_change=False) for file in part.to_pylist()]
+        data = parquet_bytes(rows.drop_columns(["run_id"]), row_group_rows=_ROW_GROUP)
+        first = pc.min(rows["batch_index"]).as_py()
+        path = f"run_id={run_id}/joined-{first:08d}-{digest_bytes(data)[:16]}.parquet"
+        put(place, "samples", path, data)
+        actions += _instead(
+            part, path, data, file_statistics(rows, STATISTICS), partition={"run_id": run_id}
+        )
     if not actions:
         return None
     return Addition(
@@ -128,14 +133,16 @@ def _joined(
     )
 
 
-def _written(place: Where, run_id: str, rows: pa.Table) -> AddAction:
-    """Write the rows to one file, named after its first batch and its bytes."""
-    data = parquet_bytes(rows.drop_columns(["run_id"]), row_group_rows=_ROW_GROUP)
-    first = pc.min(rows["batch_index"]).as_py()
-    path = f"run_id={run_id}/joined-{first:08d}-{digest_bytes(data)[:16]}.parquet"
-    put(place, "samples", path, data)
-    stats = file_statistics(rows, STATISTICS)
-    return AddAction(path, len(data), {"run_id": run_id}, now_ms(), False, stats)
+def _instead(
+    old: pa.Table, path: str, data: bytes, stats: str, *, partition: Mapping[str, str | None]
+) -> list[AddAction | RemoveAction]:
+    """Return the actions that put one file, which holds the rows of `old`, in their place."""
+    gone = [
+        RemoveAction(file["path"], False, now_ms(), file["size_bytes"], dict(partition))
+        for file in old.to_pylist()
+        if file["path"] != path
+    ]
+    return [AddAction(path, len(data), dict(partition), now_ms(), False, stats), *gone]
 
 
 def _join_reviews(place: Where, retry: Retry | None) -> None:
@@ -153,12 +160,8 @@ def _join_reviews(place: Where, retry: Retry | None) -> None:
         path = f"joined-{digest_bytes(data)[:16]}.parquet"
         put(place, "reviews", path, data)
         stats = file_statistics(rows, ("review_id", "event"))
-        listed = zip(
-            *(files.listed[key].to_pylist() for key in ("path", "size_bytes")), strict=True
-        )
-        gone = [RemoveAction(old, False, now_ms(), size, {}) for old, size in listed if old != path]
         return Addition(
-            actions=[AddAction(path, len(data), {}, now_ms(), False, stats), *gone],
+            actions=_instead(files.listed, path, data, stats, partition={}),
             app_id=app_id,
             app_version=(snapshot.transaction_version(app_id) or 0) + 1,
             note={"factory_operation": "optimize"},
@@ -221,7 +224,7 @@ def remove_run(
     inside = pc.starts_with(files["path"], f"run_id={run_id}/")
     kept = {release.name for release in list_releases(place) if not release.retracted}
     names = sorted(set(files.filter(inside)["name"].to_pylist()) & kept)
-    version = catalog.version
+    version = catalog.version or 0
     if not dry_run:
 
         def without(snapshot: DeltaTable) -> Addition | None:
@@ -243,15 +246,14 @@ def _without(snapshot: DeltaTable, run_id: str) -> Addition | None:
     if not len(mine):
         return None
     return Addition(
-        actions=[_gone(file, run_id, data_change=True) for file in mine.to_pylist()],
+        actions=[
+            RemoveAction(file["path"], True, now_ms(), file["size_bytes"], {"run_id": run_id})
+            for file in mine.to_pylist()
+        ],
         app_id=run_id,
         app_version=(snapshot.transaction_version(run_id) or 0) + 1,
         note={"run_id": run_id, "factory_operation": "remove"},
     )
-
-
-def _gone(file: Mapping[str, Any], run_id: str, *, data_change: bool) -> RemoveAction:
-    return RemoveAction(file["path"], data_change, now_ms(), file["size_bytes"], {"run_id": run_id})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
