@@ -30,6 +30,8 @@ LocalPath = Annotated[Path, BeforeValidator(_path)]
 """A path as YAML writes it, which has only strings."""
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Shots = Count | Mapping[str, Count]
+"""Images of each class, or of those that are named; of others all."""
 MAX_CHARACTERS = 2**20
 """A longer configuration is none: the longest preset has two kilobytes."""
 MAX_DEPTH = 50

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Frozen, LocalPath
+from factory.config import Frozen, LocalPath, Shots
 from factory.digest import digest
 from factory.errors import ModelError
 from factory.evaluate.designs import (
@@ -305,8 +305,9 @@ class StudyConfig(Frozen):
     arms: Mapping[str, Design] = Field(min_length=2)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Each is one training per arm and fold: its weights, order of images and choice of rows."""
-    shots: int | None = Field(None, ge=1)
-    """Real training images per class, drawn from each train part; null: all of it."""
+    shots: Shots | None = None
+    """Real training images of each class, drawn from each train part: a number, or one for each
+    class ({basophil: 4}; of the others all: a long tail); null: all of it."""
     shots_seed: int | None = Field(None, ge=0)
     """Draws them; null: as the generators drew theirs (`n_shot`), 42 where none did."""
     draws: int | None = Field(None, ge=2, le=1000)
@@ -364,8 +365,8 @@ class StudyConfig(Frozen):
         """Names the primary comparison, the margin and the whole study it is part of."""
         return digest([self.primary, self.margin, self.digest])[:12]
 
-    def shots_of(self, arm: str) -> int | None:
-        """Return the real training images per class of an arm; None: the whole train part."""
+    def shots_of(self, arm: str) -> Shots | None:
+        """Return the real training images of each class of an arm; None: the whole train part."""
         own = self.arms[arm].shots
         return None if own == "all" else own or self.shots
 

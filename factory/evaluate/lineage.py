@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from factory.real.duplicates import Digests
 from factory.real.leaks import Held, Told, Use, refuse_leaks
-from factory.real.splits import Split, n_shot
+from factory.real.splits import Split, n_shot, shots_of_class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,8 @@ class Choice:
     """Which images of a train part a training takes: the same keys in every method."""
 
     only: tuple[str, ...] = ()
-    n_shot: int | None = None
+    n_shot: int | Mapping[str, int] | None = None
+    """A number of each class, or by class name: of those that are not named all."""
     seed: int = 0
 
 
@@ -173,8 +174,8 @@ def learnt_from(model: Origin, split: Split, labels: Mapping[str, str]) -> froze
     if choice.n_shot is None:
         return frozenset(i for ids in by_class.values() for i in ids)
     learnt: set[str] = set()
-    for ids in by_class.values():
-        shots = min(choice.n_shot, len(ids))
+    for name, ids in by_class.items():
+        shots = min(shots_of_class(choice.n_shot, name) or len(ids), len(ids))
         chosen = n_shot(
             replace(split, train=tuple(ids)), labels=labels, shots=shots, seed=choice.seed
         )

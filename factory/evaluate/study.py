@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from catalog import Catalog, sql
+from factory.config import Shots
 from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn, Manifest, Stock
@@ -187,7 +188,8 @@ def _arms(
 ) -> dict[str, Manifest]:
     """Return the manifests of a draw: arms of equally many shots choose from one stock."""
     made: dict[str, Manifest] = {}
-    for shots in dict.fromkeys(config.shots_of(name) for name in config.arms):
+    asked = [config.shots_of(name) for name in config.arms]
+    for shots in (each for n, each in enumerate(asked) if each not in asked[:n]):
         designs = {n: arm for n, arm in config.arms.items() if config.shots_of(n) == shots}
         real = {i: labels[i] for i in train_ids(config, split, labels, shots=shots, draw=draw)}
         made |= make_arms(designs, replace(stock, real=real))
@@ -199,7 +201,7 @@ def train_ids(
     split: Split,
     labels: Mapping[str, str],
     *,
-    shots: int | None,
+    shots: Shots | None,
     draw: int = 0,
 ) -> tuple[str, ...]:
     """Return the real training images: the train part, or so many shots of each class.
@@ -207,7 +209,7 @@ def train_ids(
     Draws are numbered from `shots_seed`; the fewer of a draw are among the more.
 
     Raises:
-        DataError: a class with fewer images than shots.
+        DataError: a class with fewer images than shots, or shots of no class.
     """
     train = tuple(i for i in split.train if labels[i] not in config.without)
     if shots is None:
@@ -360,7 +362,7 @@ def who_knew(
         rows, shots = manifest.rows, config.shots_of(name)
         real = len({row.id for row in rows if not (row.synthetic or row.made)})
         parts = ["no real image" if not real else f"{real} labelled real images"]
-        if real and shots:
+        if real and isinstance(shots, int):
             parts = [f"{counted(shots, 'labelled real image')} of each class"]
         drew = dict.fromkeys(pool.model_of[r.id] for r in rows if r.synthetic and pool.model_of)
         models = family([pool.origins[model] for model in drew], known)

@@ -245,7 +245,11 @@ def _choice(config: Any) -> Choice | None:
         stored = json.loads(config) if isinstance(config, str) else config
         n_shot, seed = stored.get("n_shot"), stored.get("seed", 0)
         only = tuple(stored.get("only") or ())
-        return Choice(only=only, n_shot=n_shot and int(n_shot), seed=int(seed))
+        if isinstance(n_shot, dict):
+            n_shot = {str(name): int(shots) for name, shots in n_shot.items()}
+        elif n_shot is not None:
+            n_shot = int(n_shot)
+        return Choice(only=only, n_shot=n_shot, seed=int(seed))
     except (ValueError, TypeError, AttributeError):  # a catalog's text may be anything: not known
         return None
 

@@ -53,7 +53,7 @@ def labels_of(config: StudyConfig, arm: str, units: Sequence[Unit]) -> float:
     """Return the real labels per class of an arm: its shots, or a class's mean of its images."""
     if isinstance(config.arms[arm], SyntheticOnly):
         return 0.0
-    if shots := config.shots_of(arm):
+    if isinstance(shots := config.shots_of(arm), int):
         return float(shots)
     held = [
         len({row.id for row in unit.manifest.rows if not row.synthetic})

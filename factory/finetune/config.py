@@ -14,15 +14,12 @@ from pydantic import (
     model_validator,
 )
 
-from factory.config import Count, Frozen, LocalPath
+from factory.config import Frozen, LocalPath, Shots
 from factory.finetune.cluster import ClusterConfig
 from factory.models.config import SegmenterSpec
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
-
-Shots = Count | Mapping[str, Count]
-"""Images of each class, or of those that are named; of others all."""
 
 
 def without_later_keys(

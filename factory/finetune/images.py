@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from factory.errors import ConfigError, DataError
 from factory.real.duplicates import grouped
 from factory.real.leaks import check_apart
-from factory.real.splits import Split, load_split, make_split, n_shot, verify_split
+from factory.real.splits import (
+    Split,
+    load_split,
+    make_split,
+    n_shot,
+    shots_of_class,
+    verify_split,
+)
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
@@ -79,8 +86,7 @@ def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple
 
 def shots_of(config: Choice, class_name: str) -> int | None:
     """Return how many images of a class are learnt from at most; None: all."""
-    shots = config.n_shot
-    return shots.get(class_name) if isinstance(shots, Mapping) else shots
+    return shots_of_class(config.n_shot, class_name)
 
 
 def val_images(dataset: "RealDataset", split: Split, class_names: Sequence[str]) -> tuple[str, ...]:

@@ -215,27 +215,42 @@ def make_folds(
 
 
 def n_shot(
-    split: Split, *, labels: Mapping[str, str], shots: int, seed: int
+    split: Split, *, labels: Mapping[str, str], shots: int | Mapping[str, int], seed: int
 ) -> dict[str, tuple[str, ...]]:
     """Return `shots` training ids per class, drawn by `seed` from the train part only.
 
+    `shots`: of each class, or by class name; of a class that is not named all.
+
     Raises:
-        DataError: a class with fewer than `shots` training images, or shots < 1.
+        DataError: a class with fewer than `shots` training images, or shots < 1; a name of no
+            class.
     """
     by_class: defaultdict[str, list[str]] = defaultdict(list)
     for image_id in split.train:
         by_class[labels[image_id]].append(image_id)
+    if unknown := sorted(set(shots) - set(by_class)) if isinstance(shots, Mapping) else []:
+        raise DataError(
+            f"shots of class {unknown[0]!r} asked, which has no image in the train part",
+            remedy=f"Its classes are {', '.join(sorted(by_class))}",
+        )
+    asked = {name: shots_of_class(shots, name) or len(ids) for name, ids in by_class.items()}
     for name, members in sorted(by_class.items()):
-        if not 1 <= shots <= len(members):
+        if not 1 <= asked[name] <= len(members):
             raise DataError(
-                f"{shots} shots of class {name!r} asked, its train part has {len(members)} images",
+                f"{asked[name]} shots of class {name!r} asked, its train part has {len(members)}"
+                " images",
                 remedy=f"Ask for 1 to {min(map(len, by_class.values()))} shots, or leave this class"
                 " out",
             )
     return {
-        name: tuple(sorted(sorted(members, key=lambda i: digest(["shot", seed, i]))[:shots]))
+        name: tuple(sorted(sorted(members, key=lambda i: digest(["shot", seed, i]))[: asked[name]]))
         for name, members in sorted(by_class.items())
     }
+
+
+def shots_of_class(shots: int | Mapping[str, int] | None, name: str) -> int | None:
+    """Return how many images of a class are asked for; None: all."""
+    return shots.get(name) if isinstance(shots, Mapping) else shots
 
 
 def _folds_of_groups(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from catalog.schema import SAMPLES
-from factory.config import Frozen, parse_config
+from factory.config import Frozen, Shots, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice, plain
@@ -106,7 +106,7 @@ class SweepConfig(Frozen):
     """Trainings of a point per fold."""
     final_seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2)
     """Of the winner and the controls on the test part."""
-    shots: int | None = Field(None, ge=1)
+    shots: Shots | None = None
     shots_seed: int | None = Field(None, ge=0)
     draws: int | None = Field(None, ge=2, le=1000)
     equal_information: bool = True

@@ -18,7 +18,7 @@ from factory.models.domains import members_of
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.leaks import Use
-from factory.real.splits import Split
+from factory.real.splits import Split, shots_of_class
 from factory.sample.prepare import drawn_by, lineage, prepare, with_classes
 from factory.search.config import (
     TRIED,
@@ -114,10 +114,15 @@ def with_enough(ground: Ground) -> Ground:
         ground.config,
         dict(zip(ground.dataset.ids, ground.dataset.labels, strict=True)),
     )
-    most = config.shots or len(labels)
     parts = [Counter(labels[i] for i in split.train) for split in ground.splits]
-    held = [{n: min(count, most) for n, count in part.items() if n not in config.without}
-            for part in parts]  # fmt: skip
+    held = [
+        {
+            name: min(count, shots_of_class(config.shots, name) or count)
+            for name, count in part.items()
+            if name not in config.without
+        }
+        for part in parts
+    ]
     asked, drawn = config.generate.num_images, dict[str, int]()
     for point in corners(config):
         setting = setting_at(config, point)

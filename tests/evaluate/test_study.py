@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -399,6 +400,24 @@ def test_the_real_arm_holds_what_its_generator_saw_by_default(cells, others, spl
     with pytest.raises(DataError, match=r"learnt from 15 real images, \d+ of which") as caught:
         planned_with(cells, split, tmp_path / "c", shots_seed=42)
     assert "--set shots=3 --set shots_seed=5" in caught.value.remedy
+
+
+def test_a_generator_of_a_long_tail_is_compared_with_real_arms_of_the_same(
+    cells, others, split, tmp_path
+):
+    tail = {"monocyte": 2, "basophil": 1}
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, learnt={"n_shot": tail, "seed": 5}, **lineage)
+    labels = dict(zip(cells.ids, cells.labels, strict=True))
+    planned = planned_with(cells, split, tmp_path / "c", shots=tail)
+    assert planned.config.shots_seed == 5
+    seen = n_shot(split, labels=labels, shots=tail, seed=5)
+    assert real_ids(planned) == {i for ids in seen.values() for i in ids}
+    counts = Counter(labels[i] for i in real_ids(planned))
+    assert (counts["monocyte"], counts["basophil"]) == (2, 1)
+    assert counts["neutrophil"] == sum(labels[i] == "neutrophil" for i in split.train)
+    with pytest.raises(DataError, match="learnt from"):
+        planned_with(cells, split, tmp_path / "c", shots=1, shots_seed=5)
 
 
 @pytest.mark.parametrize("learnt", [{}, {"n_shot": 4, "seed": 0}, {"n_shot": "?"}])

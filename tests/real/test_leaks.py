@@ -182,7 +182,13 @@ def test_who_cannot_compare_is_told_how_to_say_so_by_the_models_name(split, held
 
 @pytest.mark.parametrize(
     ("choice", "learnt"),
-    [(None, 25), (Choice(), 25), (Choice(n_shot=2), 10), (Choice(n_shot=6), 25)],
+    [
+        (None, 25),
+        (Choice(), 25),
+        (Choice(n_shot=2), 10),
+        (Choice(n_shot=6), 25),
+        (Choice(n_shot={"basophil": 2}), 22),
+    ],
 )
 def test_what_a_generator_learnt_from_follows_from_its_configuration(cells, split, choice, learnt):
     labels = dict(zip(cells.ids, cells.labels, strict=True))

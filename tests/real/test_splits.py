@@ -105,6 +105,20 @@ def test_more_shots_than_training_images_names_the_class():
         n_shot(split, labels=dict(zip(IDS, LABELS, strict=True)), shots=99, seed=0)
 
 
+def test_shots_may_be_a_number_for_each_class_and_all_of_the_others():
+    split = make_split(**ROWS, fractions=SHARES, seed=1)
+    labels = dict(zip(IDS, LABELS, strict=True))
+    even = n_shot(split, labels=labels, shots=2, seed=3)
+    own = n_shot(split, labels=labels, shots={"a": 2}, seed=3)
+    assert own["a"] == even["a"]
+    others = {name: {i for i in split.train if labels[i] == name} for name in own if name != "a"}
+    assert {name: set(own[name]) for name in others} == others
+    with pytest.raises(DataError, match="99 shots of class 'a'"):
+        n_shot(split, labels=labels, shots={"a": 99}, seed=0)
+    with pytest.raises(DataError, match="shots of class 'z' asked, which has no image"):
+        n_shot(split, labels=labels, shots={"z": 1}, seed=0)
+
+
 def test_part_of_knows_every_id_and_no_other():
     split = make_split(**ROWS, fractions=SHARES, seed=1)
     assert split.part_of(split.val[0]) == "val"
