@@ -111,7 +111,7 @@ def main(
                 model = f"model={place / 'train' / 'generator'}"
                 count = ["--num-images", str(round(SPARE * max(ratios) * number))]
                 drawn = [*words_of([*draw_set, model, "seed=0"]), *count]
-                generate.main([*drawn, "--catalog", str(place / "catalog")], **inner)
+                generate.main([*drawn, *alone, "--catalog", str(place / "catalog")], **inner)
                 keys = words_of([*study_set, arms(ratios), f"shots={number}"])
                 words = ["--config", study, *keys, "--catalog", str(place / "catalog"), *alone]
                 evaluate.main([*real, *words, "--output", str(place / "study")], **inner)
