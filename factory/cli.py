@@ -8,11 +8,10 @@ import click
 
 from catalog.commands import catalog
 from catalog.export.command import export, marks
-from catalog.feature_commands import embed_command
 from catalog.gallery.command import gallery, review
 from catalog.lineage_commands import forget_command, lineage_command
 from catalog.release_commands import release
-from catalog.upkeep_commands import optimize_command, remove_command, vacuum_command
+from catalog.upkeep_commands import embed_command, optimize_command, remove_command, vacuum_command
 from factory import __version__
 from factory.agent.commands import agent
 from factory.command_line import as_typed, signal_of, status_of, stoppable

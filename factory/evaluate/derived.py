@@ -1,16 +1,17 @@
 """Pictures that an arm's ways make of others: in other colours, or through an autoencoder.
 
 They are looked at in place of, or beside, the pictures that they are made of (`Manifest.shown_as`).
+Colours are moved by statistics of all images together: were each brought to the target's colours by
+itself, a cell with much nucleus would be bleached to look like one with little.
 """
 
-from collections.abc import Iterable, Set
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from factory.arrays import Images
-from factory.evaluate.arms import Manifest
-from factory.evaluate.colour import coloured
+from factory.arrays import Floats, Images
+from factory.evaluate.arms import Colouring, Manifest
 from factory.evaluate.units import Material
 
 _AT_ONCE = 32
@@ -57,3 +58,94 @@ def round_trip(images: Images, model: str) -> Images:
             latents = vae.encode(to_signed(chunk).to(vae.dtype)).latent_dist.mode()
             found.append(to_uint8(vae.decode(latents).sample.float()))
     return np.concatenate(found)
+
+
+_LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
+_OPPONENT = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]])
+"""Of log LMS (D. Ruderman, T. Cronin and C. Chiao, JOSA A 1998), as Reinhard et al. give them."""
+_STAINED = 0.15
+"""Least optical density of a pixel that holds stain (Macenko et al.)."""
+_SEEN = 20_000
+"""Pixels that stains are estimated from."""
+
+
+def coloured(images: Images, like: Images, how: Colouring) -> Images:
+    """Return images (N, H, W, 3) in the colours of others (M, H, W, 3)."""
+    return _WAYS[how](images, like)
+
+
+def reinhard(images: Images, like: Images) -> Images:
+    """Match mean and spread of every axis of a decorrelated colour space.
+
+    E. Reinhard et al., Color Transfer between Images, IEEE CG&A 2001.
+    """
+    own, other = _opponent(images), _opponent(like)
+    scaled = (own - own.mean(axis=0)) / np.maximum(own.std(axis=0), 1e-6)
+    moved = scaled * other.std(axis=0) + other.mean(axis=0)
+    light = 10 ** (moved @ np.linalg.inv(_OPPONENT).T) @ np.linalg.inv(_LMS).T
+    return _pixels(light, images)
+
+
+def macenko(images: Images, like: Images) -> Images:
+    """Keep how much of two stains each pixel holds, and give them the others' colours and strength.
+
+    M. Macenko et al., A method for normalizing histology slides, ISBI 2009.
+    """
+    own, other = Stains.of(images), Stains.of(like)
+    amounts = _density(images, own.light) @ np.linalg.pinv(own.colours)
+    density = (amounts / own.strength * other.strength) @ other.colours
+    return _pixels(other.light * np.exp(-density), images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stains:
+    """Two stains: colours (2, 3) of unit length in optical density, strength (2,) of each."""
+
+    light: Floats
+    """(3,) where nothing is stained: the 99th percentile of each channel."""
+    colours: Floats
+    strength: Floats
+    """The 99th percentile of its amount."""
+
+    @classmethod
+    def of(cls, images: Images) -> "Stains":
+        """Return the extremes of the plane that most stained pixels lie in."""
+        shown = images.reshape(-1, 3)
+        shown = shown[:: max(1, len(shown) // _SEEN)]
+        light = np.maximum(np.percentile(shown, 99, axis=0), 1) / 255
+        density = _density(shown, light)
+        stained = density[(density > _STAINED).all(axis=1)]
+        stained = stained if len(stained) > 10 else density
+        _, _, axes = np.linalg.svd(stained - stained.mean(axis=0), full_matrices=False)
+        plane = axes[:2] * np.sign(axes[:2].sum(axis=1, keepdims=True))
+        angles = np.arctan2(*(stained @ plane.T).T[::-1])
+        ends = np.percentile(angles, [1, 99])
+        found = np.stack([np.cos(ends), np.sin(ends)], axis=1) @ plane
+        found = found[np.argsort(-found[:, 0] / np.linalg.norm(found, axis=1))]
+        colours = found / np.linalg.norm(found, axis=1, keepdims=True)
+        amounts = stained @ np.linalg.pinv(colours)
+        return cls(
+            light=light,
+            colours=colours,
+            strength=np.maximum(np.percentile(amounts, 99, axis=0), 1e-3),
+        )
+
+
+def _opponent(images: Images) -> Floats:
+    light = np.maximum(images.reshape(-1, 3), 1) / 255
+    return np.asarray(np.log10(light @ _LMS.T) @ _OPPONENT.T)
+
+
+def _density(images: Images, light: Floats) -> Floats:
+    return np.asarray(-np.log(np.maximum(images.reshape(-1, 3), 1) / (255 * light)))
+
+
+def _pixels(light: Floats, images: Images) -> Images:
+    shown = np.rint(255 * np.clip(light, 0, 1)).astype(np.uint8)
+    return shown.reshape(images.shape)
+
+
+_WAYS: Mapping[Colouring, Callable[[Images, Images], Images]] = {
+    "reinhard": reinhard,
+    "macenko": macenko,
+}

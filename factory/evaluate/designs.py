@@ -53,7 +53,7 @@ class OfOthers(Arm):
     """What a probe can do with images that are not the study's own real ones: drawn, a source's."""
 
     colour: Colouring | None = None
-    """Bring them to the colours of the own real images, all together: `factory.evaluate.colour`."""
+    """Bring them to the colours of the own real images, all together (`derived.py`)."""
     stain: bool = False
     """See them in other stains and lights too (`learner.staining`), own real ones as ever."""
     stages: tuple[Literal["drawn"], Literal["real"]] | None = None

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from factory.arrays import Images
 from factory.evaluate.arms import Manifest
 from factory.evaluate.units import Material, Unit
+from factory.measure.copies import Privacy, measure_privacy
 from factory.measure.diversity import ssim_diversity
 from factory.measure.intervals import Estimate
-from factory.measure.privacy import Privacy, measure_privacy
 
 MOST = 64
 """Images of a class whose pairs are compared: 2,016 pairs."""

@@ -125,8 +125,7 @@ def _tell_end(ground: "Ground", trials: "list[Trial]", outcome: "Outcome") -> No
     from factory.evaluate.study_html import Made
     from factory.evaluate.study_report import as_text
     from factory.search.finish import summary
-    from factory.search.page import write_page
-    from factory.search.plots import plots_of
+    from factory.search.page import plots_of, write_page
     from factory.search.trials import store_study
 
     config, output = ground.config, ground.output

@@ -32,7 +32,7 @@ from factory.evaluate.study_report import make_report, to_markdown
 from factory.evaluate.study_run import announce, execute_here
 from factory.evaluate.synthetic import EMPTY
 from factory.evaluate.units import Material
-from factory.measure.privacy import measure_privacy
+from factory.measure.copies import measure_privacy
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import make_folds

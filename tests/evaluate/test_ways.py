@@ -10,9 +10,8 @@ from factory.errors import ConfigError
 from factory.evaluate import backbones
 from factory.evaluate.arms import AS_MANY, Manifest, Row, Ways, share_of
 from factory.evaluate.backbones import COLOURS
-from factory.evaluate.colour import coloured
 from factory.evaluate.config import Probe, StudyConfig, plain
-from factory.evaluate.derived import round_trip
+from factory.evaluate.derived import coloured, round_trip
 from factory.evaluate.designs import WAYS
 from factory.evaluate.material import of_probe
 from factory.evaluate.probe import Examples, chances_of, fit_head, fit_probe, selected

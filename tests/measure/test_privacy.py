@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from factory.errors import DataError
+from factory.measure.copies import area_under_curve, measure_privacy
 from factory.measure.features import turned
-from factory.measure.privacy import area_under_curve, measure_privacy
 
 
 def noise(count: int, seed: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from factory.errors import DataError
-from factory.real.halves import half_of_train
+from factory.finetune.segmenter import half_of_train
 from factory.real.sources import open_dataset
 from factory.real.splits import load_split
 from tests.fakes.pairs import write_pairs

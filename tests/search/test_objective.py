@@ -28,7 +28,7 @@ from factory.search.objective import (
     told_plans,
     with_enough,
 )
-from factory.search.plots import Plots, plots_of
+from factory.search.page import Plots, plots_of
 from factory.search.space import check_space, distribution_of, values_of
 from factory.search.trials import Trial
 from tests.fakes.accessible import faults_of

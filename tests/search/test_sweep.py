@@ -25,8 +25,7 @@ from factory.search.config import SweepConfig
 from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
 from factory.search.objective import Ground
-from factory.search.page import write_page
-from factory.search.plots import plots_of
+from factory.search.page import plots_of, write_page
 from factory.search.sweep import run_trials
 from factory.search.trials import Trial, store_study
 
