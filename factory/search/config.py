@@ -11,7 +11,7 @@ from factory.config import Frozen, Shots, parse_config
 from factory.digest import digest
 from factory.errors import ConfigError
 from factory.evaluate.config import Classifier, Learner, StudyConfig, SyntheticChoice, plain
-from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real
+from factory.evaluate.designs import CONTROLS, Design, Duplicate, Oversample, Real, SyntheticOnly
 from factory.gate.copies import CopyGate
 from factory.sample.config import GenerateConfig
 
@@ -23,6 +23,8 @@ SCORES = tuple(name for name in SAMPLES.names if name.endswith("_score"))
 GROWING = ("trials", "final_seeds")
 """Keys of a search that may change when it goes on."""
 WINNER, TRIED, DUPLICATE, DEFAULT = "winner", "tried", "duplicate", "default"
+PLAIN, ALONE = "plain", "synthetic"
+"""Arms of the last study: real images that nothing varies, and the winner's images alone."""
 
 
 class Choices(Frozen):
@@ -91,7 +93,8 @@ class SweepConfig(Frozen):
     controls: Mapping[str, Design] = Field(
         {"real": Real(), "oversampled": Oversample()}, min_length=1
     )
-    """What the winner is held against in the end, beside real images repeated to its size."""
+    """What the winner is held against in the end, beside real images that nothing varies, and such
+    as are repeated to its size. Its drawn images alone are asked as well."""
     space: Mapping[str, Axis] = Field(min_length=1)
     start: tuple[Mapping[str, Value], ...] = ()
     """Points to begin with, such as published recipes: a value for every axis each. The first is
@@ -124,7 +127,7 @@ class SweepConfig(Frozen):
             raise ValueError("generate.table: a search draws numbers of its own, and no table")
         if isinstance(self.arm, CONTROLS):
             raise ValueError("arm: choose one with synthetic images, e.g. add")  # noqa: TRY004
-        if taken := sorted({WINNER, TRIED, DUPLICATE, DEFAULT} & self.controls.keys()):
+        if taken := sorted({WINNER, TRIED, DUPLICATE, DEFAULT, ALONE} & self.controls.keys()):
             raise ValueError(f"controls: {taken[0]} is the name of another arm")
         for point in self.start:
             if other := sorted(point.keys() ^ self.space.keys()):
@@ -216,7 +219,9 @@ def study_of(
     arms: dict[str, Design] = {arm_name: setting.arm}
     controls: dict[str, Design] = dict(config.controls) if final else {"real": Real()}
     if final:
+        controls = {PLAIN: Real(augment=False)} | controls
         controls[DUPLICATE] = Duplicate(like=arm_name)
+        arms[ALONE] = SyntheticOnly()
     where = setting.where(run_id, config.synthetic.where)
     return StudyConfig(
         name=config.name,
@@ -238,10 +243,12 @@ def beside_default(
         config: of the search.
         drawn: of `WINNER` and `DEFAULT`, what they mean and the run that drew for them.
     """
-    arms = {
+    arms: dict[str, Design] = {
         name: setting.arm.model_copy(update={"where": setting.where(run, _own_where(setting))})
         for name, (setting, run) in drawn.items()
     }
+    best, run = drawn[WINNER]
+    arms[ALONE] = SyntheticOnly(where=best.where(run, _own_where(best)))
     runs = ", ".join(sorted({f"'{run}'" for _, run in drawn.values()}))
     kept = [f"({config.synthetic.where})"] if config.synthetic.where else []
     where = " AND ".join([f"run_id IN ({runs})", *kept])

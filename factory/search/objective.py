@@ -21,6 +21,7 @@ from factory.real.leaks import Use
 from factory.real.splits import Split, shots_of_class
 from factory.sample.prepare import drawn_by, lineage, prepare, with_classes
 from factory.search.config import (
+    PLAIN,
     TRIED,
     WINNER,
     Point,
@@ -168,7 +169,7 @@ def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
     trainings = len(config.seeds) * len(ground.splits) * (config.draws or 1)
     points = "" if size is None else f" of {counted(size, 'point')}"
     trials = config.trials if size is None else min(config.trials, size)
-    arms = len(config.controls) + 2 + bool(config.start)
+    arms = len({PLAIN, *config.controls}) + 3 + bool(config.start)
     final = arms * len(config.final_seeds) * len(ground.splits) * (config.draws or 1)
     axes = sorted(key for key in config.space if key.startswith("generate."))
     each = f", for each way of drawing ({', '.join(axes)})" if axes else ""

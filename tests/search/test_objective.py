@@ -133,7 +133,7 @@ def test_the_seed_of_drawing_must_be_fixed(stored: dict[str, Any]) -> None:
 def test_plans_are_checked_without_a_drawing(ground: Ground, split: Split) -> None:
     assert check_plans(ground) == [25, 25]
     lines = told_plans(ground, [25, 25])
-    assert lines[0].startswith("5 trials, each of up to 2 trainings; then 10 trainings")
+    assert lines[0].startswith("5 trials, each of up to 2 trainings; then 14 trainings")
     for changes, message in (
         ({"splits": (replace(split, seed=9),)}, "no synthetic image may be used"),
         (
@@ -208,6 +208,8 @@ def test_the_winner_is_tested_beside_what_everybody_takes(ground: Ground) -> Non
     assert {name: report.arms[name].num_synthetic for name in ("winner", "default")} == {
         "winner": 5, "default": 20
     }  # fmt: skip
+    assert (report.arms["plain"].num_synthetic, report.arms["synthetic"].num_real) == (0, 0)
+    assert report.arms["synthetic"].num_synthetic == 25  # of the winner's run alone
     assert "default" in str(report.primary_verdict)
     assert "default" in report.comparisons["winner"]
     by_run = sql(Catalog(ground.catalog), "SELECT run_id, count(*) AS n FROM samples GROUP BY 1")

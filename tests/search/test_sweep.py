@@ -43,7 +43,9 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
 
     drawer = Drawer(ground.catalog)
     outcome = finish(ground, trials, lambda s: drawer.draw(s.generate), execute_here)
-    assert set(outcome.report.arms) == {"real", "oversampled", "duplicate", "winner"}
+    assert set(outcome.report.arms) == {
+        *("plain", "real", "oversampled", "duplicate", "winner", "synthetic")
+    }
     assert outcome.report.num_test == len(ground.splits[0].test)
     assert outcome.drawn_share == 50 / 125
     best = load_config(GenerateConfig, ground.output / "best.yaml")
