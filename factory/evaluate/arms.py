@@ -31,9 +31,10 @@ class Row:
     """A weight per class, summing to 1."""
     weight: float = 1.0
     """Of its loss."""
-    made: Literal["", "source", "unlabelled", "sampled"] = ""
-    """'source': an image of another lab, 'unlabelled': one whose label nobody tells, 'sampled':
-    features around a class's mean, no image; else empty."""
+    made: Literal["", "source", "unlabelled", "own", "sampled"] = ""
+    """'source': an image of another lab, 'unlabelled': one of another lab whose label nobody tells,
+    'own': one of the train part whose label the arm does not know, 'sampled': features around a
+    class's mean, no image; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,8 @@ class Stock:
     """Class by id, of each source: real images of another lab."""
     picked: Mapping[str, Set[str]] = field(default_factory=dict)
     """Ids of drawn images by the SQL condition of an arm that takes just these."""
+    train: Sequence[str] = ()
+    """Ids of the whole train part: those that are not `real` have labels that nobody told."""
 
     @cached_property
     def real_rows(self) -> dict[str, list[Row]]:
@@ -258,6 +261,21 @@ class Stock:
                 remedy=f"Give a source with some of {', '.join(self.class_names)}",
             )
         return rows
+
+    def unlabelled_rows(self, rows: Sequence[Row], share: float) -> list[Row]:
+        """Return the images of the train part that are not among `rows`, without their labels.
+
+        They weigh `share` of what they and `rows` weigh together.
+        """
+        known = {row.id for row in rows}
+        even = (1 / len(self.class_names),) * len(self.class_names)
+        found = [
+            Row(id=image_id, synthetic=False, soft_label=even, made="own")
+            for image_id in sorted(self.train, key=self.order)
+            if image_id not in known
+        ]
+        total = sum(row.weight for row in rows) * share / (1 - share)
+        return _weighing(found, total) if found else []
 
     def _hard(self, name: str) -> tuple[float, ...]:
         return tuple(float(name == own) for own in self.class_names)

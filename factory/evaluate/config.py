@@ -349,7 +349,7 @@ class StudyConfig(Frozen):
         strange = [
             n
             for n, a in self.arms.items()
-            if isinstance(a, OF_PROBES) or a.strong or ways_of(a).told
+            if isinstance(a, OF_PROBES) or a.strong or a.unlabelled or ways_of(a).told
         ]
         if strange and not isinstance(self.learner, Probe):
             raise ValueError(f"arms: {strange[0]} is for a probe (learner: {{task: probe}})")

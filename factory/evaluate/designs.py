@@ -34,6 +34,10 @@ class Arm(Frozen):
     mixtures of two images' features (V. Verma et al., Manifold Mixup, ICML 2019)."""
     shots: int | Literal["all"] | None = Field(None)
     """Real training images per class, 'all', or null: as many as the study says."""
+    unlabelled: float | None = Field(None, gt=0, lt=1)
+    """Of a probe: also learn from the images of the train part whose labels the arm does not know,
+    with this share of the weight. A head of all others names them, and is fitted again with the
+    half that it was surest of (D.-H. Lee, Pseudo-Label, 2013)."""
     expert: str | None = None
     """Of a probe: one of `learner.experts`, whose features stand beside those of the backbone."""
     autoencoder: str | None = None
@@ -197,8 +201,10 @@ Design = Annotated[
     Field(discriminator="design"),
 ]
 _Rowed = Real | Duplicate | Oversample | SyntheticOnly | Add | TopUp | Ratio | PerReference
+SUREST = 0.5
+"""Share of the unlabelled images called a class that are kept for it."""
 WAYS: Mapping[str, Any] = {
-    **dict.fromkeys(("expert", "autoencoder", "colour", "stages", "select")),
+    **dict.fromkeys(("expert", "autoencoder", "colour", "stages", "select", "unlabelled")),
     "stain": False,
 }
 """Keys of what a probe does with rows, and what they say of an arm that asks for nothing."""
@@ -247,12 +253,14 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
             rows = [replace(row, soft_label=_hardened(row)) for row in rows]
         if (share := getattr(arm, "real_share", None)) is not None:
             rows = shared(rows, share_of(share, rows, len(stock.class_names)))
+        if arm.unlabelled is not None:
+            rows = [*rows, *stock.unlabelled_rows(rows, arm.unlabelled)]
         made[name] = Manifest(
             arm=name,
             class_names=stock.class_names,
             rows=tuple(rows),
             augment=arm.augment,
-            keep=getattr(arm, "keep", 1.0),
+            keep=getattr(arm, "keep", 1.0 if arm.unlabelled is None else SUREST),
             strong=arm.strong,
             ways=ways_of(arm),
         )

@@ -13,6 +13,8 @@ from factory.evaluate.units import Material
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """C that are tried; of equally good ones the least."""
+UNLABELLED = ("unlabelled", "own")
+"""Rows, by what they were made of, that a first head names."""
 ALONE = 10.0
 """C where no class has a second real image to leave out."""
 MOST_LEFT_OUT = 4
@@ -82,11 +84,11 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
         start = fit_head(settings, others, settings.strength or 1.0, space)
     strength = settings.strength or chosen_strength(settings, examples, space, start)
     head = fit_head(settings, examples, strength, space, start)
-    unlabelled = [row for row in manifest.rows if row.made == "unlabelled"]
+    unlabelled = [row for row in manifest.rows if row.made in UNLABELLED]
     if unlabelled:
-        views = _first_views(unlabelled, manifest, material)
+        views = [views_of(row, settings, manifest, material) for row in unlabelled]
         weights = np.array([row.weight for row in unlabelled])
-        named = surest(views, head.chances(views), weights, keep=manifest.keep)
+        named = surest(views, head, weights, keep=manifest.keep)
         head = fit_head(settings, joined(examples, named), strength)
     return head, strength
 
@@ -140,11 +142,18 @@ def _first_views(rows: Sequence[Row], manifest: Manifest, material: Material) ->
     return np.stack([material.views_of(i, manifest.ways.expert)[0] for i in shown])
 
 
-def surest(features: Features, chances: Floats, weights: Floats, *, keep: float) -> Examples:
+def surest(views: Sequence[Features], head: Head, weights: Floats, *, keep: float) -> Examples:
     """Return the images of which a head is surest, with the class that it gives them.
 
     Of those called a class the share `keep` stays, with the weight of all.
+
+    Args:
+        views: features (V, F) of each image; its chance is the mean of theirs.
+        head: names them.
+        weights: of each image.
+        keep: in 0 .. 1.
     """
+    chances = np.stack([head.chances(own).mean(axis=0) for own in views])
     called = chances.argmax(axis=1)
     sure = chances.max(axis=1)
     rows = np.concatenate(
@@ -154,11 +163,13 @@ def surest(features: Features, chances: Floats, weights: Floats, *, keep: float)
             if len(own)
         ]
     )
+    counts = [len(views[row]) for row in rows]
+    kept = weights[rows] * (weights.sum() / weights[rows].sum())
     return Examples(
-        features=features[rows],
-        labels=np.eye(chances.shape[1])[called[rows]],
-        weights=weights[rows] * (weights.sum() / weights[rows].sum()),
-        left_out=np.full(len(rows), -1),
+        features=np.concatenate([views[row] for row in rows]),
+        labels=np.repeat(np.eye(chances.shape[1])[called[rows]], counts, axis=0),
+        weights=np.repeat(kept / counts, counts),
+        left_out=np.full(sum(counts), -1),
     )
 
 
@@ -232,7 +243,7 @@ def chances_of(
 def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Examples:
     """Return the views that an arm is trained on; an image in several rows weighs as many."""
     weights: dict[str, float] = {}
-    images = [row for row in manifest.rows if row.made not in ("unlabelled", "sampled")]
+    images = [row for row in manifest.rows if row.made not in (*UNLABELLED, "sampled")]
     for row in images:
         weights[row.id] = weights.get(row.id, 0.0) + row.weight
     parts: list[tuple[Features, Floats, float, int]] = []
@@ -262,7 +273,7 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
 def views_of(row: Row, settings: Probe, manifest: Manifest, material: Material) -> Features:
     """Return the features (V, F) of the views under which an arm sees the image of a row."""
     found = [material.views_of(i, manifest.ways.expert) for i in manifest.shown_as(row)]
-    if row.synthetic or row.made:
+    if row.synthetic or row.made not in ("", "own"):
         most = None if manifest.ways.stain else settings.drawn_turns
     else:
         most = None if manifest.strong else settings.turns

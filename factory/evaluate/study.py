@@ -165,6 +165,7 @@ def plan_units(
             seed=seed,
             picked=picked or {},
             sources=sources or {},
+            train=train_ids(config, split, labels, shots=None),
         )
         units += [
             Unit(
@@ -371,8 +372,10 @@ def who_knew(
             f" {model.images_trained or 'an unknown number of'} images"
             for model in models
         ]
+        if unnamed := sum(row.made == "own" for row in rows):
+            parts.append(f"{counted(unnamed, 'real image')} of the train part without a label")
         if isinstance(arm, BOUNDS):
-            count = sum(bool(row.made) for row in rows)
+            count = sum(row.made not in ("", "own") for row in rows)
             without = ", without their labels" if isinstance(arm, SelfTraining) else ""
             parts.append(f"{count} real images of source {arm.source!r}{without}")
         told[name] = "; ".join(parts)

@@ -56,7 +56,7 @@ def labels_of(config: StudyConfig, arm: str, units: Sequence[Unit]) -> float:
     if isinstance(shots := config.shots_of(arm), int):
         return float(shots)
     held = [
-        len({row.id for row in unit.manifest.rows if not row.synthetic})
+        len({row.id for row in unit.manifest.rows if not (row.synthetic or row.made)})
         for unit in units
         if unit.manifest.arm == arm and unit.draw in (None, 0)
     ]

@@ -22,9 +22,9 @@ from factory.evaluate.backbones import (
 )
 from factory.evaluate.config import Augmentation, Probe, StudyConfig
 from factory.evaluate.lineage import Known
-from factory.evaluate.material import with_features
+from factory.evaluate.material import of_probe, with_features
 from factory.evaluate.outset import said_first
-from factory.evaluate.probe import Examples, chosen_strength, fit_head, sampled, surest
+from factory.evaluate.probe import Examples, Head, chosen_strength, fit_head, sampled, surest
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units, who_knew
 from factory.evaluate.study_drawn import DrawnFigures
 from factory.evaluate.study_html import to_html
@@ -267,10 +267,43 @@ def test_arms_with_another_lab_s_images_are_bounds_and_need_them(cells, others):
 
 def test_self_training_keeps_what_a_head_is_surest_of():
     chances = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.55, 0.45]])
-    found = surest(np.eye(5, dtype=np.float32), chances, np.ones(5), keep=0.5)
-    assert found.features.argmax(1).tolist() == [0, 1, 2]
-    assert found.labels.argmax(1).tolist() == [0, 0, 1]
+    views = [np.eye(5, dtype=np.float32)[[n, n]] for n in range(5)]
+    head = Head(slopes=np.log(chances), offsets=np.zeros(2))
+    found = surest(views, head, np.ones(5), keep=0.5)
+    assert found.features.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]  # each with its two views
+    assert found.labels.argmax(1).tolist() == [0, 0, 0, 0, 1, 1]
     assert found.weights.sum() == pytest.approx(5)
+
+
+def test_images_whose_label_nobody_told_are_the_rest_of_the_train_part(cells, others):
+    arms = {
+        "real": {"design": "real", "unlabelled": 0.5},
+        "real_all": {"design": "real", "shots": "all", "unlabelled": 0.5},
+        "mixed": {"design": "add", "per_class": 6, "real_share": 0.5, "unlabelled": 0.25},
+        "drawn": {"design": "synthetic", "unlabelled": 0.5},
+    }
+    made, splits = config(arms=arms, draws=2), folds(cells)
+    units = plan_units(made, cells, splits, [drawn(cells, others)] * 2)
+    assert made.controls == ("real", "real_all")
+    for unit in units:
+        own = [row for row in unit.manifest.rows if row.made == "own"]
+        told = {row.id for row in unit.manifest.rows if not (row.synthetic or row.made)}
+        assert {row.id for row in own} == {*splits[unit.fold].train} - told
+        assert not {row.id for row in own} & {*unit.val, *unit.test}
+        assert {row.soft_label for row in own} <= {(1 / 5,) * 5}
+        weight = sum(row.weight for row in own) / sum(row.weight for row in unit.manifest.rows)
+        share = 0.0 if unit.manifest.arm == "real_all" else arms[unit.manifest.arm]["unlabelled"]
+        assert weight == pytest.approx(share)
+    manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
+    held = {i for unit in units for i in (*unit.val, *unit.test)}
+    material = of_probe(material_of(cells, others), SETTINGS, manifests, held)
+    todo = {unit.id: unit for unit in units}
+    results = {r.unit_id: r for r in execute_here(list(todo.values()), material)}
+    report = make_report(made, units, results, material, knew=who_knew(made, units, EMPTY, Known()))
+    assert report.arms["mixed"].num_real == 15
+    assert report.knew["drawn"].endswith("real images of the train part without a label")
+    assert report.knew["real_all"].endswith("labelled real images")
+    assert report.curve.drawn["drawn"].labels == 0
 
 
 def test_sampled_features_spread_as_views_do():
