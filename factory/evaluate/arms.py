@@ -72,8 +72,8 @@ class Manifest:
     class_names: tuple[str, ...]
     rows: tuple[Row, ...]
     augment: bool
-    keep: float = 1.0
-    """RealShare of unlabelled rows that self-training keeps."""
+    keep: tuple[float, ...] = ()
+    """Shares of the unlabelled rows that are kept, the surest, round after round."""
     strong: bool = False
     """Whether a probe also sees varied views and mixtures."""
     ways: Ways = Ways()
@@ -82,7 +82,8 @@ class Manifest:
     @cached_property
     def digest(self) -> str:
         """Names the training set, whatever the arm is called."""
-        later: list[object] = [[self.keep, self.strong]] if self.keep < 1 or self.strong else []
+        keep = self.keep[0] if len(self.keep) == 1 else list(self.keep) or 1.0
+        later: list[object] = [[keep, self.strong]] if keep != 1.0 or self.strong else []
         later += [self.ways.told] if self.ways.told else []
         names, rest = (canonical_json(part) for part in (self.class_names, [self.augment, *later]))
         rows = ",".join(map(_told, self.rows))  # of a draw they are those of all others, but a few

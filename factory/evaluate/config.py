@@ -371,13 +371,22 @@ class StudyConfig(Frozen):
         return None if own == "all" else own or self.shots
 
     def controls_of(self, arm: str) -> tuple[str, ...]:
-        """Return the controls that hold as many real images as an arm, else all of them."""
+        """Return the controls that know as many real images as an arm, else all of them.
+
+        One that also learns from unlabelled images knows more than an arm that does not.
+        """
         even = [c for c in self.controls if self.shots_of(c) == self.shots_of(arm)]
+        even = [c for c in even if not self._knows_more(c, arm)]
         return tuple(even) or self.controls
 
     def bounds_of(self, arm: str) -> tuple[str, ...]:
-        """Return the arms with images of another lab that hold as many real images as an arm."""
-        return tuple(b for b in self.bounds if self.shots_of(b) == self.shots_of(arm))
+        """Return the arms that know more than an arm of as many labels: see `controls_of`."""
+        wider = [c for c in self.controls if self._knows_more(c, arm)]
+        return tuple(b for b in (*wider, *self.bounds) if self.shots_of(b) == self.shots_of(arm))
+
+    def _knows_more(self, control: str, arm: str) -> bool:
+        own, other = (self.arms[name].unlabelled is not None for name in (control, arm))
+        return own and not other
 
     @property
     def controls(self) -> tuple[str, ...]:

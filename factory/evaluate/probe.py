@@ -88,8 +88,9 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
     if unlabelled:
         views = [views_of(row, settings, manifest, material) for row in unlabelled]
         weights = np.array([row.weight for row in unlabelled])
-        named = surest(views, head, weights, keep=manifest.keep)
-        head = fit_head(settings, joined(examples, named), strength)
+        for keep in manifest.keep:
+            named = surest(views, head, weights, keep=keep)
+            head = fit_head(settings, joined(examples, named), strength)
     return head, strength
 
 

@@ -78,7 +78,9 @@ def learning_curve(
         best_of: chooses the best of some controls, by val scores.
     """
     plain = [
-        n for n, a in config.arms.items() if isinstance(a, Real) and a.augment and not a.strong
+        n
+        for n, a in config.arms.items()
+        if isinstance(a, Real) and a.augment and not (a.strong or a.unlabelled)
     ]
     real = {labels_of(config, name, units): name for name in reversed(plain)}
     if len(real) < 2 or not config.draws:

@@ -285,6 +285,11 @@ def test_images_whose_label_nobody_told_are_the_rest_of_the_train_part(cells, ot
     made, splits = config(arms=arms, draws=2), folds(cells)
     units = plan_units(made, cells, splits, [drawn(cells, others)] * 2)
     assert made.controls == ("real", "real_all")
+    plain = config(
+        arms={**arms, "plain": {"design": "real"}, "few": {"design": "add", "per_class": 2}}
+    )
+    assert (plain.controls_of("few"), plain.bounds_of("few")) == (("plain",), ("real",))
+    assert plain.controls_of("mixed") == ("real", "plain")
     for unit in units:
         own = [row for row in unit.manifest.rows if row.made == "own"]
         told = {row.id for row in unit.manifest.rows if not (row.synthetic or row.made)}
