@@ -37,7 +37,7 @@ class Arm(Frozen):
     unlabelled: float | None = Field(None, gt=0, lt=1)
     """Of a probe: also learn from the images of the train part whose labels the arm does not know,
     with this share of the weight. A head of all others names them, and is fitted again with those
-    that it was surest of (D.-H. Lee, Pseudo-Label, 2013), in three rounds with more of them each."""
+    it was surest of (D.-H. Lee, Pseudo-Label, 2013): three rounds, with more of them each."""
     expert: str | None = None
     """Of a probe: one of `learner.experts`, whose features stand beside those of the backbone."""
     autoencoder: str | None = None
