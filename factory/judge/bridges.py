@@ -145,6 +145,12 @@ class BridgeFigures:
     """Of networks, per source and direction."""
 
 
+def ends_of(drawn: ImageSet) -> set[str]:
+    """Return the domains that a bridge's images come from and go to."""
+    terms = (json.loads(str(fact["guidance_terms"])) for fact in drawn.facts)
+    return {str(told["source"]) for told in terms} | set(drawn.labels)
+
+
 def progressions(drawn: ImageSet, grader: Grader) -> list[Progression]:
     """Return all progressions of a set, in order of direction and source.
 

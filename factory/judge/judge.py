@@ -26,6 +26,7 @@ from factory.judge.bridges import (
     BridgeFigures,
     Grader,
     direction_figures,
+    ends_of,
     judge_between,
     progressions,
     round_trips,
@@ -135,7 +136,7 @@ def judge(
     real = by.real
     drawn = _drawn(config, subject, real, tuple(classes), dataset, split, tell)
     whole = drawn[-1]  # all that was drawn
-    bridge, drawn = _bridge(config, generator, whole, drawn, by)
+    bridge, drawn, unranked = _bridge(config, generator, whole, drawn, by)
     tell("measuring")
     found = [measure(each, by) for each in drawn]
     extra, autoencoder = _returned(config, generator, by)
@@ -158,7 +159,7 @@ def judge(
         bridge=bridge,
         autoencoder=autoencoder,
         expert_val_accuracy=by.expert_val_accuracy,
-        notes=[*notes, *_notes(config, generator, drawn[0], real, by)],
+        notes=[*notes, *unranked, *_notes(config, generator, drawn[0], real, by)],
     )
     sheets = _sheets(drawn[0], real, found[0][1])
     if config.attributes and generator.method == "text":
@@ -330,11 +331,20 @@ def _bridge(
     whole: ImageSet,
     drawn: list[ImageSet],
     by: Measures,
-) -> tuple[BridgeFigures | None, list[ImageSet]]:
-    """Return a bridge's figures, and its deepest images to be judged as drawn of their targets."""
+) -> tuple[BridgeFigures | None, list[ImageSet], list[str]]:
+    """Return a bridge's figures, its deepest images to be judged as drawn of their targets, notes.
+
+    Where nobody knows both sides, as between two labs' images, all that it drew is judged instead.
+    """
     if not whole.facts or whole.facts[0].get("bridge_depth") is None:
-        return None, drawn
+        return None, drawn, []
     real, grader = by.real, _grader(by)
+    if strange := sorted(ends_of(whole) - set(grader.class_names)):
+        note = (
+            f"Not measured along the way: the {grader.name} knows no {strange[0]!r}; an expert of"
+            " both sides (--set expert=FOLDER) would tell ranks."
+        )
+        return None, drawn, [note]
     found = progressions(whole, grader)
     directions = direction_figures(found)
     images = real.images(real.unseen_ids)
@@ -362,7 +372,7 @@ def _bridge(
         trips=trips,
         evaluations=mean_of([each.evaluations for each in found]),
     )
-    return figures, [whole.take([each.rows[-1] for each in found], "deepest")]
+    return figures, [whole.take([each.rows[-1] for each in found], "deepest")], []
 
 
 def _grader(by: Measures) -> Grader:

@@ -22,7 +22,10 @@ from factory.judge.report import to_html
 from factory.judge.sets import ImageSet
 from factory.measure.cache import ArrayCache
 from factory.measure.features import FeatureSpace
+from factory.models.config import ExpertSpec
 from factory.models.domains import Domain
+from factory.models.expert_file import save_expert
+from factory.models.experts import build_expert
 from factory.models.generator import Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
@@ -113,6 +116,15 @@ def test_a_bridge_is_drawn_and_judged_by_whoever_knows_its_domains(
     page = to_html(found)
     assert "monocyte to neutrophil" in page
     assert "there and back" in page
+    half = ExpertSpec(backbone="test_resnet", class_names=("monocyte", "other"), size_px=16)
+    folder = tmp_path_factory.mktemp("expert") / "half"
+    save_expert(folder, build_expert(half, seed=0), val_accuracy=0.5, split_digest="0")
+    config = config.model_copy(update={"expert": folder})
+    found = judge(config, Subject(generator=generator), cells, split, cache=ArrayCache())
+    assert found.report.bridge is None  # nobody knows both sides: the images are judged as such
+    (every,) = found.report.sets
+    assert (every.name, every.num_images) == ("drawn", 12)
+    assert any("the expert knows no 'neutrophil'" in note for note in found.report.notes)
 
 
 def test_what_no_bridge_drew_and_whom_the_grader_does_not_know_is_refused() -> None:
