@@ -46,7 +46,7 @@ def remove_command(run_id: str, uri: str, storage: tuple[str, ...], confirm: boo
     found = remove_run(parse_place(uri, storage), run_id, now=now, dry_run=not confirm)
     images = f"{found.accepted} accepted and {found.rejected} rejected images"
     verb = f"left with version {found.version}" if confirm else "would leave the newest version"
-    say(one_line(f"{images} of {run_id} {verb}"))
+    say(f"{images} of {run_id} {verb}")
     if found.releases:
         say(f"{'keep' if len(found.releases) > 1 else 'keeps'} them: {', '.join(found.releases)}")
     if confirm:

@@ -95,7 +95,8 @@ def main(
         labels.append([part.labels[i] for i in rows])
         pictures.append((returned, images))
     figures = autoencoder_figures(*pictures[1])
-    say(f"| PSNR | {figures.psnr_db:.1f} dB |\n|---|---|")
+    say(f"| PSNR | {figures.psnr_db:.1f} dB |")
+    say("|---|---|")
     for band, share in figures.kept_energy.items():
         say(f"| energy kept, {band} cycles per pixel | {share:.2f} |")
     for way, accuracy in heads(sides[0], sides[1], (labels[0], labels[1])).items():

@@ -118,7 +118,8 @@ def main(
             found[number] = json.loads(report.read_text())
     lines = list(table(found, metric))
     write_text(output / "table.md", "\n".join(lines) + "\n")
-    say("\n".join(lines))
+    for line in lines:
+        say(line)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def judge(
             tell=partial(say, err=True),
         )
         write_report(found, output)
-    say(to_text(found.report))
+    for line in to_text(found.report).splitlines():
+        say(line)
     say(f"page: {output / PAGE}")
     tell_next("generate", "--set", f"model={name}", "--catalog", "catalog")
