@@ -131,8 +131,9 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows by the class with the largest weight."""
-        found = Counter(self.class_names[_largest(row.soft_label)] for row in self.rows)
+        """Rows by the class with the largest weight, without those of unknown labels."""
+        told = (row for row in self.rows if row.made not in ("unlabelled", "own"))
+        found = Counter(self.class_names[_largest(row.soft_label)] for row in told)
         return {name: found[name] for name in self.class_names}
 
     def to_json(self) -> dict[str, object]:

@@ -72,8 +72,9 @@ def measure_drawn(units: Sequence[Unit], material: Material) -> DrawnFigures | N
 
 
 def _ids(manifest: Manifest, *, synthetic: bool) -> list[str]:
-    """Return the images of one side, each once, in order."""
-    return list(dict.fromkeys(row.id for row in manifest.rows if row.synthetic is synthetic))
+    """Return the images of one side whose labels the arm knows, each once, in order."""
+    rows = (row for row in manifest.rows if row.synthetic is synthetic and not row.made)
+    return list(dict.fromkeys(row.id for row in rows))
 
 
 def _classes(manifest: Manifest, ids: Sequence[str]) -> NDArray[np.int64]:

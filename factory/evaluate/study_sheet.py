@@ -23,7 +23,7 @@ def look_at(units: Sequence[Unit], material: Material) -> bytes | None:
     The images of the first training on both; nearness is that of 32 px thumbnails under any turn.
     """
     both = (u.manifest for u in units if u.manifest.num_real and u.manifest.num_synthetic)
-    rows = next((manifest.rows for manifest in both), ())
+    rows = [row for manifest in [*both][:1] for row in manifest.rows if not row.made]
     shown: dict[str, Images] = {}
     for index, name in enumerate(material.class_names):
         own = [row for row in rows if int(np.argmax(row.soft_label)) == index]

@@ -26,10 +26,11 @@ from factory.evaluate.material import of_probe, with_features
 from factory.evaluate.outset import said_first
 from factory.evaluate.probe import Examples, Head, chosen_strength, fit_head, sampled, surest
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units, who_knew
-from factory.evaluate.study_drawn import DrawnFigures
+from factory.evaluate.study_drawn import DrawnFigures, measure_drawn
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import make_report, to_markdown
 from factory.evaluate.study_run import announce, execute_here
+from factory.evaluate.study_sheet import look_at
 from factory.evaluate.synthetic import EMPTY
 from factory.evaluate.units import Material
 from factory.measure.copies import measure_privacy
@@ -305,6 +306,9 @@ def test_images_whose_label_nobody_told_are_the_rest_of_the_train_part(cells, ot
     results = {r.unit_id: r for r in execute_here(list(todo.values()), material)}
     report = make_report(made, units, results, material, knew=who_knew(made, units, EMPTY, Known()))
     assert report.arms["mixed"].num_real == 15
+    assert next(u for u in units if u.manifest.arm == "mixed").manifest.counts["monocyte"] == 9
+    assert look_at(units, material) is not None
+    assert measure_drawn(units, material).num_drawn == 30
     assert report.knew["drawn"].endswith("real images of the train part without a label")
     assert report.knew["real_all"].endswith("labelled real images")
     assert report.curve is None  # no arm of real images alone
