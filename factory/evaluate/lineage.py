@@ -226,6 +226,6 @@ def family(origins: Sequence[Origin], known: Known) -> list[Origin]:
     found: dict[str, Origin] = {}
     for origin in origins:
         members = known.about(origin).member_ids
-        for model in [known.models[m] for m in members] if members else [origin]:
+        for model in [known.models[m] for m in members] if members else [known.about(origin)]:
             found |= {each.model_id: each for each in ancestors(model, known)}
     return list(found.values())

@@ -453,6 +453,14 @@ def test_what_a_base_knows_of_other_images_is_said(cells, others, split, tmp_pat
     )
 
 
+def test_who_knew_what_says_how_many_images_a_base_learnt(cells, others, split, tmp_path):
+    base = find_generator("wbc-base")
+    fingerprint = base.manifest["dataset_fingerprint"]
+    publish(tmp_path / "c", others, model_id=base.model_id, dataset_fingerprint=fingerprint)
+    told = planned_with(cells, split, tmp_path / "c").knew["mixed"]
+    assert told.endswith("what wbc-base learnt of 15080 images")
+
+
 def test_a_class_may_be_left_out(cells, split, uri, tmp_path):
     planned = planned_with(cells, split, uri, without=["monocyte"])
     for unit in planned.units:
