@@ -34,7 +34,7 @@ def rows(page: str, head: str) -> Iterator[list[str]]:
 
 
 def lines(page: str) -> list[Line]:
-    """Return the curves of real and of mixed sets, and the best control at four labels."""
+    """Return the curves of mixed and of real sets, and the best control at four labels."""
     real, mixed, best = [], [], (0.0, 0.0)
     for labels, alone, drawn, gain, _ in rows(page, "labels a class"):
         count = float(re.findall(r"\d+", labels)[0])
@@ -49,8 +49,13 @@ def lines(page: str) -> list[Line]:
         if name.startswith("**"):  # from there on images that may not travel
             break
         best = max(best, (float(score.split()[0]), 4.0))
+    unlabelled = []
+    for labels, _, drawn, *_ in rows(page, "labels, and"):
+        value, low, high = (float(v) for v in re.findall(r"\d\.\d+", drawn))
+        unlabelled.append((float(labels), Span(low=low, value=value, high=high)))
     return [
         Line(name="with drawn cells", kind="drawn", points=tuple(mixed)),
+        Line(name="and unlabelled images", kind="drawn", points=tuple(unlabelled)),
         Line(name="real alone", kind="real", points=tuple(real)),
         Line(name="best control", kind="control", points=((best[1], _exactly(best[0])),)),
     ]
