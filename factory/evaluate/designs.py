@@ -346,14 +346,9 @@ def _hardened(row: Row) -> tuple[float, ...]:
 
 def ways_of(arm: Design) -> Ways:
     """Return what an arm asks of a probe beyond its rows."""
-    return Ways(
-        expert=arm.expert,
-        autoencoder=arm.autoencoder,
-        colour=getattr(arm, "colour", None),
-        stain=getattr(arm, "stain", False),
-        stages=getattr(arm, "stages", None) is not None,
-        select=getattr(arm, "select", None),
-    )
+    names = ("expert", "autoencoder", "colour", "stain", "select")
+    asked = {name: value for name in names if (value := getattr(arm, name, None))}
+    return Ways(**asked, stages=getattr(arm, "stages", None) is not None)
 
 
 def _kept(arm: Design) -> tuple[float, ...]:

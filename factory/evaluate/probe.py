@@ -1,7 +1,7 @@
-"""A probe: a linear head on frozen features of turned views, its strength chosen on the shots."""
+"""A probe: a linear head on frozen features of turned views, of what an arm holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,68 +9,19 @@ from numpy.typing import NDArray
 from factory.arrays import Features, Floats
 from factory.evaluate.arms import Manifest, Row
 from factory.evaluate.config import Probe
+from factory.evaluate.head import (
+    MOST_LEFT_OUT,
+    Examples,
+    Head,
+    Space,
+    chosen_strength,
+    fit_head,
+    joined,
+)
 from factory.evaluate.units import Material
 
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)
-"""C that are tried; of equally good ones the least."""
 UNLABELLED = ("unlabelled", "own")
 """Rows, by what they were made of, that a first head names."""
-ALONE = 10.0
-"""C where no class has a second real image to leave out."""
-MOST_LEFT_OUT = 4
-"""Times that real images are left out: all images of four a class, a quarter of more each time."""
-MOST_COMPONENTS = 256
-"""Principal components of more rows than the backbone has features; of fewer rows all are kept."""
-_SCALE = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Examples:
-    """Training views: features (N, F), soft labels (N, K), weights (N,) of their loss."""
-
-    features: Features
-    labels: Floats
-    weights: Floats
-    left_out: NDArray[np.int64]
-    """(N,) in which turn a view's image is left out; -1: never, it is drawn."""
-
-    def without(self, turn: int) -> "Examples":
-        """Return the examples that stay in a turn."""
-        return self._at(self.left_out != turn)
-
-    def only(self, turn: int) -> "Examples":
-        """Return those that are left out in it."""
-        return self._at(self.left_out == turn)
-
-    def of_others(self) -> "Examples":
-        """Return those of images that are not the study's own real ones."""
-        return self._at(self.left_out < 0)
-
-    def of_own(self) -> "Examples":
-        """Return those of its own real images."""
-        return self._at(self.left_out >= 0)
-
-    def _at(self, rows: NDArray[np.bool_]) -> "Examples":
-        return Examples(
-            features=self.features[rows],
-            labels=self.labels[rows],
-            weights=self.weights[rows],
-            left_out=self.left_out[rows],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """Scores (N, K) = features @ `slopes` (F, K) + `offsets` (K,)."""
-
-    slopes: Floats
-    offsets: Floats
-
-    def chances(self, features: Features | Floats) -> Floats:
-        """Return class probabilities (..., K) of features (..., F)."""
-        scores = features @ self.slopes + self.offsets
-        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float64)
 
 
 def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[Head, float]:
@@ -219,16 +170,6 @@ def _within_turns(left_out: NDArray[np.int64], rng: np.random.Generator) -> NDAr
     return order
 
 
-def joined(one: Examples, other: Examples) -> Examples:
-    """Return the examples of both."""
-    return Examples(
-        features=np.concatenate([one.features, other.features]),
-        labels=np.concatenate([one.labels, other.labels]),
-        weights=np.concatenate([one.weights, other.weights]),
-        left_out=np.concatenate([one.left_out, other.left_out]),
-    )
-
-
 def chances_of(
     head: Head, settings: Probe, manifest: Manifest, material: Material, ids: Sequence[str]
 ) -> NDArray[np.float64]:
@@ -280,180 +221,3 @@ def views_of(row: Row, settings: Probe, manifest: Manifest, material: Material) 
         most = None if manifest.strong else settings.turns
         most = most if manifest.augment else 1
     return np.concatenate([views[:most] for views in found])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Space:
-    """Where heads are fitted: features centred, brought to a mean length of 10, in few axes.
-
-    Rows span what a head can see, so principal components lose nothing where rows are fewer than
-    features; of more rows the first 256 are kept.
-    """
-
-    middle: Features
-    factor: float
-    axes: Features
-    """(F, C) orthonormal."""
-
-    @classmethod
-    def of(cls, examples: Examples) -> "Space":
-        """Return the space of training examples; which class they are of plays no part."""
-        weights = (examples.weights / examples.weights.sum()).astype(np.float32)
-        middle = weights @ examples.features
-        centred = examples.features - middle
-        squares = np.einsum("nf,nf->n", centred, centred)
-        length = float(np.sqrt(weights @ squares)) or 1.0
-        return cls(middle=middle, factor=_SCALE / length, axes=_span(centred))
-
-    def inputs(self, features: Features) -> Features:
-        """Return features (N, F) as what a head is fitted to, (N, C)."""
-        return np.asarray((features - self.middle) @ (np.float32(self.factor) * self.axes))
-
-    def outside(self, head: "Head") -> "Head":
-        """Return a head that was fitted inside as one for features."""
-        slopes = self.factor * (self.axes.astype(np.float64) @ head.slopes)
-        return Head(slopes=slopes, offsets=head.offsets - self.middle @ slopes)
-
-    def inside(self, head: "Head") -> "Head":
-        """Return a head for features, of those inside: what `outside` undoes."""
-        slopes = self.axes.T.astype(np.float64) @ head.slopes / self.factor
-        return Head(slopes=slopes, offsets=head.offsets + self.middle @ head.slopes)
-
-
-def chosen_strength(
-    settings: Probe, examples: Examples, space: Space | None = None, start: Head | None = None
-) -> float:
-    """Return the C by which real images that were left out are named best.
-
-    By the mean log chance of their class: of a few images, accuracy has many ties.
-    """
-    turns = [turn for turn in range(MOST_LEFT_OUT) if (examples.left_out == turn).any()]
-    if len(turns) < 2:
-        return ALONE if turns else 1.0
-    space = space or Space.of(examples)
-    inside = replace(examples, features=space.inputs(examples.features))
-    inner = None if start is None else space.inside(start)
-    found = np.zeros(len(STRENGTHS))
-    for turn in turns:
-        held = inside.only(turn)
-        kept = inside.without(turn)
-        for number, head in enumerate(_heads(settings, kept, STRENGTHS, inner)):
-            chances = (head.chances(held.features) * held.labels).sum(axis=1)
-            found[number] += float((held.weights * np.log(np.maximum(chances, 1e-9))).sum())
-    return STRENGTHS[int(found.argmax())]
-
-
-def fit_head(
-    settings: Probe,
-    examples: Examples,
-    strength: float,
-    space: Space | None = None,
-    start: Head | None = None,
-) -> Head:
-    """Return the head of training examples, for features as they are; `start`: held to it."""
-    space = space or Space.of(examples)
-    inside = replace(examples, features=space.inputs(examples.features))
-    inner = None if start is None else space.inside(start)
-    return space.outside(_heads(settings, inside, (strength,), inner)[0])
-
-
-def _heads(
-    settings: Probe, examples: Examples, strengths: Sequence[float], start: Head | None = None
-) -> list[Head]:
-    """Return a head for each strength.
-
-    The weights of all examples add up to the number of images, so that a strength means the same
-    for many and for few views.
-    """
-    weights = examples.weights * (_images(examples) / examples.weights.sum())
-    if start is not None:
-        return _held(examples.features, examples.labels, weights, strengths, start)
-    return _FITS[settings.head](examples.features, examples.labels, weights, strengths)
-
-
-def _images(examples: Examples) -> float:
-    """Return about how many images the examples are views of."""
-    return max(1.0, float(examples.weights.sum() / np.median(examples.weights)))
-
-
-def _span(centred: Features) -> Features:
-    """Return orthonormal axes (F, C) of rows (N, F)."""
-    from sklearn.utils.extmath import randomized_svd
-
-    if len(centred) <= MOST_COMPONENTS:
-        found = np.linalg.svd(centred, full_matrices=False)[2]
-    else:
-        most = min(MOST_COMPONENTS, centred.shape[1])
-        found = randomized_svd(centred, most, n_iter=2, random_state=0)[2]
-    return np.ascontiguousarray(found.T)
-
-
-def _logistic(
-    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float]
-) -> list[Head]:
-    """Return heads by multinomial logistic regression; a soft label weighs in shares."""
-    from sklearn.linear_model import LogisticRegression
-
-    rows, classes = np.nonzero(labels)
-    shown = np.unique(classes)
-    model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
-    heads = []
-    for strength in strengths:  # rising: the next begins where the one before ended
-        slopes = np.zeros((inputs.shape[1], labels.shape[1]))
-        offsets = np.full(labels.shape[1], -30.0)  # of a class that is not there
-        if len(shown) == 1:
-            offsets[shown] = 0.0
-        else:
-            model.set_params(C=strength)
-            model.fit(inputs[rows], classes, sample_weight=weights[rows] * labels[rows, classes])
-            own, at = model.coef_, model.intercept_
-            if len(shown) == 2:  # scikit-learn gives the second class's alone
-                own, at = np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2
-            slopes[:, shown], offsets[shown] = own.T, at
-        heads.append(Head(slopes=slopes, offsets=offsets))
-    return heads
-
-
-def _held(
-    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float], start: Head
-) -> list[Head]:
-    """Return heads by logistic regression whose penalty is the distance from a first head."""
-    from scipy.optimize import minimize
-
-    shape, shown = start.slopes.shape, inputs.astype(np.float64)
-
-    def told(flat: Floats, strength: float) -> tuple[float, Floats]:
-        slopes, offsets = flat[: -shape[1]].reshape(shape), flat[-shape[1] :]
-        own = Head(slopes=start.slopes + slopes, offsets=start.offsets + offsets)
-        chances = own.chances(shown)
-        loss = -(weights * (labels * np.log(np.maximum(chances, 1e-12))).sum(axis=1)).sum()
-        slope = weights[:, None] * (chances - labels)
-        grown = np.concatenate([(shown.T @ slope + slopes / strength).ravel(), slope.sum(axis=0)])
-        return loss + 0.5 * float((slopes**2).sum()) / strength, grown
-
-    heads, found = [], np.zeros(shape[0] * shape[1] + shape[1])
-    for strength in strengths:
-        found = minimize(
-            told, found, args=(strength,), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-        ).x
-        moved = found[: -shape[1]].reshape(shape)
-        heads.append(Head(slopes=start.slopes + moved, offsets=start.offsets + found[-shape[1] :]))
-    return heads
-
-
-def _ridge(
-    inputs: Features, labels: Floats, weights: Floats, strengths: Sequence[float]
-) -> list[Head]:
-    """Return heads by ridge regression to soft labels; their chances order, and say no more."""
-    shares = weights / weights.sum()
-    at, middle = shares @ inputs, shares @ labels
-    centred = (inputs - at).astype(np.float64)
-    square, aim = centred.T @ (weights[:, None] * centred), weights[:, None] * (labels - middle)
-    heads = []
-    for strength in strengths:
-        slopes = 4 * np.linalg.solve(square + np.eye(len(square)) / strength, centred.T @ aim)
-        heads.append(Head(slopes=slopes, offsets=4 * middle - at @ slopes))
-    return heads
-
-
-_FITS = {"logistic": _logistic, "ridge": _ridge}

@@ -340,11 +340,8 @@ def _bridge(
         return None, drawn, []
     real, grader = by.real, _grader(by)
     if strange := sorted(ends_of(whole) - set(grader.class_names)):
-        note = (
-            f"Not measured along the way: the {grader.name} knows no {strange[0]!r}; an expert of"
-            " both sides (--set expert=FOLDER) would tell ranks."
-        )
-        return None, drawn, [note]
+        told = f"the {grader.name} knows no {strange[0]!r}: --set expert=FOLDER names one of both"
+        return None, drawn, [f"Not measured along the way, as {told}."]
     found = progressions(whole, grader)
     directions = direction_figures(found)
     images = real.images(real.unseen_ids)

@@ -9,7 +9,7 @@ import pytest
 
 from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
-from factory.evaluate import backbones, probe
+from factory.evaluate import backbones
 from factory.evaluate.arms import Drawn, source_id
 from factory.evaluate.backbones import (
     COLOURS,
@@ -21,10 +21,11 @@ from factory.evaluate.backbones import (
     view_names,
 )
 from factory.evaluate.config import Augmentation, Probe, StudyConfig
+from factory.evaluate.head import ALONE, STRENGTHS, Examples, Head, chosen_strength, fit_head
 from factory.evaluate.lineage import Known
 from factory.evaluate.material import of_probe, with_features
 from factory.evaluate.outset import said_first
-from factory.evaluate.probe import Examples, Head, chosen_strength, fit_head, sampled, surest
+from factory.evaluate.probe import sampled, surest
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units, who_knew
 from factory.evaluate.study_drawn import DrawnFigures, measure_drawn
 from factory.evaluate.study_html import to_html
@@ -174,10 +175,10 @@ def test_a_head_tells_classes_apart_and_weights_count_as_repeats(head):
 def test_strength_is_chosen_on_what_was_left_out():
     rng = np.random.Generator(np.random.Philox(1))
     noise, clear = (chosen_strength(Probe(), blobs(rng, 24, apart)) for apart in (0.0, 2.0))
-    assert noise == min(probe.STRENGTHS)
+    assert noise == min(STRENGTHS)
     assert clear > noise
     single = blobs(rng, 3, 1.0)
-    assert chosen_strength(Probe(), single) == probe.ALONE
+    assert chosen_strength(Probe(), single) == ALONE
 
 
 @pytest.fixture(scope="module")

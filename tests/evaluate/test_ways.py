@@ -13,8 +13,9 @@ from factory.evaluate.backbones import COLOURS
 from factory.evaluate.config import Probe, StudyConfig, plain
 from factory.evaluate.derived import coloured, round_trip
 from factory.evaluate.designs import WAYS
+from factory.evaluate.head import Examples, fit_head
 from factory.evaluate.material import of_probe
-from factory.evaluate.probe import Examples, chances_of, fit_head, fit_probe, selected
+from factory.evaluate.probe import chances_of, fit_probe, selected
 from factory.evaluate.tasks import metrics
 from factory.evaluate.units import Material
 from factory.models.config import ExpertSpec
