@@ -49,12 +49,12 @@ CONDITIONS = (
     "1 = 1",
 )
 LINES = (
-    "GET /?{q}\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "GET /images?{q}\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "GET / HTTP/1.1\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
     "GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "GET /?class=%ff%fe%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "GET /?%77here=1 HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n",
+    "GET /images?class=%ff%fe%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "GET /images?%77here=1 HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\nx",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -132,13 +132,13 @@ def attack(uri: Path, requests: int, *, rest_seconds: float = 1.0) -> Seen:
 def version(port: int, number: int, _: list[socket.socket]) -> Callable[[], object]:
     """Versions that there are, that there are not, and that are none."""
     wanted = (HUGE - 1, number % 7, 10**14 + number, -number, f"{number}e9", 99999999)[number % 6]
-    return lambda: asked(port, f"/?version={wanted}")
+    return lambda: asked(port, f"/images?version={wanted}")
 
 
 def bomb(port: int, number: int, _: list[socket.socket]) -> Callable[[], object]:
     """Conditions that take for ever, or gigabytes."""
     where = quote(CONDITIONS[number // 4 % len(CONDITIONS)])
-    return lambda: asked(port, f"/?where={where}%20AND%20{number}={number}")
+    return lambda: asked(port, f"/images?where={where}%20AND%20{number}={number}")
 
 
 def line(port: int, number: int, _: list[socket.socket]) -> Callable[[], object]:
@@ -194,7 +194,7 @@ def normal(port: int) -> float:
     """Return how long a page of images took; it must be whole."""
     begun = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("GET", "/")
+    connection.request("GET", "/images")
     answer = connection.getresponse()
     text = answer.read()
     took = time.perf_counter() - begun
