@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,12 +170,19 @@ def wait_for_lines(driver: subprocess.Popen[str], count: int) -> None:
         seen.append(line)
 
 
+def title_of(process: psutil.Process) -> str:
+    """Return how a process was called; nothing of one that has ended, waited for or not."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def kill_worker(head_pid: int, name: str, rng: random.Random) -> bool:
     """Kill one worker of our own head, of this kind if one is alive, else an idle one."""
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         mine = psutil.Process(head_pid).children(recursive=True)
-        titles = {p: " ".join(p.cmdline()) for p in mine if p.is_running()}
+        titles = {process: title_of(process) for process in mine}
         fitting = [p for p, title in titles.items() if title.startswith("ray::") and name in title]
         if not fitting and name == "write_drawn":  # between two tasks their process is idle
             fitting = [p for p, title in titles.items() if title.startswith("ray::IDLE")]
