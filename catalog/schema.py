@@ -113,9 +113,7 @@ RUNS = pa.schema(  # append-only: one row per event; the SQL name `runs` shows t
     [
         pa.field("run_id", pa.string(), nullable=False),  # the run
         pa.field("event", pa.int32(), nullable=False),  # 0 = started, then rising
-        pa.field(
-            "status", pa.string(), nullable=False
-        ),  # 'started', 'complete', 'failed' or 'removed'
+        pa.field("status", pa.string(), nullable=False),  # started, complete, failed or removed
         pa.field("config", pa.string(), nullable=False),  # the whole job, YAML or JSON
         pa.field("config_digest", pa.string(), nullable=False),  # its digest
         pa.field("catalog_version_before", pa.int64()),  # version of `samples` before the run
