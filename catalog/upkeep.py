@@ -104,8 +104,7 @@ def _joined(
     target_bytes: int,
 ) -> Addition | None:
     """Write the joined files of one run; return their additions and the removals, if any."""
-    listed = listed_files(snapshot)
-    mine = listed.filter(pc.equal(listed["partition.run_id"], run_id)) if len(listed) else listed
+    mine = _of_run(snapshot, run_id)
     if len(mine) < 2:
         return None
     mine = mine.sort_by([("min.batch_index", "ascending"), ("path", "ascending")])
@@ -137,12 +136,25 @@ def _instead(
     old: pa.Table, path: str, data: bytes, stats: str, *, partition: Mapping[str, str | None]
 ) -> list[AddAction | RemoveAction]:
     """Return the actions that put one file, which holds the rows of `old`, in their place."""
-    gone = [
-        RemoveAction(file["path"], False, now_ms(), file["size_bytes"], dict(partition))
-        for file in old.to_pylist()
-        if file["path"] != path
-    ]
+    others = old.filter(pc.not_equal(old["path"], path))
+    gone = _removals(others, partition, data_change=False)
     return [AddAction(path, len(data), dict(partition), now_ms(), False, stats), *gone]
+
+
+def _removals(
+    files: pa.Table, partition: Mapping[str, str | None], *, data_change: bool
+) -> list[RemoveAction]:
+    columns = (files[name].to_pylist() for name in ("path", "size_bytes"))
+    return [
+        RemoveAction(path, data_change, now_ms(), size, dict(partition))
+        for path, size in zip(*columns, strict=True)
+    ]
+
+
+def _of_run(snapshot: DeltaTable, run_id: str) -> pa.Table:
+    """Return the files of a run, of those that a snapshot lists."""
+    listed = listed_files(snapshot)
+    return listed.filter(pc.equal(listed["partition.run_id"], run_id)) if len(listed) else listed
 
 
 def _join_reviews(place: Where, retry: Retry | None) -> None:
@@ -214,12 +226,13 @@ def remove_run(
     """
     catalog = Catalog(place)
     row: dict[str, Any] = catalog.run(run_id)
-    heard = next(state.heard_at for state in run_states(catalog) if state.run_id == run_id)
-    if row["status"] == "started" and now - heard < SAFE:
-        raise CatalogError(
-            f"run {run_id} may still be writing: it was heard of at {heard:%Y-%m-%d %H:%M} UTC",
-            remedy="Let it finish (`factory generate --resume`), or ask again a day after",
-        )
+    if row["status"] == "started":
+        heard = next(state.heard_at for state in run_states(catalog) if state.run_id == run_id)
+        if now - heard < SAFE:
+            raise CatalogError(
+                f"run {run_id} may still be writing: it was heard of at {heard:%Y-%m-%d %H:%M} UTC",
+                remedy="Let it finish (`factory generate --resume`), or ask again a day after",
+            )
     counts, files = run_counts(catalog, run_id), catalog.release_files()
     inside = pc.starts_with(files["path"], f"run_id={run_id}/")
     kept = {release.name for release in list_releases(place) if not release.retracted}
@@ -241,15 +254,11 @@ def remove_run(
 
 
 def _without(snapshot: DeltaTable, run_id: str) -> Addition | None:
-    listed = listed_files(snapshot)
-    mine = listed.filter(pc.equal(listed["partition.run_id"], run_id)) if len(listed) else listed
+    mine = _of_run(snapshot, run_id)
     if not len(mine):
         return None
     return Addition(
-        actions=[
-            RemoveAction(file["path"], True, now_ms(), file["size_bytes"], {"run_id": run_id})
-            for file in mine.to_pylist()
-        ],
+        actions=_removals(mine, {"run_id": run_id}, data_change=True),
         app_id=run_id,
         app_version=(snapshot.transaction_version(run_id) or 0) + 1,
         note={"run_id": run_id, "factory_operation": "remove"},

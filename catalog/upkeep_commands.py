@@ -9,6 +9,9 @@ from catalog.commands import catalog_option, parse_place, storage_option
 from factory.command_line import goes_on, tell_next
 from factory.terminal import one_line, rate, say
 
+NAMED = 5
+"""Broken images that are named."""
+
 
 @click.command("optimize")
 @catalog_option
@@ -96,10 +99,6 @@ def vacuum_command(uri: str, storage: tuple[str, ...], retain_days: int, dry_run
         click.echo(f"retracted, may not be readable any more: {', '.join(found.given_up)}")
 
 
-NAMED = 5
-"""Broken images that are named."""
-
-
 @click.command("embed")
 @catalog_option
 @storage_option
@@ -122,8 +121,6 @@ def embed_command(uri: str, storage: tuple[str, ...], weights: Path | None) -> N
       factory catalog sql "SELECT image_id, list_distance(features, (SELECT features FROM features
                            WHERE image_id = 'ID')) AS d FROM features ORDER BY d LIMIT 10"
     """  # noqa: D301 -- \b is click's mark
-    from datetime import UTC, datetime
-
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from catalog.embed import embed, space_of

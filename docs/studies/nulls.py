@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 from factory.atomic import write_text
 from factory.cli import run
 from factory.command_line import goes_on
-from factory.config import to_yaml
+from factory.config import load_config, parse_config, to_yaml
 from factory.evaluate.commands import evaluate
 from factory.evaluate.config import StudyConfig
 from factory.terminal import say
 
+STUDY = Path(__file__).with_name("knowledge_travels.yaml")
 NULL = {"real": {"design": "real"}, "mixed": {"design": "add", "per_class": 200, "real_share": 0.5}}
 ORACLES = {
     "source minus real": {"real": {"design": "real"},
@@ -46,11 +47,9 @@ def shuffled(table: pa.Table, seed: int) -> pa.Table:
 
 def config(name: str, arms: Mapping[str, Any], primary: str, draws: int) -> StudyConfig:
     """Return study 1 with other arms."""
-    learner = {"task": "probe", "backbone": "tf_efficientnet_lite0", "turns": 4, "varied": 4}
-    return StudyConfig.model_validate(
-        {"name": name, "learner": learner, "shots": 4, "draws": draws, "seeds": [0]}
-        | {"primary": primary, "arms": arms}
-    )
+    whole = load_config(StudyConfig, STUDY).model_dump(mode="json")
+    own = {"name": name, "draws": draws, "primary": primary, "arms": arms}
+    return parse_config(StudyConfig, whole | own, where=name)
 
 
 @click.command(context_settings={"show_default": True})

@@ -36,6 +36,16 @@ class Row:
     'own': one of the train part whose label the arm does not know, 'sampled': features around a
     class's mean, no image; else empty."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a real image of the study's own, its label known or not."""
+        return not self.synthetic and self.made in ("", "own")
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether nobody tells its label."""
+        return self.made in ("unlabelled", "own")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
@@ -132,7 +142,7 @@ class Manifest:
     @property
     def counts(self) -> dict[str, int]:
         """Rows by the class with the largest weight, without those of unknown labels."""
-        told = (row for row in self.rows if row.made not in ("unlabelled", "own"))
+        told = (row for row in self.rows if not row.is_unlabelled)
         found = Counter(self.class_names[_largest(row.soft_label)] for row in told)
         return {name: found[name] for name in self.class_names}
 
@@ -248,12 +258,11 @@ class Stock:
                 + (f", or choose of {', '.join(self.sources)}" if self.sources else ""),
             )
         by_class: dict[str, list[Row]] = {own: [] for own in self.class_names}
-        even = (1 / len(self.class_names),) * len(self.class_names)
         found = self.sources[name]
         for image_id in sorted((i for i in found if found[i] in by_class), key=self.order):
             own = found[image_id]
             made: Literal["source", "unlabelled"] = "source" if labelled else "unlabelled"
-            label = self._hard(own) if labelled else even
+            label = self._hard(own) if labelled else self._any
             row_id = source_id(name, image_id)
             by_class[own].append(Row(id=row_id, synthetic=False, soft_label=label, made=made))
         rows = [row for own in by_class.values() for row in own[:per_class]]
@@ -270,14 +279,17 @@ class Stock:
         They weigh `share` of what they and `rows` weigh together.
         """
         known = {row.id for row in rows}
-        even = (1 / len(self.class_names),) * len(self.class_names)
         found = [
-            Row(id=image_id, synthetic=False, soft_label=even, made="own")
+            Row(id=image_id, synthetic=False, soft_label=self._any, made="own")
             for image_id in sorted(self.train, key=self.order)
             if image_id not in known
         ]
         total = sum(row.weight for row in rows) * share / (1 - share)
         return _weighing(found, total) if found else []
+
+    @property
+    def _any(self) -> tuple[float, ...]:
+        return (1 / len(self.class_names),) * len(self.class_names)
 
     def _hard(self, name: str) -> tuple[float, ...]:
         return tuple(float(name == own) for own in self.class_names)

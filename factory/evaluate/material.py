@@ -41,7 +41,7 @@ def study_material(
     """
     learner = units[0].learner
     every = {row.id: row for unit in units for row in unit.manifest.rows}
-    rows = {i: row.synthetic or row.made not in ("", "own") for i, row in every.items()}
+    rows = {i: not row.is_own for i, row in every.items()}
     held = {i for unit in units for i in (*unit.val, *unit.test)}
     real = sorted(held | {i for i, other in rows.items() if not other})
     drawn = sorted(i for i, row in every.items() if row.synthetic)
@@ -137,7 +137,7 @@ def of_probe(
 
     def shown(wanted: Callable[[Manifest], object]) -> dict[str, bool]:
         return {
-            i: row.synthetic or row.made not in ("", "own")
+            i: not row.is_own
             for manifest in manifests
             if wanted(manifest)
             for row in manifest.rows

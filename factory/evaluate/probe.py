@@ -20,9 +20,6 @@ from factory.evaluate.head import (
 )
 from factory.evaluate.units import Material
 
-UNLABELLED = ("unlabelled", "own")
-"""Rows, by what they were made of, that a first head names."""
-
 
 def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[Head, float]:
     """Return the head of an arm, and its strength C."""
@@ -35,7 +32,7 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
         start = fit_head(settings, others, settings.strength or 1.0, space)
     strength = settings.strength or chosen_strength(settings, examples, space, start)
     head = fit_head(settings, examples, strength, space, start)
-    unlabelled = [row for row in manifest.rows if row.made in UNLABELLED]
+    unlabelled = [row for row in manifest.rows if row.is_unlabelled]
     if unlabelled:
         views = [views_of(row, settings, manifest, material) for row in unlabelled]
         weights = np.array([row.weight for row in unlabelled])
@@ -185,7 +182,7 @@ def chances_of(
 def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Examples:
     """Return the views that an arm is trained on; an image in several rows weighs as many."""
     weights: dict[str, float] = {}
-    images = [row for row in manifest.rows if row.made not in (*UNLABELLED, "sampled")]
+    images = [row for row in manifest.rows if not (row.is_unlabelled or row.made == "sampled")]
     for row in images:
         weights[row.id] = weights.get(row.id, 0.0) + row.weight
     parts: list[tuple[Features, Floats, float, int]] = []
@@ -215,7 +212,7 @@ def examples_of(settings: Probe, manifest: Manifest, material: Material) -> Exam
 def views_of(row: Row, settings: Probe, manifest: Manifest, material: Material) -> Features:
     """Return the features (V, F) of the views under which an arm sees the image of a row."""
     found = [material.views_of(i, manifest.ways.expert) for i in manifest.shown_as(row)]
-    if row.synthetic or row.made not in ("", "own"):
+    if not row.is_own:
         most = None if manifest.ways.stain else settings.drawn_turns
     else:
         most = None if manifest.strong else settings.turns

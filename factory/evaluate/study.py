@@ -146,6 +146,7 @@ def plan_units(
     names = tuple(name for name in dataset.class_names if name not in config.without)
     several = bool(config.draws or config.generators)
     digests = [split.digest for split in splits]
+    whole = [train_ids(config, split, labels, shots=None) for split in splits]
     held = [
         [tuple(i for i in part if labels[i] in names) for part in (split.val, split.test)]
         for split in splits
@@ -165,7 +166,7 @@ def plan_units(
             seed=seed,
             picked=picked or {},
             sources=sources or {},
-            train=train_ids(config, split, labels, shots=None),
+            train=whole[fold],
         )
         units += [
             Unit(
@@ -375,7 +376,7 @@ def who_knew(
         if unnamed := sum(row.made == "own" for row in rows):
             parts.append(f"{counted(unnamed, 'real image')} of the train part without a label")
         if isinstance(arm, BOUNDS):
-            count = sum(row.made not in ("", "own") for row in rows)
+            count = sum(not row.is_own for row in rows)
             without = ", without their labels" if isinstance(arm, SelfTraining) else ""
             parts.append(f"{count} real images of source {arm.source!r}{without}")
         told[name] = "; ".join(parts)

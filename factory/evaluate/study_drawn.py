@@ -94,13 +94,10 @@ def diversity_rows(figures: DrawnFigures) -> list[list[str]]:
     ]
 
 
-def copies_stand_out(figures: DrawnFigures) -> bool:
-    """Return whether more drawn images are near copies than images that copy nothing would be."""
-    return figures.privacy.copies.share.low > EXPECTED_COPIES
-
-
-def copies_warning(figures: DrawnFigures) -> str:
-    """Return what stands beside a verdict where `copies_stand_out`."""
+def copies_warning(figures: DrawnFigures | None) -> str:
+    """Return what stands beside a verdict where more images are near copies than by chance."""
+    if figures is None or figures.privacy.copies.share.low <= EXPECTED_COPIES:
+        return ""
     return (
         "More drawn images than chance explains are nearly copies of training images:"
         f" {figures.privacy.copies.share.value:.0%} where {EXPECTED_COPIES:.0%} is expected. Look"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from factory.evaluate.study_drawn import (
-    copies_stand_out,
     copies_warning,
     diversity_rows,
     privacy_lines,
@@ -98,9 +97,7 @@ def page_values(report: StudyReport, beside: Beside) -> dict[str, object]:
         "curve_rows": curve_rows(report.curve) if report.curve else [],
         "curve_note": CURVE_NOTE,
         "privacy": privacy_lines(report.drawn) if report.drawn else [],
-        "copies": copies_warning(report.drawn)
-        if report.drawn and copies_stand_out(report.drawn)
-        else "",
+        "copies": copies_warning(report.drawn),
         "forest": _forest(report, title),
         "difference_heads": ["arm", *(f"minus {name}" for name in report.controls), *_p(report)],
         "difference_rows": list(_differences(report)),

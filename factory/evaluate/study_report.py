@@ -11,7 +11,6 @@ from factory.evaluate.config import StudyConfig
 from factory.evaluate.scores import MajorityRate, majority_rate
 from factory.evaluate.study_drawn import (
     DrawnFigures,
-    copies_stand_out,
     copies_warning,
     diversity_rows,
     measure_drawn,
@@ -273,8 +272,8 @@ def parts_of(report: StudyReport) -> Iterator[Part]:
         yield f"**{report.primary_verdict}**"
     if lines := [*report.verdicts.values(), *(f"note: {note}" for note in report.notes)]:
         yield lines
-    if report.drawn and copies_stand_out(report.drawn):
-        yield copies_warning(report.drawn)
+    if warning := copies_warning(report.drawn):
+        yield warning
     yield (
         f"Tested on {report.num_test} real images: {counted(report.num_folds, 'fold')} x"
         f" {counted(report.num_seeds, 'seed')}{drawn_again(report)}; mean and standard deviation"

@@ -75,18 +75,13 @@ def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple
         return tuple(i for i in split.train if labels[i] in wanted)
     chosen: list[str] = []
     for name in sorted(wanted):
-        asked, members = shots_of(config, name), by_class[name]
+        asked, members = shots_of_class(config.n_shot, name), by_class[name]
         if asked is None:
             chosen += members
             continue
         only, shots = replace(split, train=members), min(asked, len(members))
         chosen += n_shot(only, labels=labels, shots=shots, seed=config.seed)[name]
     return tuple(chosen)
-
-
-def shots_of(config: Choice, class_name: str) -> int | None:
-    """Return how many images of a class are learnt from at most; None: all."""
-    return shots_of_class(config.n_shot, class_name)
 
 
 def val_images(dataset: "RealDataset", split: Split, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -99,7 +94,8 @@ def thin_classes(dataset: "RealDataset", split: Split, config: Choice) -> list[s
     """Return a line on every class that a training learns less of than was asked, or nothing."""
     by_class, lines = _train_part(dataset, split), []
     for name in config.only or sorted(set(dataset.labels)):
-        found, shots = len(by_class.get(name, ())), shots_of(config, name)
+        shots = shots_of_class(config.n_shot, name)
+        found = len(by_class.get(name, ()))
         if shots is not None and found < shots:
             lines.append(
                 f"{name}: {found} of the {shots} shots asked, its train part has no more"

@@ -3,15 +3,19 @@
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch.nn.functional as F
 
+from factory.config import load_config
 from factory.errors import DataError
+from factory.evaluate.config import StudyConfig
 from factory.judge.autoencoder import round_trip
 from factory.models.generator import Generator
 
@@ -91,6 +95,21 @@ def test_a_missing_split_is_told_before_anything_is_drawn(
     ]
     with pytest.raises(DataError, match="not a readable split"):
         script(name).main.main(call, standalone_mode=False)
+
+
+def test_nulls_are_study_1_with_labels_that_are_anybodys() -> None:
+    found = script("nulls")
+    cells = pa.table({"image_id": [str(n) for n in range(40)], "class": ["a", "b"] * 20})
+    mixed = found.shuffled(cells, 3)
+    assert mixed["image_id"] == cells["image_id"]
+    assert mixed["class"] != cells["class"]
+    assert Counter(mixed["class"].to_pylist()) == {"a": 20, "b": 20}
+    assert found.shuffled(cells, 3) == mixed
+    study = load_config(StudyConfig, found.STUDY)
+    for primary, arms in {"mixed minus real": found.NULL, **found.ORACLES}.items():
+        made = found.config("one", arms, primary, draws=4)
+        assert (made.primary, made.shots, made.learner) == (primary, study.shots, study.learner)
+        assert made.arms["real"] == study.arms["real"]
 
 
 def test_a_table_has_a_line_for_every_n_and_a_column_for_every_r() -> None:
