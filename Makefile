@@ -5,16 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 CATALOG ?= $(CURDIR)/wbc-catalog
 IMAGES ?= 320
+DATA ?= smear:300
+STUDY ?= $(CURDIR)/study
 
 export RAY_USAGE_STATS_ENABLED = 0
 # Many containers forbid Python to keep what it compiled; every process of a test or of Ray then
 # compiles torch and diffusers anew, 20 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: wbc check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint docs bench clean
+.PHONY: wbc study check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint docs bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
 	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
+
+study: $(VENV)/installed ## do drawn cells help few labels? Of a smear that code draws, or of DATA=my-images
+	$(BIN)/python docs/studies/few_labels.py --data $(DATA) --output $(STUDY)
 
 DEFAULT := not slow and not gpu
 

@@ -66,6 +66,7 @@ class Ways:
     stain: bool = False
     expert: str | None = None
     stages: bool = False
+    stacked: bool = False
     select: str | None = None
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from factory.config import Frozen
 from factory.digest import digest
@@ -62,9 +62,18 @@ class OfOthers(Arm):
     """See them in other stains and lights too (`learner.staining`), own real ones as ever."""
     stages: tuple[Literal["drawn"], Literal["real"]] | None = None
     """Fit the head to them first, then on the own real images, held to what it was."""
+    stacked: bool = False
+    """Fit a head to them, and a second one, on the own real images alone, to its scores beside the
+    features: they tell what sets classes apart, the real ones where the borders lie."""
     select: Literal["agree", "uncertain"] | None = None
     """'agree': only those that a head fitted to the other half of them names as they are labelled;
     'uncertain': of these the half of which a head of the own real images is least sure."""
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> "OfOthers":
+        if self.stages and self.stacked:
+            raise ValueError("stages and stacked are two ways to use the same images: choose one")
+        return self
 
 
 class Real(Arm):
@@ -207,6 +216,7 @@ Cascante-Bonilla et al., Curriculum Labeling, AAAI 2021); chosen on val parts of
 WAYS: Mapping[str, Any] = {
     **dict.fromkeys(("expert", "autoencoder", "colour", "stages", "select", "unlabelled")),
     "stain": False,
+    "stacked": False,
 }
 """Keys of what a probe does with rows, and what they say of an arm that asks for nothing."""
 LATER_OF_ARMS: Mapping[str, Any] = {
@@ -346,7 +356,7 @@ def _hardened(row: Row) -> tuple[float, ...]:
 
 def ways_of(arm: Design) -> Ways:
     """Return what an arm asks of a probe beyond its rows."""
-    names = ("expert", "autoencoder", "colour", "stain", "select")
+    names = ("expert", "autoencoder", "colour", "stain", "stacked", "select")
     asked = {name: value for name in names if (value := getattr(arm, name, None))}
     return Ways(**asked, stages=getattr(arm, "stages", None) is not None)
 

@@ -21,6 +21,8 @@ MOST_LEFT_OUT = 4
 """Times that real images are left out: all images of four a class, a quarter of more each time."""
 MOST_COMPONENTS = 256
 """Principal components of more rows than the backbone has features; of fewer rows all are kept."""
+BESIDE = (0.3, 1.0, 3.0, 10.0)
+"""How long features may be beside the scores of a first head, whose length is 1."""
 _SCALE = 10.0
 
 
@@ -94,7 +96,7 @@ class Space:
     middle: Features
     factor: float
     axes: Features
-    """(F, C) orthonormal."""
+    """(F, C), orthonormal unless it is `beside` a first head."""
 
     @classmethod
     def of(cls, examples: Examples) -> "Space":
@@ -105,6 +107,21 @@ class Space:
         squares = np.einsum("nf,nf->n", centred, centred)
         length = float(np.sqrt(weights @ squares)) or 1.0
         return cls(middle=middle, factor=_SCALE / length, axes=_span(centred))
+
+    @classmethod
+    def beside(cls, first: Head, examples: Examples, length: float) -> "Space":
+        """Return the space of the scores of a first head, and of the features at some length.
+
+        Both are centred; the scores have a mean length of 1, so that a head that is held to be
+        small follows them where features are short, and leans on features of its own where long.
+        """
+        plain = cls.of(examples)
+        centred = examples.features - plain.middle
+        weights = examples.weights / examples.weights.sum()
+        squares = np.einsum("nk,nk->n", *(centred @ first.slopes,) * 2)
+        scores = first.slopes / (np.sqrt(weights @ squares) or 1.0)
+        axes = np.concatenate([scores, plain.axes * (length * plain.factor / _SCALE)], axis=1)
+        return cls(middle=plain.middle, factor=1.0, axes=axes.astype(np.float32))
 
     def inputs(self, features: Features) -> Features:
         """Return features (N, F) as what a head is fitted to, (N, C)."""
@@ -128,20 +145,49 @@ def chosen_strength(
 
     By the mean log chance of their class: of a few images, accuracy has many ties.
     """
-    turns = [turn for turn in range(MOST_LEFT_OUT) if (examples.left_out == turn).any()]
+    turns = _turns(examples)
     if len(turns) < 2:
         return ALONE if turns else 1.0
     space = space or Space.of(examples)
+    return STRENGTHS[int(_left_out(settings, examples, space, start).argmax())]
+
+
+def stacked_space(
+    settings: Probe, examples: Examples, first: Head, strength: float | None = None
+) -> tuple[Space, float]:
+    """Return the space beside a first head, and the strength, that name left out images best.
+
+    D. Wolpert, Stacked Generalization, Neural Networks 1992: here the first head knows other
+    images, and these examples tell where its borders lie among the own ones.
+    """
+    spaces = [Space.beside(first, examples, length) for length in BESIDE]
+    if len(_turns(examples)) < 2:
+        return spaces[0], strength or ALONE
+    told = np.stack([_left_out(settings, examples, space) for space in spaces])
+    if strength is not None:
+        return spaces[int(told.max(axis=1).argmax())], strength
+    at, number = np.unravel_index(int(told.argmax()), told.shape)
+    return spaces[int(at)], STRENGTHS[int(number)]
+
+
+def _turns(examples: Examples) -> list[int]:
+    return [turn for turn in range(MOST_LEFT_OUT) if (examples.left_out == turn).any()]
+
+
+def _left_out(
+    settings: Probe, examples: Examples, space: Space, start: Head | None = None
+) -> Floats:
+    """Return for each of `STRENGTHS` the log chance of the images that are left out in turn."""
     inside = replace(examples, features=space.inputs(examples.features))
     inner = None if start is None else space.inside(start)
     found = np.zeros(len(STRENGTHS))
-    for turn in turns:
+    for turn in _turns(examples):
         held = inside.only(turn)
         kept = inside.without(turn)
         for number, head in enumerate(_heads(settings, kept, STRENGTHS, inner)):
             chances = (head.chances(held.features) * held.labels).sum(axis=1)
             found[number] += float((held.weights * np.log(np.maximum(chances, 1e-9))).sum())
-    return STRENGTHS[int(found.argmax())]
+    return found
 
 
 def fit_head(
@@ -197,7 +243,7 @@ def _logistic(
 
     rows, classes = np.nonzero(labels)
     shown = np.unique(classes)
-    model = LogisticRegression(max_iter=200, tol=1e-3, warm_start=True)
+    model = LogisticRegression(max_iter=2000, tol=1e-3, warm_start=True)
     heads = []
     for strength in strengths:  # rising: the next begins where the one before ended
         slopes = np.zeros((inputs.shape[1], labels.shape[1]))

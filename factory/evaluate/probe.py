@@ -17,6 +17,7 @@ from factory.evaluate.head import (
     chosen_strength,
     fit_head,
     joined,
+    stacked_space,
 )
 from factory.evaluate.units import Material
 
@@ -26,11 +27,17 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
     if manifest.ways.select:
         manifest = selected(settings, manifest, material)
     examples = examples_of(settings, manifest, material)
-    space, start = Space.of(examples), None
-    if manifest.ways.stages and (examples.left_out >= 0).any():
+    space, start, fixed = Space.of(examples), None, settings.strength
+    in_turn = manifest.ways.stages or manifest.ways.stacked
+    if in_turn and 0 < (examples.left_out >= 0).sum() < len(examples.left_out):
         others, examples = examples.of_others(), examples.of_own()
-        start = fit_head(settings, others, settings.strength or 1.0, space)
-    strength = settings.strength or chosen_strength(settings, examples, space, start)
+        first = fit_head(settings, others, fixed or 1.0, None if manifest.ways.stacked else space)
+        if manifest.ways.stacked:
+            space, strength = stacked_space(settings, examples, first, fixed)
+        else:
+            start, strength = first, fixed or chosen_strength(settings, examples, space, first)
+    else:
+        strength = fixed or chosen_strength(settings, examples, space)
     head = fit_head(settings, examples, strength, space, start)
     unlabelled = [row for row in manifest.rows if row.is_unlabelled]
     if unlabelled:
@@ -38,7 +45,8 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
         weights = np.array([row.weight for row in unlabelled])
         for keep in manifest.keep:
             named = surest(views, head, weights, keep=keep)
-            head = fit_head(settings, joined(examples, named), strength)
+            beside = space if manifest.ways.stacked else None
+            head = fit_head(settings, joined(examples, named), strength, beside)
     return head, strength
 
 

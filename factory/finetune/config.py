@@ -18,6 +18,9 @@ from factory.config import Frozen, LocalPath, Shots
 from factory.finetune.cluster import ClusterConfig
 from factory.models.config import SegmenterSpec
 
+ANY = "any"
+"""The label of images whose labels are not looked at."""
+
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
 

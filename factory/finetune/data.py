@@ -131,13 +131,17 @@ def take_material(
     size_px: int,
     masks: bool = False,
     attributes: bool = False,
+    called: Mapping[str, str] | None = None,
 ) -> Material:
     """Return these images, cut square and scaled to `size_px`, with what the method reads.
+
+    `called`: class -> the label that is kept of it, where that differs.
 
     Raises:
         DataError: masks are asked for and an image has none.
     """
-    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    own = dict(zip(dataset.ids, dataset.labels, strict=True))
+    labels = {i: (called or {}).get(label, label) for i, label in own.items()}
     return Material(
         images=torch.from_numpy(dataset.array(size_px, ids)),
         ids=tuple(ids),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.errors import ConfigError, DataError
+from factory.finetune.config import ANY
 from factory.real.duplicates import grouped
 from factory.real.leaks import check_apart
 from factory.real.splits import (
@@ -45,6 +46,11 @@ class Choice(Protocol):
         """Draws them."""
 
 
+def looks_at_no_label(config: Any) -> bool:
+    """Return whether nobody tells the labels of the images, see `FinetuneConfig`."""
+    return bool(getattr(config, "unlabelled", False))
+
+
 def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple[str, ...]:
     """Return the ids to learn from: of the train part only, up to `n_shot` of each class if asked.
 
@@ -54,6 +60,9 @@ def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple
         ConfigError: a class that the dataset has not.
         DataError: a class without images in the train part, or a split that `check_apart` refuses.
     """
+    if looks_at_no_label(config):
+        check_apart(dataset, split)
+        return split.train
     named = {*getattr(config, "classes", ()), *config.only}
     named |= set(config.n_shot) if isinstance(config.n_shot, Mapping) else set()
     if unknown := sorted(named - set(dataset.labels)):
@@ -85,13 +94,17 @@ def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple
 
 
 def val_images(dataset: "RealDataset", split: Split, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the ids of the val part that are of these classes."""
+    """Return the ids of the val part that are of these classes, or of `ANY`."""
+    if ANY in class_names:
+        return split.val
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     return tuple(i for i in split.val if labels[i] in class_names)
 
 
 def thin_classes(dataset: "RealDataset", split: Split, config: Choice) -> list[str]:
     """Return a line on every class that a training learns less of than was asked, or nothing."""
+    if looks_at_no_label(config):
+        return [f"{len(split.train)} images are learnt from, and none of their labels"]
     by_class, lines = _train_part(dataset, split), []
     for name in config.only or sorted(set(dataset.labels)):
         shots = shots_of_class(config.n_shot, name)
@@ -120,6 +133,11 @@ def without_classes(config: Any, dataset: "RealDataset", names: Sequence[str]) -
         )
     if not names:
         return config
+    if looks_at_no_label(config):
+        raise ConfigError(
+            "--without leaves out by label, and unlabelled: true looks at none",
+            remedy="Leave --without out; what is drawn, `factory generate --set classes` says",
+        )
     left = tuple(name for name in config.only or known if name not in names)
     if not left:
         raise ConfigError("--without leaves no class to train", remedy="Name fewer classes")

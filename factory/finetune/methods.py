@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from factory.config import check_places, parse_config, read_config
 from factory.errors import ConfigError, ModelError
 from factory.finetune.config import MethodConfig
-from factory.finetune.images import choose_images
+from factory.finetune.images import choose_images, looks_at_no_label
 from factory.method import METHODS, find_method
 from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
@@ -80,6 +80,8 @@ def about_scale(config: Any, dataset: "RealDataset", split: Split) -> list[str]:
         return []
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     ids = [i for i in split.train if not config.only or labels[i] in config.only]
+    if looks_at_no_label(config):
+        return []  # sizes are compared within classes
     line = scale_line(dataset.look(base.size_px, ids), base.learnt())
     return [line] if line else []
 

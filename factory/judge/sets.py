@@ -413,3 +413,4 @@ class _Learnt:
         self.only = tuple(name for name in generator.class_names if name in dataset.class_names)
         self.n_shot = config.get("n_shot")
         self.seed = config.get("seed", 0)
+        self.unlabelled = config.get("unlabelled", False)

@@ -241,13 +241,18 @@ class RealDataset:
             crop=self.crop.text if self.crop else None,
         )
 
-    def shown(self, size_px: int, ids: Sequence[str]) -> Shown:
-        """Return the field of view of images (one or more) that are learnt from at `size_px`."""
+    def shown(
+        self, size_px: int, ids: Sequence[str], *, called: Mapping[str, str] | None = None
+    ) -> Shown:
+        """Return the field of view of images (one or more) that are learnt from at `size_px`.
+
+        `called`: class -> the name under which it is told, where that differs.
+        """
         field_um = self.field_um(ids)
         return Shown(
             pixel_size_um=None if field_um is None else float(f"{field_um / size_px:.6g}"),
             crop=self.crop.text if self.crop else None,
-            objects=object_scale(self._views(size_px, ids, {})),
+            objects=object_scale(self._views(size_px, ids, called or {})),
         )
 
     def field_um(self, ids: Sequence[str]) -> float | None:

@@ -361,7 +361,9 @@ def _refuse_columns(uri: str, asked: Asked) -> None:
 
 
 def _scheme(uri: str) -> str:
-    return uri.partition(":")[0]
+    """Return what stands before a colon; a folder may be called smear."""
+    scheme, colon, _ = uri.partition(":")
+    return scheme if colon else ""
 
 
 def _home(path: str) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch.nn.functional as F
+from PIL import Image
 
 from factory.config import load_config
 from factory.errors import DataError
@@ -73,6 +74,20 @@ def test_heads_learn_texture_that_a_smoothing_autoencoder_takes_away() -> None:
         found = heads(sides, sides, (labels, labels))
         assert found["real -> real"].value == 1
         assert (found["real -> returned"].value == 1) is kept
+
+
+def test_a_set_of_few_labels_shares_two_classes_with_wbc_base(tmp_path: Path) -> None:
+    few = script("few_labels")
+    shared, others = few.shared_classes("smear:10?size=16")
+    assert shared == ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]
+    assert others == []
+    for name in ("monocyte", "adenoma"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (16, 16), "red" if name == "monocyte" else "blue").save(
+            tmp_path / name / "1.png"
+        )
+    with pytest.raises(DataError, match=r"\(adenoma, monocyte\) wbc-base knows 1"):
+        few.shared_classes(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "fall", "small_n"])

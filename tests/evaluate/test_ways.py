@@ -13,7 +13,7 @@ from factory.evaluate.backbones import COLOURS
 from factory.evaluate.config import Probe, StudyConfig, plain
 from factory.evaluate.derived import coloured, round_trip
 from factory.evaluate.designs import WAYS
-from factory.evaluate.head import Examples, fit_head
+from factory.evaluate.head import STRENGTHS, Examples, Space, fit_head, stacked_space
 from factory.evaluate.material import of_probe
 from factory.evaluate.probe import chances_of, fit_probe, selected
 from factory.evaluate.tasks import metrics
@@ -130,6 +130,48 @@ def test_the_second_stage_is_held_to_the_first():
     assert (strong.chances(examples.features).argmax(1) == labels.argmax(1)).all()
 
 
+def test_a_stacked_head_takes_what_sets_classes_apart_from_the_others(cells, others):
+    """They are called in turn: of the wrong class each, yet apart as the own ones are."""
+    settings = SETTINGS.model_copy(update={"strength": None})
+    given = arm(cells, others, Ways(stacked=True), real=4)
+    turned = tuple(
+        replace(row, soft_label=(*row.soft_label[1:], row.soft_label[0])) if row.synthetic else row
+        for row in given.rows
+    )
+    stacked, mixed = (
+        score(replace(given, rows=turned, ways=ways), settings, cells, others)
+        for ways in (Ways(stacked=True), Ways())
+    )
+    assert stacked > mixed + 0.2
+    assert given.digest != replace(given, ways=Ways()).digest
+
+
+def test_a_head_beside_a_first_one_gives_the_scores_of_its_inputs():
+    rng = np.random.Generator(np.random.Philox(1))
+    labels = np.eye(3)[np.arange(48) % 3]
+    examples = Examples(
+        features=rng.standard_normal((48, 40)).astype(np.float32),
+        labels=labels,
+        weights=rng.uniform(0.5, 2, 48),
+        left_out=np.arange(48) % 4,
+    )
+    first = fit_head(Probe(), replace(examples, labels=np.roll(labels, 1, axis=1)), 1.0)
+    space, strength = stacked_space(Probe(), examples, first)
+    assert strength in STRENGTHS
+    inputs = space.inputs(examples.features)
+    shares = examples.weights / examples.weights.sum()
+    assert shares @ (inputs[:, :3] ** 2).sum(axis=1) == pytest.approx(1, rel=1e-4)
+    scores = examples.features @ first.slopes
+    assert np.corrcoef(inputs[:, 0], scores[:, 0])[0, 1] == pytest.approx(1, abs=1e-5)
+    head = fit_head(Probe(), examples, strength, space)
+    inner = fit_head(Probe(), replace(examples, features=inputs), strength, plain_space(inputs))
+    assert head.chances(examples.features) == pytest.approx(inner.chances(inputs), abs=1e-3)
+
+
+def plain_space(inputs: np.ndarray) -> Space:
+    return Space(middle=0 * inputs[0], factor=1.0, axes=np.eye(inputs.shape[1], dtype=np.float32))
+
+
 def test_agreement_leaves_wrong_labels_out_and_keeps_the_weight(cells, others):
     manifest = arm(cells, others, Ways(select="agree"))
     wrong = {row.id for row in manifest.rows[-60::6]}
@@ -215,6 +257,7 @@ def test_real_images_count_by_their_number(cells, others):
         ({"expert": "nobody"}, "knows no expert 'nobody'"),
         ({"select": "all"}, "select"),
         ({"stages": ["real", "drawn"]}, "stages"),
+        ({"stages": ["drawn", "real"], "stacked": True}, "choose one"),
     ],
 )
 def test_what_no_probe_can_do_is_refused(own, told):

@@ -322,6 +322,47 @@ def test_classes_are_left_out_by_name(base: Generator, dataset: RealDataset) -> 
         without_classes(config(base, only=["monocyte"]), dataset, ["monocyte"])
 
 
+def test_without_labels_the_same_is_learnt_whatever_they_are(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    turned = [*dataset.labels[1:], dataset.labels[0]]
+    items = (replace(own, label=name) for own, name in zip(dataset.items, turned, strict=True))
+    other = replace(dataset, items=tuple(items))
+    asked = config(base, n_shot=None, unlabelled=True)
+    plans = [
+        prepare(asked, each, replace(split, dataset=each.fingerprint), tmp_path / name)
+        for name, each in (("own", dataset), ("turned", other))
+    ]
+    one, two = (finetune_here(plan, tell=lambda _line: None) for plan in plans)
+    assert set(load_material(plans[0].learn).ids) == set(split.train)
+    assert one.class_names == base.class_names
+    assert one.prompts == base.prompts
+    assert one.field == two.field
+    assert one.manifest["gates"] == two.manifest["gates"]
+    assert set(one.manifest["gates"]["real"]).isdisjoint(dataset.labels)
+    same, drawn = (open_lora(each.folder / "lora" / "all").tensors for each in (one, two))
+    assert all(torch.equal(value, drawn[name]) for name, value in same.items())
+    job = GenerateConfig(model=str(one.folder), num_images=2, classes=["monocyte"], seed=0)
+    (batch,) = make_plan(job, one).batches()
+    assert [each.recipe.class_name for each in batch.requests] == ["monocyte"] * 2
+    assert {each.recipe.prompt for each in batch.requests} == {base.prompts["monocyte"]}
+
+
+def test_a_training_without_labels_asks_for_nothing_that_they_decide(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path
+) -> None:
+    for key, value in {"n_shot": 2, "separate": True, "only": ["monocyte"]}.items():
+        told = {"n_shot": None, key: value}
+        with pytest.raises(ConfigError, match=f"looks at no label, and {key} does"):
+            config(base, unlabelled=True, **told)
+    with pytest.raises(ConfigError, match="unlabelled: true looks at none"):
+        without_classes(config(base, n_shot=None, unlabelled=True), dataset, ["monocyte"])
+    nameless = tiny_generator(tmp_path / "base", class_names=())
+    asked = config(nameless, n_shot=None, unlabelled=True)
+    with pytest.raises(ConfigError, match="says nothing of the classes that it knows"):
+        prepare(asked, dataset, split, tmp_path / "run")
+
+
 def test_an_autoencoder_of_patches_is_not_adapted_and_its_base_is(
     dataset: RealDataset, split: Split, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from factory.errors import DataError
+from factory.real.smear import write_smear
 from factory.real.sources import open_dataset
 from tests.real.builders import class_folder, encoded, png, put, write_table
 from tests.real.test_dicom import grey, instance
@@ -18,6 +19,12 @@ def said(dataset):
 def parquet(path, count, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({name: values[:count] for name, values in columns.items()}), path)
+
+
+def test_a_folder_may_be_called_as_a_source_is(tmp_path, monkeypatch):
+    write_smear(tmp_path / "smear", 5, size_px=16)
+    monkeypatch.chdir(tmp_path)
+    assert len(open_dataset("smear")) == 5
 
 
 def test_one_dicom_among_pictures_decides_nothing(tmp_path):

@@ -15,6 +15,7 @@ from pydantic import (
 
 from factory.config import Frozen, LocalPath
 from factory.finetune.config import (
+    ANY,
     STABLE_DIFFUSION,
     AutoencoderAdaptation,
     FirstStageConfig,
@@ -42,6 +43,10 @@ class FinetuneConfig(MethodConfig):
     train: Literal["lora", "full"] = "lora"
     separate: bool = False
     """A LoRA for every class, trained side by side; else one for all classes."""
+    unlabelled: bool = False
+    """No label is looked at: every image is learnt under the empty prompt, and what is drawn are
+    the base's classes, or those of `classes`. Its stain and light come from here, what the classes
+    look like from the base."""
     classes: Mapping[str, str] = Field(default_factory=dict)
     """Class -> prompt; a class that is not named gets `prompt`."""
     prompt: str = "a {class_name}"
@@ -73,9 +78,21 @@ class FinetuneConfig(MethodConfig):
             raise ValueError("attention_window changes the whole network: set train: full")
         return self
 
+    @model_validator(mode="after")
+    def _without_labels(self) -> "FinetuneConfig":
+        told = {"separate": self.separate, "n_shot": self.n_shot, "only": self.only}
+        if self.unlabelled and (asked := [key for key, value in told.items() if value]):
+            raise ValueError(f"unlabelled: true looks at no label, and {asked[0]} does")
+        if self.unlabelled and self.validation.best_by == "val_kid":
+            raise ValueError(
+                "validation.best_by: val_kid draws the classes of the val part, and"
+                " unlabelled: true looks at no label: set val_loss, or null"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        later = {"lora_scale": 1.0, "base_dtype": "float32"}
+        later = {"lora_scale": 1.0, "base_dtype": "float32", "unlabelled": False}
         later |= {"base_lora": None, "base_lora_scale": 1.0}
         return without_later_keys(later, self, dump(self))
 
@@ -94,6 +111,8 @@ class FinetuneConfig(MethodConfig):
 
     def prompt_of(self, class_name: str) -> str:
         """Return the prompt under which images of a class are trained and drawn."""
+        if self.unlabelled and class_name == ANY:
+            return ""
         words = class_name.replace("_", " ")
         return self.classes.get(class_name, self.prompt.format(class_name=words))
 

@@ -18,7 +18,7 @@ from factory.finetune.alignment import (
     features_of,
 )
 from factory.finetune.autoencoder import Lesson, train_first_stage
-from factory.finetune.config import AutoencoderAdaptation, FirstStageConfig
+from factory.finetune.config import ANY, AutoencoderAdaptation, FirstStageConfig
 from factory.finetune.data import Material, encoded, load_material, take_material
 from factory.finetune.images import choose_images, val_images
 from factory.finetune.latents import TURNS
@@ -83,19 +83,41 @@ def prepare(
         config = config.model_copy(update={"autoencoder": AutoencoderAdaptation()})
     config, reader = checked(config, base)
     size_px = config.size_px or base.size_px
-    learn = take_material(dataset, ids, split, size_px=size_px)
-    config = with_read_prompts(config, learn.class_names, reader, tell)
+    called = dict.fromkeys(dataset.class_names, ANY) if config.unlabelled else {}
+    learn = take_material(dataset, ids, split, size_px=size_px, called=called)
+    config = with_classes_of(base, config) if config.unlabelled else config
+    config = with_read_prompts(config, drawn_classes(config, learn), reader, tell)
     held = val_images(dataset, split, learn.class_names)
     return planned(
         config,
         learn,
-        take_material(dataset, held, split, size_px=size_px) if held else None,
-        field=dataset.shown(size_px, ids),
+        take_material(dataset, held, split, size_px=size_px, called=called) if held else None,
+        field=dataset.shown(size_px, ids, called=called),
         targets=learn.class_names if config.separate else (EVERY_CLASS,),
         output=output,
         stages=stages,
         facts={"base_model_id": base.model_id},
     )
+
+
+def with_classes_of(base: Generator, config: FinetuneConfig) -> FinetuneConfig:
+    """Return `config` with the classes that are drawn without labels: its own, or the base's.
+
+    Raises:
+        ConfigError: neither names any.
+    """
+    classes = config.classes or base.prompts
+    if not classes:
+        raise ConfigError(
+            f"unlabelled: true, and base {base.name!r} says nothing of the classes that it knows",
+            remedy="Name what it shall draw, with prompts: --set 'classes={monocyte: a monocyte}'",
+        )
+    return config.model_copy(update={"classes": dict(classes)})
+
+
+def drawn_classes(config: FinetuneConfig, learn: Material) -> tuple[str, ...]:
+    """Return the classes that the generator will draw: those of the images, unless untold."""
+    return tuple(config.classes) if config.unlabelled else learn.class_names
 
 
 def found_base(config: FinetuneConfig) -> Generator:
@@ -212,7 +234,7 @@ def task(plan: Plan, target: str, workers: Workers) -> Task:
     everything = encode(plan.learn)
     learn = _part(everything, target)
     held_out = _part(encode(plan.held_out), target) if plan.held_out else None
-    names = everything.class_names
+    names = drawn_classes(config, everything)
     training: InTraining
     if base.family is STABLE_DIFFUSION:
         training = adapt(pipeline, config, names, expert=expert_of(config), workers=workers)
@@ -226,7 +248,7 @@ def task(plan: Plan, target: str, workers: Workers) -> Task:
         held_out,
         depends_on=_depends_on(plan, target, base),
         sample=sample,
-        rows=learn.class_names,
+        rows=names if config.unlabelled else learn.class_names,
     )
 
 
@@ -237,13 +259,15 @@ def export(plan: Plan) -> Generator:
     """
     config, base, learn = plan.config, base_of(plan), load_material(plan.learn)
     made_here = config.autoencoder.steps > 0
+    names = drawn_classes(config, learn)
     done = {target: finished(plan, target) for target in plan.targets}
     results: dict[str, Result] = {target: result for target, (result, _) in done.items()}
     manifest = manifest_of(
         plan,
         learn,
         results,
-        prompts={name: config.prompt_of(name) for name in learn.class_names},
+        class_names=list(names),
+        prompts={name: config.prompt_of(name) for name in names},
         base=base.manifest.get("name", config.base) if made_here else config.base,
         base_revision=config.revision,
         base_model_id=base.model_id,
