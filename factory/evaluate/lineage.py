@@ -22,6 +22,8 @@ class Choice:
     n_shot: int | Mapping[str, int] | None = None
     """A number of each class, or by class name: of those that are not named all."""
     seed: int = 0
+    unlabelled: bool = False
+    """It took all of them, and the label of none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,8 @@ def learnt_from(model: Origin, split: Split, labels: Mapping[str, str]) -> froze
     All of its classes, where nobody says how it chose.
     """
     choice = model.choice or Choice()
+    if choice.unlabelled:
+        return frozenset(split.train)
     by_class: defaultdict[str, list[str]] = defaultdict(list)
     for image_id in split.train:
         if not choice.only or labels[image_id] in choice.only:
@@ -191,10 +195,16 @@ class Surplus:
     learnt: int
     missing: tuple[str, ...]
 
+    @property
+    def of_labels(self) -> bool:
+        """Whether it learnt their labels too."""
+        return not (self.model.choice and self.model.choice.unlabelled)
+
     def __str__(self) -> str:
+        how = "" if self.of_labels else ", without their labels"
         return (
-            f"{self.model} learnt from {self.learnt} real images, {len(self.missing)} of which the"
-            f" real arms do not hold, such as {self.missing[0]!r}"
+            f"{self.model} learnt from {self.learnt} real images{how}, {len(self.missing)} of which"
+            f" the real arms do not hold, such as {self.missing[0]!r}"
         )
 
 

@@ -311,7 +311,7 @@ def _information(
     origins = pool.origins_of(images)
     told = []
     for surplus in surpluses(origins, split, real, known, labels):
-        if config.equal_information:
+        if config.equal_information and surplus.of_labels:
             raise DataError(
                 f"{surplus}: their arms would know more than the controls",
                 remedy=f"{_equal(config, surplus)}, or compare openly: --set"
@@ -371,6 +371,7 @@ def who_knew(
         parts += [
             f"what {model.name or model.model_id} learnt of"
             f" {model.images_trained or 'an unknown number of'} images"
+            f"{' without their labels' if model.choice and model.choice.unlabelled else ''}"
             for model in models
         ]
         if unnamed := sum(row.made == "own" for row in rows):

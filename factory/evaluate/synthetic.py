@@ -249,7 +249,8 @@ def _choice(config: Any) -> Choice | None:
             n_shot = {str(name): int(shots) for name, shots in n_shot.items()}
         elif n_shot is not None:
             n_shot = int(n_shot)
-        return Choice(only=only, n_shot=n_shot, seed=int(seed))
+        unlabelled = stored.get("unlabelled") is True
+        return Choice(only=only, n_shot=n_shot, seed=int(seed), unlabelled=unlabelled)
     except (ValueError, TypeError, AttributeError):  # a catalog's text may be anything: not known
         return None
 

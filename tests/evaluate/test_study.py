@@ -433,6 +433,17 @@ def test_a_generator_that_saw_more_than_the_real_arms_is_refused_or_said(
     assert planned_with(cells, split, tmp_path / "c", shots=None).notes == ()
 
 
+def test_a_generator_that_saw_images_without_labels_is_said_and_not_refused(
+    cells, others, split, tmp_path
+):
+    lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+    publish(tmp_path / "c", others, learnt={"unlabelled": True}, **lineage)
+    planned = planned_with(cells, split, tmp_path / "c")
+    (note,) = planned.notes
+    assert f"learnt from {len(split.train)} real images, without their labels" in note
+    assert "images without their labels" in planned.knew["mixed"]
+
+
 def test_references_are_of_the_real_arms(cells, others, split, tmp_path):
     lineage = {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
     labels = dict(zip(cells.ids, cells.labels, strict=True))
