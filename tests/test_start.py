@@ -12,6 +12,7 @@ from factory.finetune.methods import load_training
 from factory.start.commands import PRESETS, looked_at
 from factory.start.plan import (
     COLOUR_STEPS,
+    LAB,
     LORA_STEPS,
     PAIR_BATCH,
     PAIR_STEPS,
@@ -87,6 +88,27 @@ def test_a_class_that_does_not_reach_every_part_is_left_out_and_the_others_studi
     assert f"{found.division.points:.0f} points of macro-F1" in said
 
 
+def test_cells_that_the_base_knows_by_name_are_drawn_without_a_label(tmp_path: Path) -> None:
+    root = strangers.write_cells(tmp_path / "cells")
+    shutil.rmtree(root / "blast")
+    kept = {"eosinophil": "Eosinophils", "monocyte": "MONOCYTE", "band": "neutro-phil"}
+    for folder in [*root.iterdir()]:
+        if folder.name in kept:
+            folder.rename(root / kept[folder.name])
+        else:
+            shutil.rmtree(folder)
+    images, _ = look(root)
+    assert images.in_another_lab()
+    trained = next(step for step in plan(images).steps if step.words[0] == "finetune")
+    assert trained.words[1:4] == ("--config", "new_lab", "--set")
+    asked = load_training("new_lab", [trained.words[4]])
+    assert asked.classes == {"Eosinophils": "an eosinophil", "MONOCYTE": "a monocyte",
+                             "neutro-phil": "a neutrophil"}  # fmt: skip
+    assert "--without" not in trained.words
+    (root / "MONOCYTE").rename(root / "smudge")
+    assert not look(root)[0].in_another_lab()
+
+
 def test_as_many_folds_as_the_time_allows(tmp_path: Path) -> None:
     images, _ = look(strangers.write_cells(tmp_path / "cells"))
     slow = Speed(command=5, read=1, first=0.1, step=0.5, draw=0.05, look=0.01)
@@ -146,9 +168,9 @@ def test_each_step_tells_its_command_and_its_time(tmp_path: Path) -> None:
 
 
 def test_the_lengths_that_it_counts_with_are_those_of_the_presets() -> None:
-    lora, pairs = (load_training(PRESETS[task]) for task in ("classes", "masks"))
-    assert lora.autoencoder.steps == COLOUR_STEPS
-    assert lora.training.steps == LORA_STEPS
+    lora, pairs, lab = map(load_training, (PRESETS["classes"], PRESETS["masks"], LAB))
+    assert lora.autoencoder.steps == lab.autoencoder.steps == COLOUR_STEPS
+    assert lora.training.steps == lab.training.steps == LORA_STEPS
     assert pairs.training.steps == PAIR_STEPS
     assert pairs.training.batch_size == PAIR_BATCH
 

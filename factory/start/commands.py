@@ -1,7 +1,9 @@
 """`factory start`: a folder of images in, a plan in plain words out, which it runs when agreed."""
 
+import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +143,7 @@ def looked_at(
         taken.append(f"--task {suggested}, as the images suggest; --task {other} is the other way")
     images = Project(
         uri=uri,
+        known=known_classes(dataset.class_names),
         words=tuple(given_again(options)),
         dataset=dataset,
         groups=tuple(grouped(dataset)),
@@ -149,12 +152,25 @@ def looked_at(
     return images, found, taken
 
 
+def known_classes(names: Sequence[str]) -> dict[str, str]:
+    """Return class -> its prompt, of those that wbc-base knows: case, plural and hyphens aside."""
+    from factory.models.generator import EMBEDDED, open_generator
+
+    prompts = open_generator(EMBEDDED["wbc-base"], name="wbc-base").prompts
+    own = {_plain(name): prompt for name, prompt in prompts.items()}
+    return {name: own[_plain(name)] for name in names if _plain(name) in own}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold().removesuffix("s")
+
+
 def _proposed(
     images: "Project", output: Path, *, minutes: float, folds: str | None, read: float
 ) -> "tuple[Proposal, Speed]":
     """Return the plan, with times that were measured."""
     from factory.real.splits import make_split
-    from factory.start.plan import divisions, propose
+    from factory.start.plan import LAB, divisions, propose
 
     dataset = images.dataset
     ways = divisions(images)
@@ -167,9 +183,13 @@ def _proposed(
     from factory.finetune.methods import load_training
     from factory.start.speed import measured
 
-    config = load_training(PRESETS[images.task])
-    left = tuple(images.counts(ways[-1].without if ways else ()))
-    config = config.model_copy(update={"only": left if images.task == "masks" else left[:1]})
+    without = ways[-1].without if ways else ()
+    if images.in_another_lab(without):
+        config = load_training(LAB)
+    else:
+        left = tuple(images.counts(without))
+        config = load_training(PRESETS[images.task])
+        config = config.model_copy(update={"only": left if images.task == "masks" else left[:1]})
     speed = measured(images, split, config, begun=begun, read=read)
     found = propose(
         images,

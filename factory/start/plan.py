@@ -5,8 +5,8 @@ images -> ways to divide them, and what each could show -> the one that fits the
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,8 @@ from factory.real.splits import Split, make_folds, make_split
 
 Task = Literal["classes", "masks"]
 """What is drawn and studied: images of classes, or images together with their masks."""
+LAB = "new_lab"
+"""The preset where wbc-base knows the classes: it learns the stain, and no label."""
 FOLDS = (5, 3)
 COLOUR_STEPS, LORA_STEPS, PAIR_STEPS, FEWEST_PAIR_STEPS = 300, 600, 4_000, 2_000
 """Of the presets, that of the first stage before; pairs take fewer where time is short, and what
@@ -31,7 +33,7 @@ FEWEST_DRAWN, MOST_DRAWN = 16, 96
 """Images drawn of each class: as many as a train part holds, within these."""
 VIEWS = 16
 """Under which a probe sees every real image."""
-FITS, FIT_SECONDS = 18, 0.4
+FITS, FIT_SECONDS = 21, 0.4
 """Trainings of a study in each fold, and of one."""
 ASKED_POINTS = 5.0
 """A difference that one would like to see."""
@@ -66,11 +68,18 @@ class Project:
     groups: tuple[str, ...]
     """One per image, near-duplicates joined: what a split divides."""
     task: Task
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Class -> the prompt under which wbc-base draws it, of those that it knows by name."""
 
     def counts(self, without: Sequence[str] = ()) -> dict[str, int]:
         """Return the images of each class."""
         found = Counter(self.dataset.labels)
         return {n: found[n] for n in self.dataset.class_names if n not in without}
+
+    def in_another_lab(self, without: Sequence[str] = ()) -> bool:
+        """Return whether wbc-base knows all classes: then no label is needed to draw them here."""
+        kept = self.counts(without)
+        return self.task == "classes" and len(kept) > 1 and kept.keys() <= self.known.keys()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +244,10 @@ class _Steps:
         self._folds = division.folds if division else 1
         self._without = division.without if division else ()
         self._masks = images.task == "masks"
+        self._lab = images.in_another_lab(self._without)
         self._data = ("--data", images.uri, *images.words)
         kept = images.counts(self._without)
+        self._kept = tuple(kept)
         self._classes = len(kept)
         share = ONE["train"] if division else 1.0
         each = round(share * sum(kept.values()) / len(kept))
@@ -270,7 +281,10 @@ class _Steps:
         fewer = self._masks and self._steps < PAIR_STEPS
         preset += ("--set", f"training.steps={self._steps}") if fewer else ()
         left = tuple(word for name in self._without for word in ("--without", name))
-        targets = 1 if self._masks else self._classes
+        if self._lab:
+            prompts = ", ".join(f"{name}: {self._images.known[name]}" for name in self._kept)
+            preset, left = ("--config", LAB, "--set", f"classes={{{prompts}}}"), ()
+        targets = 1 if self._masks or self._lab else self._classes
         steps = targets * self._steps * self._speed.step + COLOUR_STEPS * self._speed.first
         seconds = self._speed.read + CHECKED * steps
         for fold in range(self._folds):
