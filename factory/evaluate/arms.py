@@ -1,5 +1,6 @@
 """Arms: the training sets that are compared, as lists of rows; pixels stay where they are."""
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence, Set
@@ -31,10 +32,10 @@ class Row:
     """A weight per class, summing to 1."""
     weight: float = 1.0
     """Of its loss."""
-    made: Literal["", "source", "unlabelled", "own", "sampled"] = ""
+    made: Literal["", "source", "unlabelled", "own", "sampled", "pasted"] = ""
     """'source': an image of another lab, 'unlabelled': one of another lab whose label nobody tells,
     'own': one of the train part whose label the arm does not know, 'sampled': features around a
-    class's mean, no image; else empty."""
+    class's mean, no image, 'pasted': an object of one image in another; else empty."""
 
     @property
     def is_own(self) -> bool:
@@ -310,6 +311,17 @@ def _order(seed: int, image_id: str) -> str:
 def source_id(name: str, image_id: str) -> str:
     """Return the id of a source's image in a study: no image of the study's own has it."""
     return f"source:{name}:{image_id}"
+
+
+def pasted_id(giver: str, taker: str, number: int) -> str:
+    """Return the id of a pair in which one image's object lies in another, see `pasted_of`."""
+    return "pasted:" + json.dumps([giver, taker, number])
+
+
+def pasted_of(row_id: str) -> tuple[str, str, int]:
+    """Return who gives, who takes, and the number by which places differ."""
+    giver, taker, number = json.loads(row_id.removeprefix("pasted:"))
+    return giver, taker, number
 
 
 def synthetic_row(image: Drawn, *, weight: float) -> Row:

@@ -21,6 +21,7 @@ from factory.evaluate.designs import (
     BOUNDS,
     CONTROLS,
     LATER_OF_ARMS,
+    OF_MASKS,
     OF_PROBES,
     WAYS,
     Design,
@@ -353,6 +354,9 @@ class StudyConfig(Frozen):
         ]
         if strange and not isinstance(self.learner, Probe):
             raise ValueError(f"arms: {strange[0]} is for a probe (learner: {{task: probe}})")
+        pastes = [n for n, a in self.arms.items() if isinstance(a, OF_MASKS)]
+        if pastes and not isinstance(self.learner, SegmenterLearner | MaskProbe):
+            raise ValueError(f"arms: {pastes[0]} lays objects into other images, and is for masks")
         known = getattr(self.learner, "experts", {})
         if lost := [a.expert for a in self.arms.values() if a.expert and a.expert not in known]:
             raise ValueError(f"arms: the learner knows no expert {lost[0]!r} (learner.experts)")

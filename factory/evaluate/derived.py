@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from factory.arrays import Floats, Images
+from factory.arrays import Floats, Images, Masks
 from factory.evaluate.arms import Colouring, Manifest
 from factory.evaluate.units import Material
 
@@ -58,6 +58,63 @@ def round_trip(images: Images, model: str) -> Images:
             latents = vae.encode(to_signed(chunk).to(vae.dtype)).latent_dist.mode()
             found.append(to_uint8(vae.decode(latents).sample.float()))
     return np.concatenate(found)
+
+
+SCALES = (0.6, 1.4)
+"""Of a pasted object's sides."""
+_FEATHER = 1.0
+"""Pixels over which a pasted object fades (sigma)."""
+
+
+def pasted(
+    giver: tuple[Images, Masks], taker: tuple[Images, Masks], *, number: int
+) -> tuple[Images, Masks]:
+    """Return pairs (N, S, S, 3), (N, S, S) in which one's object lies in another.
+
+    It is turned, scaled by `SCALES` and moved at random, and its centre stays inside.
+
+    Args:
+        giver: images and masks whose objects (all but 0) are taken.
+        taker: those that they are laid into.
+        number: decides turns, sizes and places.
+    """
+    import torch
+    from torchvision.transforms.v2 import functional as tv
+
+    from factory.finetune.latents import turn
+
+    images, masks = (torch.from_numpy(part) for part in giver)
+    into, under = (torch.from_numpy(part) for part in taker)
+    found: list[tuple[Images, Masks]] = []
+    for n, (picture, mask) in enumerate(zip(images, masks, strict=True)):
+        rng = np.random.Generator(np.random.Philox(key=[number, n]))
+        both = torch.cat([picture.permute(2, 0, 1).float(), mask[None].float()])
+        both = turn(both[None], int(rng.integers(8)))[0]
+        places = torch.nonzero(both[3]).float()
+        middle = places.mean(dim=0) if len(places) else torch.tensor([0.0, 0.0])
+        side = both.shape[-1]
+        goal = rng.uniform(0.2, 0.8, 2) * side
+        moved = [goal[1] - float(middle[1]), goal[0] - float(middle[0])]
+        how = {"angle": 0.0, "shear": [0.0], "scale": float(rng.uniform(*SCALES))}
+        centre = [float(middle[1]), float(middle[0])]
+        laid, where = (
+            tv.affine(part, translate=moved, center=centre, interpolation=way, **how)
+            for part, way in (
+                (both[:3], tv.InterpolationMode.BILINEAR),
+                (both[3:], tv.InterpolationMode.NEAREST),
+            )
+        )
+        alpha = tv.gaussian_blur((where > 0).float(), kernel_size=[5, 5], sigma=[_FEATHER])
+        mixed = alpha * laid + (1 - alpha) * into[n].permute(2, 0, 1)
+        shown = torch.where(where[0] > 0, where[0], under[n].float())
+        found.append(
+            (
+                mixed.round().clamp(0, 255).byte().permute(1, 2, 0).numpy(),
+                shown.to(under.dtype).numpy(),
+            )
+        )
+    pictures, shown_masks = zip(*found, strict=True)
+    return np.stack(pictures), np.stack(shown_masks)
 
 
 _LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])

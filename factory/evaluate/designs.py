@@ -17,6 +17,7 @@ from factory.evaluate.arms import (
     Row,
     Stock,
     Ways,
+    pasted_id,
     repeated,
     share_of,
     shared,
@@ -90,6 +91,18 @@ class SampledFeatures(Arm):
     """
 
     design: Literal["sampled_features"] = "sampled_features"
+    per_class: int = Field(ge=1)
+    real_share: RealShare | None = 0.5
+
+
+class CopyPaste(Arm):
+    """Real pairs, and pairs in which the object of one lies in another: turned, scaled, moved.
+
+    What costs nothing and draws nothing (G. Ghiasi et al., Simple Copy-Paste, CVPR 2021); of
+    learners with masks.
+    """
+
+    design: Literal["copy_paste"] = "copy_paste"
     per_class: int = Field(ge=1)
     real_share: RealShare | None = 0.5
 
@@ -200,6 +213,7 @@ Design = Annotated[
     | Duplicate
     | Oversample
     | SampledFeatures
+    | CopyPaste
     | SyntheticOnly
     | Add
     | TopUp
@@ -229,10 +243,12 @@ LATER_OF_ARMS: Mapping[str, Any] = {
     "where": None,
 }
 """Keys that arms learnt later, and what they say of an arm that does not use them."""
-CONTROLS = (Real, Duplicate, Oversample, SampledFeatures)
+CONTROLS = (Real, Duplicate, Oversample, SampledFeatures, CopyPaste)
 """Designs without a synthetic image: what the others must beat."""
 BOUNDS = (Source, SelfTraining)
 """Designs that know images of another lab: shown beside the others, beaten by none of them."""
+OF_MASKS = (CopyPaste,)
+"""Designs of learners with masks."""
 OF_PROBES = (SampledFeatures, SelfTraining)
 """Designs whose rows are no images with labels: only a probe can be fitted to them."""
 
@@ -254,7 +270,7 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
     made: dict[str, Manifest] = {}
     for name in sorted(designs, key=lambda n: isinstance(designs[n], Duplicate)):
         arm = designs[name]
-        if isinstance(arm, (SampledFeatures, Source, SelfTraining)):
+        if isinstance(arm, (SampledFeatures, CopyPaste, Source, SelfTraining)):
             rows = _with_others(name, arm, stock)
         else:
             rows = _rows(name, arm, stock.where(getattr(arm, "where", None)), made)
@@ -281,12 +297,14 @@ def make_arms(designs: Mapping[str, Design], stock: Stock) -> dict[str, Manifest
 
 
 def _with_others(
-    name: str, arm: SampledFeatures | Source | SelfTraining, stock: Stock
+    name: str, arm: SampledFeatures | CopyPaste | Source | SelfTraining, stock: Stock
 ) -> list[Row]:
     """Return all real rows and those of an arm that are neither real ones of its own nor drawn."""
     every = [row for rows in stock.real_rows.values() for row in rows]
     if isinstance(arm, SampledFeatures):
         return every + _sampled(stock.real_rows, arm.per_class)
+    if isinstance(arm, CopyPaste):
+        return every + _pasted(stock.real_rows, arm.per_class)
     labelled = isinstance(arm, Source)
     rows = stock.source_rows(arm.source, arm.per_class, labelled=labelled, arm=name)
     return rows if isinstance(arm, Source) and not arm.real else every + rows
@@ -338,6 +356,19 @@ def _sampled(real: Mapping[str, list[Row]], per_class: int) -> list[Row]:
         for name, rows in real.items()
         for number in range(per_class)
     ]
+
+
+def _pasted(real: Mapping[str, list[Row]], per_class: int) -> list[Row]:
+    """Return rows of pairs: every image of a class gives its object as often, to each in turn."""
+    found = []
+    for rows in real.values():
+        count = len(rows)
+        for number in range(per_class):
+            giver, further = rows[number % count], number // count
+            taker = rows[(number + 1 + further) % count]
+            pair = pasted_id(giver.id, taker.id, number)
+            found.append(replace(giver, id=pair, soft_label=taker.soft_label, made="pasted"))
+    return found
 
 
 def _shuffled(rows: Sequence[Row], stock: Stock) -> list[Row]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from catalog import Catalog
 from factory.digest import digest
-from factory.evaluate.arms import Manifest, source_id
+from factory.evaluate.arms import Manifest, pasted_of, source_id
 from factory.evaluate.config import MaskProbe, Probe, SegmenterLearner
+from factory.evaluate.derived import pasted
 from factory.evaluate.synthetic import mask_pixels, pixels
 from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
@@ -72,12 +73,34 @@ def study_material(
         masks=np.concatenate(masks) if masks else np.empty(0, np.uint8),
         num_mask_classes=len(values),
     )
+    pastes = sorted(i for i, row in every.items() if row.made == "pasted")
+    if pastes:
+        material = with_pasted(material, pastes)
     if isinstance(learner, Probe):
         manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
         return of_probe(material, learner, manifests, held, tell=tell)
     if isinstance(learner, MaskProbe):
         return with_equations(material, learner, rows, sorted(held))
     return material
+
+
+def with_pasted(material: Material, ids: Sequence[str]) -> Material:
+    """Return the material with pairs in which one image's object lies in another's."""
+    images, masks = [material.images], [material.masks]
+    for row_id in ids:
+        giver, taker, number = pasted_of(row_id)
+        one, other = (material.rows([i]) for i in (giver, taker))
+        found = pasted(
+            (material.images[one], material.masks[one]),
+            (material.images[other], material.masks[other]),
+            number=number,
+        )
+        images.append(found[0])
+        masks.append(found[1])
+    position = {**material.position, **{i: len(material.position) + n for n, i in enumerate(ids)}}
+    return replace(
+        material, images=np.concatenate(images), masks=np.concatenate(masks), position=position
+    )
 
 
 def with_equations(

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from catalog import Catalog, SampleSink, write_batch
 from factory.config import parse_config
-from factory.errors import DataError
+from factory.errors import ConfigError, DataError
 from factory.evaluate.config import StudyConfig
+from factory.evaluate.derived import pasted
 from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
 from factory.evaluate.study_run import execute_here, read_result, run_study
@@ -99,6 +102,7 @@ def test_a_linear_decoder_finds_masks_without_being_trained(real, split, tmp_pat
     learner = {"task": "probe_masks", "backbone": "colours", "size_px": 32, "turns": 2}
     arms = {"real": {"design": "real"}, "all": {"design": "real", "shots": "all"}}
     arms["mixed"] = {"design": "add", "per_class": 6}
+    arms["pasted"] = {"design": "copy_paste", "per_class": 6}
     asked = {"learner": learner, "arms": arms, "seeds": [0], "shots": 2, "draws": 3}
     asked["equal_information"] = False  # each draw is another one than the generator's
     config = parse_config(StudyConfig, asked, where="test")
@@ -107,4 +111,36 @@ def test_a_linear_decoder_finds_masks_without_being_trained(real, split, tmp_pat
     report = run_study(planned, tmp_path / "out", execute_here)
     assert min(report.arms["mixed"].test["dice"]) > 0.8
     assert report.findings["mixed"] != "hurts"
+    assert min(report.arms["pasted"].test["dice"]) > 0.7
+    assert report.arms["pasted"].num_synthetic == 0
+    assert "pasted" in planned.config.controls
     assert report.curve is not None
+
+
+def test_a_pasted_object_lies_in_another_image_and_in_its_mask():
+    pairs = [disc_pair(number, size_px=32, values=(0, 1, 2)) for number in range(8)]
+    images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
+    black = np.zeros_like(images), np.zeros_like(masks)
+    shown, where = pasted((images, masks), black, number=3)
+    assert (shown[where > 0].max(axis=-1) > 0).mean() > 0.9
+    far = binary_dilation(where > 0, np.ones((1, 7, 7)))
+    assert shown[~far].max() == 0, "nothing else comes with it"
+    assert set(np.unique(where)) <= {0, 1, 2}
+    before, after = ((part > 0).sum(axis=(1, 2)) for part in (masks, where))
+    assert (after > 0).all()
+    assert (after <= 1.4**2 * before + 20).all()
+    again, other = (pasted((images, masks), black, number=n)[0] for n in (3, 4))
+    assert np.array_equal(again, shown)
+    assert not np.array_equal(other, shown)
+    takers = images[::-1].copy(), masks[::-1].copy()
+    kept, under = pasted((images, masks), takers, number=3)
+    outside = ~far
+    assert np.array_equal(kept[outside], takers[0][outside])
+    assert np.array_equal(under[where == 0], takers[1][where == 0])
+
+
+def test_objects_are_laid_into_images_with_masks_alone():
+    arms = {"real": {"design": "real"}, "pasted": {"design": "copy_paste", "per_class": 2}}
+    arms["mixed"] = {"design": "add", "per_class": 2}
+    with pytest.raises(ConfigError, match="pasted lays objects into other images"):
+        parse_config(StudyConfig, {"learner": {"task": "probe"}, "arms": arms}, where="test")
