@@ -7,6 +7,7 @@ import click
 
 from factory.command_line import tell_next
 from factory.real.options import FILE, FOLDER, column_options, given_again, opened
+from factory.terminal import say
 
 if TYPE_CHECKING:
     from factory.real.dataset import RealDataset
@@ -162,7 +163,7 @@ def segmenter(
     dataset, split = _real(data, columns, split_file, out, weights=config.encoder_weights)
     from factory.finetune.segmenter import train_gate_segmenter
 
-    score = train_gate_segmenter(out, dataset, split, config, half=half)
+    score = train_gate_segmenter(out, dataset, split, config, half=half, tell=say)
     told = "" if score is None else f"  Dice {score:.3f} on {len(split.val)} val images"
     click.echo(f"{out}{told}")
     tell_next("generate", "--set", f"agreement.segmenter={out}")

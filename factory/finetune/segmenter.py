@@ -13,6 +13,7 @@ from factory.finetune.config import SegmenterConfig
 from factory.finetune.latents import to_signed, turn
 from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.order import Part, step_generator, step_indices
+from factory.finetune.train import follow_here
 from factory.gate.masks import dice
 from factory.models.pair_codec import class_index_array
 from factory.models.segmenter import Segmenter, save_segmenter
@@ -21,14 +22,21 @@ from factory.real.dataset import RealDataset
 from factory.real.duplicates import grouped
 from factory.real.mask_values import found_values
 from factory.real.splits import Split, check_dataset, make_split
+from factory.terminal import Tell
 
 
 def train_segmenter(
-    images: Tensor, masks: Tensor, config: SegmenterConfig, *, checkpoints: Path | None = None
+    images: Tensor,
+    masks: Tensor,
+    config: SegmenterConfig,
+    *,
+    checkpoints: Path | None = None,
+    tell: Tell = lambda _line: None,
 ) -> Segmenter:
     """Return a segmenter trained on images (N, S, S, 3) uint8 and class indices (N, S, S).
 
-    Shown under all flips and quarter turns with varied colours; cross-entropy plus Dice.
+    Shown under all flips and quarter turns with varied colours; cross-entropy plus Dice. `tell`
+    gets lines on how far it is.
 
     Raises:
         ConfigError, ModelError: see `build_segmenter`.
@@ -62,8 +70,7 @@ def train_segmenter(
             checkpoint_dir=checkpoints,
         ),
     )
-    for _ in loop.run():
-        pass
+    follow_here(loop, tell=tell)
     return Segmenter(
         network=_averaged(loop, network), size_px=config.size_px, facts=_facts(config, num_classes)
     )
@@ -76,6 +83,7 @@ def train_gate_segmenter(
     config: SegmenterConfig,
     *,
     half: str | None = None,
+    tell: Tell = lambda _line: None,
 ) -> float | None:
     """Train on the train part ('first' or 'second' half of it), write `out`, return the val Dice.
 
@@ -95,7 +103,7 @@ def train_gate_segmenter(
         if ids
     }
     images, masks = map(torch.from_numpy, parts["train"])
-    made = train_segmenter(images, masks, config)
+    made = train_segmenter(images, masks, config, tell=tell)
     score = mean_dice(made, *parts["val"]) if split.val else None
     facts = {"split_digest": split.digest, "mask_values": list(values), "val_dice": score}
     facts |= {"half": half, "images_trained": len(train)}

@@ -66,6 +66,7 @@ def test_the_command_trains_what_the_agreement_gate_asks(tmp_path: Path) -> None
     places = ["--data", data, "--split", split, "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(segmenter, [*places, "--size-px", "16", "--steps", "2"])
     assert done.exit_code == 0, done.output
+    assert "step 2/2: loss" in done.output, "how far it is"
     assert load_segmenter(tmp_path / "out", device="cpu").size_px == 16
 
 
