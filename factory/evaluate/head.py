@@ -152,14 +152,13 @@ def chosen_strength(
     return STRENGTHS[int(_left_out(settings, examples, space, start).argmax())]
 
 
-def stacked_space(
-    settings: Probe, examples: Examples, first: Head, strength: float | None = None
-) -> tuple[Space, float]:
+def stacked_space(settings: Probe, examples: Examples, first: Head) -> tuple[Space, float]:
     """Return the space beside a first head, and the strength, that name left out images best.
 
     D. Wolpert, Stacked Generalization, Neural Networks 1992: here the first head knows other
     images, and these examples tell where its borders lie among the own ones.
     """
+    strength = settings.strength
     spaces = [Space.beside(first, examples, length) for length in BESIDE]
     if len(_turns(examples)) < 2:
         return spaces[0], strength or ALONE

@@ -26,18 +26,20 @@ def fit_probe(settings: Probe, manifest: Manifest, material: Material) -> tuple[
     """Return the head of an arm, and its strength C."""
     if manifest.ways.select:
         manifest = selected(settings, manifest, material)
-    examples = examples_of(settings, manifest, material)
-    space, start, fixed = Space.of(examples), None, settings.strength
-    in_turn = manifest.ways.stages or manifest.ways.stacked
-    if in_turn and 0 < (examples.left_out >= 0).sum() < len(examples.left_out):
-        others, examples = examples.of_others(), examples.of_own()
-        first = fit_head(settings, others, fixed or 1.0, None if manifest.ways.stacked else space)
-        if manifest.ways.stacked:
-            space, strength = stacked_space(settings, examples, first, fixed)
-        else:
-            start, strength = first, fixed or chosen_strength(settings, examples, space, first)
+    examples, start = examples_of(settings, manifest, material), None
+    own = examples.left_out >= 0
+    if own.any() and not own.all() and manifest.ways.stacked:
+        first = fit_head(settings, examples.of_others(), settings.strength or 1.0)
+        examples = examples.of_own()
+        space, strength = stacked_space(settings, examples, first)
+    elif own.any() and not own.all() and manifest.ways.stages:
+        space = Space.of(examples)
+        start = fit_head(settings, examples.of_others(), settings.strength or 1.0, space)
+        examples = examples.of_own()
+        strength = settings.strength or chosen_strength(settings, examples, space, start)
     else:
-        strength = fixed or chosen_strength(settings, examples, space)
+        space = Space.of(examples)
+        strength = settings.strength or chosen_strength(settings, examples, space)
     head = fit_head(settings, examples, strength, space, start)
     unlabelled = [row for row in manifest.rows if row.is_unlabelled]
     if unlabelled:

@@ -10,8 +10,9 @@ from factory.digest import digest
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn, Manifest, Stock
 from factory.evaluate.config import OLD_SHOTS_SEED, StudyConfig
-from factory.evaluate.designs import BOUNDS, SelfTraining, make_arms
+from factory.evaluate.designs import BOUNDS, SelfTraining
 from factory.evaluate.lineage import Barred, Known, Origin, Surplus, family, surpluses
+from factory.evaluate.rows import make_arms
 from factory.evaluate.synthetic import EMPTY, Pool, known_models, read_pool
 from factory.evaluate.units import Unit
 from factory.measure.intervals import counted

@@ -10,7 +10,7 @@ import numpy as np
 from catalog import Catalog
 from catalog.place import Place
 from factory.errors import CatalogError, ConfigError
-from factory.evaluate.designs import most_drawn
+from factory.evaluate.rows import most_drawn
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units
 from factory.evaluate.synthetic import origin_of, pool_of
 from factory.measure.intervals import counted

@@ -5,7 +5,8 @@ from pydantic import TypeAdapter
 
 from factory.errors import ConfigError, DataError
 from factory.evaluate.arms import Drawn, Manifest, Stock
-from factory.evaluate.designs import Design, make_arms
+from factory.evaluate.designs import Design
+from factory.evaluate.rows import make_arms
 
 NAMES = ("eosinophil", "lymphocyte", "monocyte")
 HELD = {"eosinophil": 2, "lymphocyte": 7, "monocyte": 4}

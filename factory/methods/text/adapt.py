@@ -3,6 +3,7 @@
 Nothing here knows of Ray; what is trained on what stands in `factory.methods.text.train`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from factory.device import up
+from factory.errors import ConfigError
 from factory.finetune.alignment import Alignment, aligned_losses, build_alignment
 from factory.finetune.data import Material, spread
 from factory.finetune.losses import VALIDATION_SEED, Noised, add_noise, denoising_loss
@@ -29,6 +31,7 @@ from factory.models.experts import Expert
 from factory.models.folder import read_json, read_manifest
 from factory.models.generator import Generator, find_generator
 from factory.models.lora import attach_lora, lora_tensors
+from factory.models.prompts import Reader
 from factory.models.shards import whole
 from factory.models.windowed import set_attention_window
 
@@ -142,6 +145,69 @@ def chosen(
         for rng, i in zip(rngs, mine, strict=True)
     ]
     return mine, turns, prompts
+
+
+def with_classes_of(base: Generator, config: FinetuneConfig) -> FinetuneConfig:
+    """Return `config` with the classes that are drawn without labels: its own, or the base's.
+
+    Raises:
+        ConfigError: neither names any.
+    """
+    classes = config.classes or base.prompts
+    if not classes:
+        raise ConfigError(
+            f"unlabelled: true, and base {base.name!r} says nothing of the classes that it knows",
+            remedy="Name what it shall draw, with prompts: --set 'classes={monocyte: a monocyte}'",
+        )
+    return config.model_copy(update={"classes": dict(classes)})
+
+
+def drawn_classes(config: FinetuneConfig, learn: Material) -> tuple[str, ...]:
+    """Return the classes that the generator will draw: those of the images, unless untold."""
+    return tuple(config.classes) if config.unlabelled else learn.class_names
+
+
+def with_read_prompts(
+    config: FinetuneConfig,
+    class_names: Sequence[str],
+    reader: Reader | None,
+    tell: Callable[[str], object],
+) -> FinetuneConfig:
+    """Return `config` with prompts of which every word is read; `tell` hears what is left out.
+
+    Args:
+        config: of the training.
+        class_names: whose prompts are asked for.
+        reader: of the base; None where nobody knows how it reads.
+        tell: gets lines.
+
+    Raises:
+        ConfigError: classes that one LoRA, or the whole network, could not tell apart.
+    """
+    if reader is None:
+        return config
+    used, tokens = dict[str, str](), dict[tuple[int, ...], str]()
+    for name in class_names:
+        found = reader.read(config.prompt_of(name))
+        if found.cut:
+            used[name] = found.read
+            tell(
+                f"{name}: the base reads {found.most} of {found.tokens} tokens of its prompt:"
+                f" {found.cut!r} is cut off, it is trained and drawn as {found.read!r}"
+            )
+        elif found.unknown:
+            tell(f"{name}: the base does not know the letters {found.unknown!r} of its prompt")
+        same = tokens.setdefault(found.ids, name)
+        if same != name and not config.separate:
+            raise ConfigError(
+                f"classes {same!r} and {name!r} have prompts that the base reads alike:"
+                f" {found.read!r}",
+                remedy="Give them prompts that differ (classes: {name: prompt}), or set separate:"
+                " true for a LoRA each",
+            )
+    if not used:
+        return config
+    return config.model_copy(update={"classes": {**config.classes, **used}})
 
 
 def adapt(

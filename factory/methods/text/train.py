@@ -5,7 +5,7 @@
 A target is one class, or all of them. A base of nothing is trained in `factory.methods.text.base`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,16 @@ from factory.finetune.run import Result, figures_of, finished, manifest_of, mark
 from factory.finetune.stages import check_seal, seal
 from factory.finetune.train import follow_here
 from factory.finetune.workers import Workers
-from factory.methods.text.adapt import TextConditioned, adapt, described, text_samples, text_sketch
+from factory.methods.text.adapt import (
+    TextConditioned,
+    adapt,
+    described,
+    drawn_classes,
+    text_samples,
+    text_sketch,
+    with_classes_of,
+    with_read_prompts,
+)
 from factory.methods.text.config import FinetuneConfig
 from factory.methods.text.lora import adapt_family, check_family, family_samples, family_sketch
 from factory.models.adapters import write_adapters
@@ -98,26 +107,6 @@ def prepare(
         stages=stages,
         facts={"base_model_id": base.model_id},
     )
-
-
-def with_classes_of(base: Generator, config: FinetuneConfig) -> FinetuneConfig:
-    """Return `config` with the classes that are drawn without labels: its own, or the base's.
-
-    Raises:
-        ConfigError: neither names any.
-    """
-    classes = config.classes or base.prompts
-    if not classes:
-        raise ConfigError(
-            f"unlabelled: true, and base {base.name!r} says nothing of the classes that it knows",
-            remedy="Name what it shall draw, with prompts: --set 'classes={monocyte: a monocyte}'",
-        )
-    return config.model_copy(update={"classes": dict(classes)})
-
-
-def drawn_classes(config: FinetuneConfig, learn: Material) -> tuple[str, ...]:
-    """Return the classes that the generator will draw: those of the images, unless untold."""
-    return tuple(config.classes) if config.unlabelled else learn.class_names
 
 
 def found_base(config: FinetuneConfig) -> Generator:
@@ -414,46 +403,3 @@ def _adaptation(plan: Plan, learn: Material) -> dict[str, Any]:
         "turns": plan.config.turns,
         "seed": plan.config.seed,
     }
-
-
-def with_read_prompts(
-    config: FinetuneConfig,
-    class_names: Sequence[str],
-    reader: Reader | None,
-    tell: Callable[[str], object],
-) -> FinetuneConfig:
-    """Return `config` with prompts of which every word is read; `tell` hears what is left out.
-
-    Args:
-        config: of the training.
-        class_names: whose prompts are asked for.
-        reader: of the base; None where nobody knows how it reads.
-        tell: gets lines.
-
-    Raises:
-        ConfigError: classes that one LoRA, or the whole network, could not tell apart.
-    """
-    if reader is None:
-        return config
-    used, tokens = dict[str, str](), dict[tuple[int, ...], str]()
-    for name in class_names:
-        found = reader.read(config.prompt_of(name))
-        if found.cut:
-            used[name] = found.read
-            tell(
-                f"{name}: the base reads {found.most} of {found.tokens} tokens of its prompt:"
-                f" {found.cut!r} is cut off, it is trained and drawn as {found.read!r}"
-            )
-        elif found.unknown:
-            tell(f"{name}: the base does not know the letters {found.unknown!r} of its prompt")
-        same = tokens.setdefault(found.ids, name)
-        if same != name and not config.separate:
-            raise ConfigError(
-                f"classes {same!r} and {name!r} have prompts that the base reads alike:"
-                f" {found.read!r}",
-                remedy="Give them prompts that differ (classes: {name: prompt}), or set separate:"
-                " true for a LoRA each",
-            )
-    if not used:
-        return config
-    return config.model_copy(update={"classes": {**config.classes, **used}})
