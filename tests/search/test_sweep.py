@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.handlers
+import os
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import psutil
 import pytest
 
 from catalog import Catalog, sql
+from cluster.local import free_ports, ray_head
 from factory.config import load_config, parse_config, to_yaml
+from factory.device import DEVICE
 from factory.errors import ConfigError, SearchError
 from factory.evaluate.study_run import execute_here
-from factory.sample.config import GenerateConfig
+from factory.sample.config import GenerateConfig, StreamConfig
 from factory.search import sweep
 from factory.search.config import SweepConfig
 from factory.search.drawer import Drawer
@@ -173,3 +176,27 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
         FROM samples"""
     (row,) = sql(Catalog(ground.catalog), text).to_pylist()
     assert row == {"n": 25 * row["runs"], "ids": 25 * row["runs"], "runs": row["runs"]}
+
+
+@pytest.mark.slow
+def test_a_search_ends_where_trials_and_drawing_share_two_cores_and_a_gpu(
+    ground: Ground, tmp_path: Path
+) -> None:
+    """The GPU is a number of Ray's: what is drawn with it is drawn on the CPU."""
+    stream = StreamConfig(gpus_per_actor=1.0)
+    drawing = ground.config.generate.model_copy(update={"stream": stream})
+    config = ground.config.model_copy(update={"generate": drawing})
+    (tmp_path / "sweep.yaml").write_text(to_yaml(config))
+    ground.splits[0].save(tmp_path / "split.json")
+    words = ["--data", "smear:60?seed=4&size=16", "--split", str(tmp_path / "split.json")]
+    words += ["--catalog", ground.catalog.uri, "--output", str(ground.output)]
+    command = [sys.executable, "-c", COMMAND, "sweep", "--config", str(tmp_path / "sweep.yaml")]
+    own = {DEVICE: "cpu", "RAY_AUTH_MODE": "disabled"}
+    (port,) = free_ports(1)
+    with ray_head("--num-cpus=2", "--num-gpus=1", port=port, **own) as head:
+        at = {**os.environ, **own, "RAY_ADDRESS": head.address}
+        done = subprocess.run(
+            [*command, *words], check=False, capture_output=True, timeout=600, env=at
+        )
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+    assert len(json.loads((ground.output / "sweep.json").read_text())["trials"]) == 5
