@@ -52,6 +52,8 @@ def autoscaler_file(folder: Path, port: int) -> Path:
         "provider": {
             "type": "fake_multinode",
             "head_node_id": HEAD_NODE,
+            "disable_node_updaters": True,  # nobody logs in there
+            "use_node_id_as_ip": True,  # they share an address, and idle ones are told apart by it
             "gcs_address": f"{HOST}:{port}",
         },
         "auth": {},
@@ -118,6 +120,11 @@ def test_gpus_that_are_not_there_are_asked_for_and_draw(cluster: Head, tmp_path:
     assert joined
     assert asked
     assert 1 <= most <= 2
-    print(f"asked for a GPU after {asked - joined:.1f} s, {most} came")
+    ended = time.monotonic()
+    while gpus(cluster)[0] and time.monotonic() < ended + PATIENCE_SECONDS:
+        time.sleep(0.5)
+    assert gpus(cluster) == (0, 0), "what nobody uses goes"
+    gone = time.monotonic() - ended
+    print(f"asked for a GPU after {asked - joined:.1f} s, {most} came, gone {gone:.0f} s after")
     rows = Catalog(str(place)).samples().to_table()
     assert len(set(rows["image_id"].to_pylist())) == rows.num_rows == 320
