@@ -1,4 +1,4 @@
-"""One lab's knowledge at another, colorectal tissue: the command behind tissue.md.
+"""One lab's knowledge at another, colorectal tissue: the command behind tissue_and_polyps.md.
 
     python docs/studies/tissue.py --data crc_torino --output runs/tissue
 
@@ -69,10 +69,9 @@ def main(data: Path, output: Path, more: tuple[str, ...]) -> None:
     model = f"model={output / 'base' / 'generator'}"
     factory("generate", "--catalog", catalog, *sets(model, drawn, *DRAWN))
     study = ("--config", str(HERE / "tissue.yaml"), "--data", str(output / "unseen"))
-    source = ("--source", f"source={output / 'source'}")
-    factory(
-        "evaluate", *study, "--catalog", catalog, *source, "--output", str(output / "study"), *more
-    )
+    study += ("--catalog", catalog, "--source", f"train={output / 'source'}")
+    study += tuple(sets("synthetic.foreign=[tissue-base]"))  # the parts were kept apart here
+    factory("evaluate", *study, "--output", str(output / "study"), *more)
 
 
 if __name__ == "__main__":
