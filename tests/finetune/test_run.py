@@ -12,6 +12,8 @@ import torch
 
 from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
+from factory.evaluate.lineage import learnt_from
+from factory.evaluate.synthetic import origin_of
 from factory.finetune.data import Material, load_material
 from factory.finetune.images import choose_images, thin_classes, without_classes
 from factory.finetune.order import Part
@@ -376,3 +378,19 @@ def test_an_autoencoder_of_patches_is_not_adapted_and_its_base_is(
     generator = finetune_here(plan, tell=lambda _: None)
     assert generator.adapters
     assert generator.base().model_id == base.model_id
+
+
+@pytest.mark.parametrize("told", [{"n_shot": 2}, {"n_shot": None, "unlabelled": True}])
+def test_an_adapted_autoencoder_says_which_images_it_saw(
+    base: Generator, dataset: RealDataset, split: Split, tmp_path: Path, told: dict[str, object]
+) -> None:
+    """As its LoRA does: a study of few labels asks of both whether they know more."""
+    asked = config(base, autoencoder={"steps": 1, "batch_size": 2}, **told)
+    generator = finetune_here(prepare(asked, dataset, split, tmp_path), tell=lambda _line: None)
+    labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    own, under = (
+        learnt_from(origin_of({**each.manifest, "model_id": "x"}), split, labels)
+        for each in (generator, generator.base())
+    )
+    assert own == under
+    assert len(own) == (len(split.train) if "unlabelled" in told else 10)

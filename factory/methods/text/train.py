@@ -57,6 +57,8 @@ from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.terminal import Tell
 
+CHOICE = ("only", "n_shot", "seed", "unlabelled")
+"""Keys that decide which images are learnt from: who reads a manifest finds them there."""
 PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -352,7 +354,7 @@ def adapt_autoencoder(plan: Plan, learn: Material, *, device: str, follow: Follo
         "base": base.manifest.get("name", "unknown"),
         "base_model_id": base.model_id,
         "licence": adapted_licence(base.manifest),
-        "config": told,
+        "config": told | config.model_dump(mode="json", include=set(CHOICE)),
         "images_trained": len(learn),
         "steps_trained": settings.steps,
     }
