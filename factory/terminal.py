@@ -9,6 +9,7 @@ as JSON writes them, `\u001b`: a printed JSON text stays one, and reads back as 
 
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -73,6 +74,23 @@ def rate(per_second: float) -> str:
     if per_second < 1:
         return f"{per_second:.2g}"
     return f"{per_second:.1f}" if per_second < 10 else f"{per_second:.0f}"
+
+
+class Pace:
+    """Tells now and then how far a count has come, and what is left."""
+
+    def __init__(self, total: int, what: str, tell: Tell | None, *, seconds: float = 10.0) -> None:
+        self._total, self._what, self._tell, self._seconds = total, what, tell, seconds
+        self._begun = self._told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Tell of the first `done`, unless a line was told some seconds ago, or all are done."""
+        now = time.monotonic()
+        if self._tell is None or done >= self._total or now - self._told < self._seconds:
+            return
+        self._told, speed = now, done / (now - self._begun)
+        left = duration((self._total - done) / speed)
+        self._tell(f"{done} of {self._total} {self._what}, {rate(speed)}/s; {left} left")
 
 
 def escaped(text: str) -> str:

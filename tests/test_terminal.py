@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from factory import terminal
 from factory.cli import main
 from factory.config import load_config
 from factory.errors import CatalogError, ConfigError
@@ -200,3 +201,15 @@ def test_durations_and_rates_are_short() -> None:
     told = [duration(s) for s in (-3, 45, 720, 12_000, 400_000)]
     assert told == ["0 s", "45 s", "12 min", "3 h 20 min", "4 d"]
     assert [rate(r) for r in (0.0123, 4.21, 2112.3)] == ["0.012", "4.2", "2112"]
+
+
+def test_how_far_a_count_is_is_told_now_and_then_and_not_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, told = [0.0], list[str]()
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    pace = terminal.Pace(400, "views", told.append, seconds=10)
+    for seconds, done in ((0, 0), (5, 50), (10, 100), (12, 120), (25, 200), (40, 400)):
+        now[0] = float(seconds)
+        pace(done)
+    assert told == ["100 of 400 views, 10/s; 30 s left", "200 of 400 views, 8.0/s; 25 s left"]

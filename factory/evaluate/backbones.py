@@ -27,7 +27,7 @@ from factory.finetune.latents import to_signed, turn
 from factory.models.config import ExpertSpec
 from factory.models.experts import Expert, build_expert
 from factory.models.extractors import CACHE, FOLDERS
-from factory.terminal import Tell
+from factory.terminal import Pace, Tell
 
 DEFAULT = "tf_efficientnet_lite0"
 COLOURS = "colours"
@@ -167,7 +167,7 @@ def features_of(
         views: of each image.
         varying: of varied views.
         staining: of views in other stains.
-        tell: gets a line before work that takes long.
+        tell: gets lines before and during work that takes long.
     """
     names = [digest_bytes(str(image.shape).encode(), image.tobytes()) for image in images]
     wanted = {(names[n], view): n for n, own in enumerate(views) for view in own}
@@ -175,7 +175,9 @@ def features_of(
     lacking = [key for key in wanted if key not in kept]
     if tell and lacking:
         tell(f"{backbone.name} looks at {len(lacking)} views of images ({len(kept)} are known)")
+    pace = Pace(len(lacking), "views", tell)
     for start in range(0, len(lacking), _AT_ONCE):
+        pace(start)
         chunk = lacking[start : start + _AT_ONCE]
         pixels = np.concatenate(
             [

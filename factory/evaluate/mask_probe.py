@@ -21,6 +21,7 @@ from factory.evaluate.config import MaskProbe
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed, turn
 from factory.models.shards import read_tensors
+from factory.terminal import Pace, Tell
 
 Maps = Callable[[Tensor], Tensor]
 """Images (B, 3, S, S) in [-1, 1] to maps (B, F, G, G)."""
@@ -96,11 +97,19 @@ def _blurred(images: Tensor) -> list[Tensor]:
 
 @torch.inference_mode()
 def equations_of(
-    maps: Maps, images: NDArray[np.uint8], masks: NDArray[np.uint8], *, classes: int, turns: int
+    maps: Maps,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    *,
+    classes: int,
+    turns: int,
+    tell: Tell | None = None,
 ) -> list[list[Equations]]:
     """Return the equations of each image (N, S, S, 3) and mask (N, S, S), for each turn."""
-    found = []
+    found: list[list[Equations]] = []
+    pace = Pace(len(images), "pairs looked at", tell)
     for image, mask in zip(images, masks, strict=True):
+        pace(len(found))
         signed = to_signed(torch.from_numpy(image)[None])
         shown = F.one_hot(torch.from_numpy(mask).long(), classes).permute(2, 0, 1)[None].float()
         views = []

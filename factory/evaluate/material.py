@@ -80,7 +80,7 @@ def study_material(
         manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
         return of_probe(material, learner, manifests, held, tell=tell)
     if isinstance(learner, MaskProbe):
-        return with_equations(material, learner, rows, sorted(held))
+        return with_equations(material, learner, rows, sorted(held), tell=tell)
     return material
 
 
@@ -104,7 +104,12 @@ def with_pasted(material: Material, ids: Sequence[str]) -> Material:
 
 
 def with_equations(
-    material: Material, probe: MaskProbe, rows: Mapping[str, bool], held: Sequence[str]
+    material: Material,
+    probe: MaskProbe,
+    rows: Mapping[str, bool],
+    held: Sequence[str],
+    *,
+    tell: Tell | None = None,
 ) -> Material:
     """Return the material with what a probe for masks works on.
 
@@ -113,6 +118,7 @@ def with_equations(
         probe: encoder and views.
         rows: whether a training image is drawn, or another lab's, by id.
         held: ids of val and test images.
+        tell: gets lines to show.
 
     Raises:
         ConfigError: see `encoder_of`.
@@ -131,6 +137,7 @@ def with_equations(
             material.masks[at],
             classes=material.num_mask_classes,
             turns=turns,
+            tell=tell,
         )
         equations |= dict(zip(own, found, strict=True))
     dense = Dense(
