@@ -375,6 +375,8 @@ def who_knew(
             f"{' without their labels' if model.choice and model.choice.unlabelled else ''}"
             for model in models
         ]
+        if arm.expert is not None:
+            parts.append(f"what the network {arm.expert!r} learnt of its images")
         if unnamed := sum(row.made == "own" for row in rows):
             parts.append(f"{counted(unnamed, 'real image')} of the train part without a label")
         if isinstance(arm, BOUNDS):
