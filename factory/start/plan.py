@@ -31,6 +31,8 @@ CHECKED = 1.15
 """Validations and samples take some time beside a training's steps."""
 FEWEST_DRAWN, MOST_DRAWN = 16, 96
 """Images drawn of each class: as many as a train part holds, within these."""
+LAB_DRAWN = 200
+"""Of each class that wbc-base knows, as in the study of another stain."""
 VIEWS = 16
 """Under which a probe sees every real image."""
 FITS, FIT_SECONDS = 21, 0.4
@@ -251,7 +253,8 @@ class _Steps:
         self._classes = len(kept)
         share = ONE["train"] if division else 1.0
         each = round(share * sum(kept.values()) / len(kept))
-        self.drawn = len(kept) * min(MOST_DRAWN, max(FEWEST_DRAWN, each))
+        each = LAB_DRAWN if self._lab else min(MOST_DRAWN, max(FEWEST_DRAWN, each))
+        self.drawn = len(kept) * each
         wanted = PAIR_SHARE * 60 * minutes / self._folds / max(speed.step, 1e-9)
         fitting = int(min(PAIR_STEPS, max(FEWEST_PAIR_STEPS, wanted))) // 500 * 500
         self._steps = fitting if self._masks else LORA_STEPS
