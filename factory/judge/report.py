@@ -44,6 +44,9 @@ def to_text(report: JudgeReport) -> str:
     """Return the figures of all classes together, in columns."""
     sets = [report.floor, *report.sets]
     lines = [["", *(each.name for each in sets)], *overall(sets)]
+    dice = {each.name: each.dice for each in report.pairs}
+    for name in dict.fromkeys(name for own in dice.values() for name in own):
+        lines.append([f"Dice, {name}", *(figure(dice.get(e.name, {}).get(name)) for e in sets)])
     widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))]
     padded = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

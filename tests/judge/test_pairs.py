@@ -13,7 +13,7 @@ from factory.judge import pairs as masks_module
 from factory.judge.config import JudgeConfig
 from factory.judge.judge import Subject, judge
 from factory.judge.pairs import GREY, INSIDE, agreement, measure_pairs, objects
-from factory.judge.report import to_html
+from factory.judge.report import to_html, to_text
 from factory.judge.sets import ImageSet, open_real_sets
 from factory.measure.cache import ArrayCache
 from factory.measure.features import FeatureSpace
@@ -114,6 +114,9 @@ def test_a_generator_of_pairs_is_judged_with_its_masks(
     assert own.num_images == 6
     page = to_html(found)
     assert "Dice of the drawn mask" in page
+    (row,) = (line for line in to_text(found.report).split("\n") if line.startswith("Dice"))
+    assert row.startswith("Dice, foreground")
+    assert f"{best.dice['foreground'].value:.3f}" in row
     three = type("Seg", (network,), {"facts": {"num_classes": 3}})
     monkeypatch.setattr(masks_module, "load_segmenter", lambda _: three())
     with pytest.raises(ConfigError, match="the segmenter knows 3 classes, masks are drawn of 2"):
