@@ -43,6 +43,13 @@ class Origin:
     digests: Digests | None = field(default=None, repr=False, compare=False)
     """Of its training images, where it carries them."""
 
+    @property
+    def knows(self) -> str:
+        """What it learnt, in words."""
+        count = self.images_trained or "an unknown number of"
+        labels = " without their labels" if self.choice and self.choice.unlabelled else ""
+        return f"what {self.name or self.model_id} learnt of {count} images{labels}"
+
     def __str__(self) -> str:
         return f"model {self.name} ({self.model_id})" if self.name else f"model {self.model_id}"
 

@@ -369,12 +369,7 @@ def who_knew(
             parts = [f"{counted(shots, 'labelled real image')} of each class"]
         drew = dict.fromkeys(pool.model_of[r.id] for r in rows if r.synthetic and pool.model_of)
         models = family([pool.origins[model] for model in drew], known)
-        parts += [
-            f"what {model.name or model.model_id} learnt of"
-            f" {model.images_trained or 'an unknown number of'} images"
-            f"{' without their labels' if model.choice and model.choice.unlabelled else ''}"
-            for model in models
-        ]
+        parts += [model.knows for model in models]
         if arm.expert is not None:
             parts.append(f"what the network {arm.expert!r} learnt of its images")
         if unnamed := sum(row.made == "own" for row in rows):
