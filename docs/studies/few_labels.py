@@ -7,11 +7,10 @@ classes or more by name (`--help` of `factory real` says what is read). Images t
 from are refused. The same command goes on where a killed one stopped.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
+from typed import factory, sets
 
 from factory.cli import run
 from factory.errors import DataError
@@ -40,13 +39,6 @@ def shared_classes(data: str) -> tuple[list[str], list[str]]:
     return shared, [name for name in names if name not in known]
 
 
-def factory(*words: str) -> None:
-    """Run a command of the factory; it says itself why it failed."""
-    done = subprocess.run([sys.executable, "-m", "factory.cli", *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
 @click.command(context_settings={"show_default": True})
 @click.option("--data", default="smear:300", help="Real images, as a path; else drawn by code.")
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -57,7 +49,7 @@ def main(data: str, output: Path, more: tuple[str, ...]) -> None:
     catalog = ("--catalog", str(output / "catalog"))
     asked = ("--num-images", str(PER_CLASS * len(shared)))
     drawing = [f"classes=[{', '.join(shared)}]", *DRAWN]
-    factory("generate", *catalog, *asked, *(word for key in drawing for word in ("--set", key)))
+    factory("generate", *catalog, *asked, *sets(*drawing))
     config = ("--config", str(Path(__file__).with_suffix(".yaml")), "--data", data)
     left_out = ("--set", f"without=[{', '.join(others)}]") if others else ()
     factory("evaluate", *config, *catalog, *left_out, "--output", str(output / "page"), *more)

@@ -7,8 +7,6 @@ python docs/studies/knowledge_travels.py --data wbc_pbc_full --output runs/knowl
 """
 
 import io
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from typed import factory, sets
 
 from factory.models.generator import EMBEDDED, open_generator
 from factory.real.duplicates import Digests
@@ -50,11 +49,6 @@ def divide(data: Path, output: Path) -> None:
         pq.write_table(table.take(rows), output / name / f"{name}.parquet")
 
 
-def factory(*words: str) -> None:
-    """Run a command of the factory."""
-    subprocess.run([sys.executable, "-m", "factory.cli", *words], check=True)
-
-
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--output", required=True, type=click.Path(path_type=Path))
@@ -63,10 +57,8 @@ def main(data: Path, output: Path, more: tuple[str, ...]) -> None:
     """Divide, draw and evaluate; MORE goes to `factory evaluate`, such as -- --set draws=20."""
     divide(data, output)
     catalog = output / "catalog"
-    if not catalog.exists():
-        drawing = ["guidance_scale=1", "num_inference_steps=10", "seed=1", "max_tries=3"]
-        sets = [word for key in drawing for word in ("--set", key)]
-        factory("generate", "--catalog", str(catalog), "--num-images", str(8 * PER_CLASS), *sets)
+    drawing = sets("guidance_scale=1", "num_inference_steps=10", "seed=1", "max_tries=3")
+    factory("generate", "--catalog", str(catalog), "--num-images", str(8 * PER_CLASS), *drawing)
     config = Path(__file__).with_suffix(".yaml")
     factory(
         *("evaluate", "--config", str(config), "--data", str(output / "unseen")),

@@ -8,11 +8,10 @@ may use them. In each of five folds wbc-base is adapted by the train part's imag
 labels, and draws. The same command goes on where a killed one stopped.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
+from typed import factory, sets
 
 from factory.cli import run
 
@@ -20,18 +19,6 @@ HERE = Path(__file__).parent
 FOLDS, PER_CLASS = 5, 200
 CLASSES = "classes=[eosinophil, lymphocyte, monocyte, neutrophil]"
 DRAWN = (CLASSES, f"num_images={4 * PER_CLASS}", "num_inference_steps=10", "seed=1", "max_tries=3")
-
-
-def factory(*words: str) -> None:
-    """Run a command of the factory; it says itself why it failed."""
-    done = subprocess.run([sys.executable, "-m", "factory.cli", *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def sets(*keys: str) -> list[str]:
-    """Return keys as options of a command."""
-    return [word for key in keys for word in ("--set", key)]
 
 
 @click.command(context_settings={"show_default": True})

@@ -7,29 +7,16 @@ A generator of pairs learns from --source; labels, val and test come from --data
 each. The same command goes on where a killed one stopped.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
+from typed import factory, sets
 
 from factory.cli import run
 
 HERE = Path(__file__).parent
 DRAWN = ("num_images=480", "guidance_scale=1", "num_inference_steps=50", "seed=1")
 MASKS = ("--masks", "object")
-
-
-def factory(*words: str) -> None:
-    """Run a command of the factory; it says itself why it failed."""
-    done = subprocess.run([sys.executable, "-m", "factory.cli", *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def sets(*keys: str) -> list[str]:
-    """Return keys as options of a command."""
-    return [word for key in keys for word in ("--set", key)]
 
 
 @click.command(context_settings={"show_default": True})

@@ -6,12 +6,11 @@ A base learns from three fifths of the tiles (`source`); labels, val and test co
 that it never saw (`unseen`). The same command goes on where a killed one stopped.
 """
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from typed import factory, sets
 
 from factory.atomic import new_folder
 from factory.cli import run
@@ -33,18 +32,6 @@ def write_part(dataset: RealDataset, ids: Sequence[str], folder: Path) -> None:
             place = work / dataset.labels[row] / Path(dataset.items[row].image.name).name
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(dataset.encoded(row))
-
-
-def factory(*words: str) -> None:
-    """Run a command of the factory; it says itself why it failed."""
-    done = subprocess.run([sys.executable, "-m", "factory.cli", *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def sets(*keys: str) -> list[str]:
-    """Return keys as options of a command."""
-    return [word for key in keys for word in ("--set", key)]
 
 
 @click.command(context_settings={"show_default": True})

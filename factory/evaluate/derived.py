@@ -91,12 +91,10 @@ def pasted(
         both = torch.cat([picture.permute(2, 0, 1).float(), mask[None].float()])
         both = turn(both[None], int(rng.integers(8)))[0]
         places = torch.nonzero(both[3]).float()
-        middle = places.mean(dim=0) if len(places) else torch.tensor([0.0, 0.0])
-        side = both.shape[-1]
-        goal = rng.uniform(0.2, 0.8, 2) * side
-        moved = [goal[1] - float(middle[1]), goal[0] - float(middle[0])]
+        y, x = places.mean(dim=0).tolist() if len(places) else (0.0, 0.0)
+        goal = rng.uniform(0.2, 0.8, 2) * both.shape[-1]
+        centre, moved = [x, y], [goal[1] - x, goal[0] - y]
         how = {"angle": 0.0, "shear": [0.0], "scale": float(rng.uniform(*SCALES))}
-        centre = [float(middle[1]), float(middle[0])]
         laid, where = (
             tv.affine(part, translate=moved, center=centre, interpolation=way, **how)
             for part, way in (

@@ -108,20 +108,18 @@ class Space:
         length = float(np.sqrt(weights @ squares)) or 1.0
         return cls(middle=middle, factor=_SCALE / length, axes=_span(centred))
 
-    @classmethod
-    def beside(cls, first: Head, examples: Examples, length: float) -> "Space":
-        """Return the space of the scores of a first head, and of the features at some length.
+    def beside(self, first: Head, examples: Examples, length: float) -> "Space":
+        """Return the space of the scores of a first head, and of these features at some length.
 
         Both are centred; the scores have a mean length of 1, so that a head that is held to be
         small follows them where features are short, and leans on features of its own where long.
         """
-        plain = cls.of(examples)
-        centred = examples.features - plain.middle
+        centred = examples.features - self.middle
         weights = examples.weights / examples.weights.sum()
         squares = np.einsum("nk,nk->n", *(centred @ first.slopes,) * 2)
         scores = first.slopes / (np.sqrt(weights @ squares) or 1.0)
-        axes = np.concatenate([scores, plain.axes * (length * plain.factor / _SCALE)], axis=1)
-        return cls(middle=plain.middle, factor=1.0, axes=axes.astype(np.float32))
+        axes = np.concatenate([scores, self.axes * (length * self.factor / _SCALE)], axis=1)
+        return Space(middle=self.middle, factor=1.0, axes=axes.astype(np.float32))
 
     def inputs(self, features: Features) -> Features:
         """Return features (N, F) as what a head is fitted to, (N, C)."""
@@ -158,8 +156,8 @@ def stacked_space(settings: Probe, examples: Examples, first: Head) -> tuple[Spa
     D. Wolpert, Stacked Generalization, Neural Networks 1992: here the first head knows other
     images, and these examples tell where its borders lie among the own ones.
     """
-    strength = settings.strength
-    spaces = [Space.beside(first, examples, length) for length in BESIDE]
+    strength, plain = settings.strength, Space.of(examples)
+    spaces = [plain.beside(first, examples, length) for length in BESIDE]
     if len(_turns(examples)) < 2:
         return spaces[0], strength or ALONE
     told = np.stack([_left_out(settings, examples, space) for space in spaces])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from factory.errors import ConfigError, DataError
-from factory.finetune.config import ANY
 from factory.real.duplicates import grouped
 from factory.real.leaks import check_apart
 from factory.real.splits import (
@@ -94,9 +93,7 @@ def choose_images(dataset: "RealDataset", split: Split, config: Choice) -> tuple
 
 
 def val_images(dataset: "RealDataset", split: Split, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the ids of the val part that are of these classes, or of `ANY`."""
-    if ANY in class_names:
-        return split.val
+    """Return the ids of the val part that are of these classes."""
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
     return tuple(i for i in split.val if labels[i] in class_names)
 

@@ -23,6 +23,9 @@ from factory.models.generator import Generator
 STUDIES = Path(__file__).parents[2] / "docs" / "studies"
 
 
+sys.path.insert(0, str(STUDIES))  # where a script finds what lies beside it
+
+
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
     assert spec is not None

@@ -14,8 +14,9 @@ from factory.config import parse_config
 from factory.errors import ConfigError, ModelError
 from factory.evaluate.lineage import learnt_from
 from factory.evaluate.synthetic import origin_of
+from factory.finetune.config import ANY
 from factory.finetune.data import Material, load_material
-from factory.finetune.images import choose_images, thin_classes, without_classes
+from factory.finetune.images import choose_images, thin_classes, val_images, without_classes
 from factory.finetune.order import Part
 from factory.finetune.plan import Plan
 from factory.finetune.run import finetune_here, load_plan, loop_of, prepare, training_of
@@ -363,6 +364,18 @@ def test_a_training_without_labels_asks_for_nothing_that_they_decide(
     asked = config(nameless, n_shot=None, unlabelled=True)
     with pytest.raises(ConfigError, match="says nothing of the classes that it knows"):
         prepare(asked, dataset, split, tmp_path / "run")
+
+
+def test_a_class_may_be_called_as_untold_labels_are(
+    base: Generator, dataset: RealDataset, split: Split
+) -> None:
+    names = {"monocyte": ANY}
+    items = (replace(own, label=names.get(own.label, own.label)) for own in dataset.items)
+    called = replace(dataset, items=tuple(items))
+    held = val_images(called, split, [ANY])
+    assert held == val_images(dataset, split, ["monocyte"])
+    assert held != split.val
+    assert config(base, only=[ANY]).prompt_of(ANY) == "a any"
 
 
 def test_an_autoencoder_of_patches_is_not_adapted_and_its_base_is(

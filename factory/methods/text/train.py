@@ -98,7 +98,7 @@ def prepare(
     learn = take_material(dataset, ids, split, size_px=size_px, called=called)
     config = with_classes_of(base, config) if config.unlabelled else config
     config = with_read_prompts(config, drawn_classes(config, learn), reader, tell)
-    held = val_images(dataset, split, learn.class_names)
+    held = split.val if config.unlabelled else val_images(dataset, split, learn.class_names)
     return planned(
         config,
         learn,
@@ -239,7 +239,7 @@ def task(plan: Plan, target: str, workers: Workers) -> Task:
         held_out,
         depends_on=_depends_on(plan, target, base),
         sample=sample,
-        rows=names if config.unlabelled else learn.class_names,
+        rows=drawn_classes(config, learn),
     )
 
 
