@@ -97,7 +97,7 @@ def _start_patiently(
     from factory.sample.session import STARTS, TOO_BUSY
 
     for attempt in range(STARTS):
-        free, dashboard, client, agent = free_ports(4)
+        free, dashboard, client, agent, runtime_env = free_ports(5)
         port = asked or free
         process = subprocess.Popen(
             [
@@ -112,6 +112,9 @@ def _start_patiently(
                 f"--temp-dir={folder}",
                 f"--ray-client-server-port={client}",  # cannot be left out
                 f"--dashboard-agent-listen-port={agent}",  # the usual one may serve another head
+                # Else the client server asks the raylet for it, gives up after 30 s of a busy
+                # machine, and the whole head ends with it.
+                f"--runtime-env-agent-port={runtime_env}",
                 *options,
             ],
             stdout=log,

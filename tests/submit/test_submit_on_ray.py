@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,6 +48,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def group(table: Path) -> int | None:
+    """Return the process group of a process; None: it has just ended."""
+    with suppress(OSError):
+        return os.getpgid(int(table.parent.name))
+    return None
+
+
 def start(head: Head, project: Path, *words: str) -> subprocess.Popen[str]:
     code = "from factory.cli import main; main()"
     return subprocess.Popen(
@@ -70,6 +79,15 @@ def start(head: Head, project: Path, *words: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=900)
     return process.returncode, out, err
+
+
+def test_no_part_of_the_head_ends_it_by_waiting_for_another(head: Head) -> None:
+    """Ray's client server asks the raylet for a port that it was not told, and gives up early."""
+    tables = Path("/proc").glob("[0-9]*/cmdline")
+    lines = [path.read_bytes().decode().split("\0") for path in tables if group(path) == head.pid]
+    (client,) = (line for line in lines if "ray.util.client.server" in line)
+    (agent,) = (word for word in client if word.startswith("--runtime-env-agent-address="))
+    assert urlsplit(agent.partition("=")[2]).port
 
 
 def test_a_job_is_followed_to_its_status_and_no_secret_goes_with_it(
