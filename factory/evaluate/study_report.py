@@ -131,7 +131,7 @@ class StudyReport:
     def to_json(self) -> dict[str, object]:
         """Return plain data."""
         told = {"verdicts": self.verdicts, "findings": self.findings}
-        return {**asdict(self), **told}
+        return {**asdict(self), **told, "primary_verdict": self.primary_verdict}
 
 
 def make_report(

@@ -248,7 +248,6 @@ def _drawn_with(generator: "Generator", folder: Path) -> Iterator[str]:
     keys = [f"model={folder}"]
     if "condition" in generator.manifest:  # of pairs
         keys += ["num_inference_steps=50"]
-        keys += ["guidance_scale=1"] if generator.manifest["condition"] == "none" else []
     for key in keys:
         yield from ("--set", key)
 

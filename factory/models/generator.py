@@ -109,6 +109,11 @@ class Generator:
         }
 
     @property
+    def conditional(self) -> bool:
+        """Whether it was told what it draws: a network of one class and its masks needs not be."""
+        return self.manifest.get("condition") != "none"
+
+    @property
     def seen(self) -> "Digests | None":
         """Digests of its training images, if its folder has some.
 

@@ -65,7 +65,7 @@ def prepare(config: GenerateConfig, place: Where, *, begun: bool = False) -> Run
     """
     generator = drawn_by(config)
     config, table = with_table(with_seed(config), generator)
-    config = with_scheduler(with_classes(config, generator), generator)
+    config = with_defaults(with_classes(config, generator), generator)
     config = config if begun else with_gates(config, generator)
     said = check_prompts(config, generator, begun=begun, table=table)
     references = None if config.data is None else open_references(config.data, config.split)
@@ -161,17 +161,19 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
     return config.model_copy(update={"classes": {name: generator.prompts[name] for name in names}})
 
 
-def with_scheduler(config: GenerateConfig, generator: Generator) -> GenerateConfig:
-    """Return `config` with a scheduler: the generator's own, where it names none.
+def with_defaults(config: GenerateConfig, generator: Generator) -> GenerateConfig:
+    """Return `config` with a scheduler and a guidance that suit the generator, where it names none.
 
-    The default is for models of diffusion alone; one that learnt a flow, or is of no known family,
-    has its own.
+    The default scheduler is for models of diffusion alone; one that learnt a flow, or is of no
+    known family, has its own. Without a condition there is nothing that guidance could follow.
     """
-    if "scheduler" in config.model_fields_set:
-        return config
-    unknown = generator.family is GENERIC
-    own = unknown or learnt_flow(generator.weights)
-    return config.model_copy(update={"scheduler": OWN}) if own else config
+    suited: dict[str, object] = {}
+    if generator.family is GENERIC or learnt_flow(generator.weights):
+        suited["scheduler"] = OWN
+    if not generator.conditional:
+        suited["guidance_scale"] = 1.0
+    named = config.model_fields_set
+    return config.model_copy(update={k: v for k, v in suited.items() if k not in named})
 
 
 def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
@@ -266,8 +268,8 @@ def make_plan(
 
     Raises:
         ConfigError: a class that the generator does not know, no seed, a prompt twice, options
-            that the method does not have, no data where references are to be shown, or a table
-            where they are, or where its rows were not read.
+            that the method does not have, guidance without a condition, no data where references
+            are to be shown, or a table where they are, or where its rows were not read.
         ModelError: a style term whose extractor has no weights at hand.
         DataError: a reference outside the train part, or without the mask that it needs; a row
             without what its prompt asks for.
@@ -290,7 +292,24 @@ def make_plan(
         references=references,
         table=table,
     )
-    return Plan(quotas=tuple(method.quotas(planning, options)))
+    plan = Plan(quotas=tuple(method.quotas(planning, options)))
+    _check_guidance(plan, generator)
+    return plan
+
+
+def _check_guidance(plan: Plan, generator: Generator) -> None:
+    """Refuse to follow what a generator was never told.
+
+    Raises:
+        ConfigError: a scale other than 1, and no condition.
+    """
+    asked = {quota.recipe.guidance_scale for quota in plan.quotas} - {1}
+    if asked and not generator.conditional:
+        raise ConfigError(
+            f"guidance_scale {min(asked)}: generator {generator.name!r} was trained without a"
+            " condition, and there is nothing to follow",
+            remedy="Set guidance_scale: 1",
+        )
 
 
 def _check_table(config: GenerateConfig, table: Table | None, *, shown: bool) -> None:

@@ -61,14 +61,17 @@ def sweep(
     from factory.sample.prepare import drawn_by
     from factory.sample.session import check_address, ray_session
     from factory.search.config import SweepConfig
-    from factory.search.space import check_space
+    from factory.search.space import GUIDANCE, check_space, without_guidance
 
     catalog = parse_place(uri, options.pop("storage"))
     config = load_config(SweepConfig, source, overrides)
     check_space(config)
     check_places(config, where=source)
     check_revision(config.generate.model, config.generate.revision)
-    drawn_by(config.generate)
+    searched = without_guidance(config, drawn_by(config.generate))
+    if searched != config:
+        say(f"{GUIDANCE} is not searched: the generator has no condition to follow")
+        config = searched
     config.learner.check()
     parts = tuple(load_split(path) for path in splits)
     other_parts = tuple(load_split(path) for path in others)

@@ -48,6 +48,11 @@ class Ground:
     generator_splits: tuple[Split, ...] = ()
     seen: tuple[Use, ...] = ()
 
+    @property
+    def trainings(self) -> int:
+        """How often a point is trained, if it is not given up before: seeds, folds, draws."""
+        return len(self.config.seeds) * len(self.splits) * (self.config.draws or 1)
+
     def inputs(self) -> Inputs:
         """Return what a study works on, with the catalog as it is now; none before a drawing."""
         try:
@@ -166,15 +171,15 @@ def check_plans(ground: Ground) -> list[int]:
 def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
     """Return what the search will cost, as far as it is known, and what its test can show."""
     config, size = ground.config, num_points(ground.config)
-    trainings = len(config.seeds) * len(ground.splits) * (config.draws or 1)
     points = "" if size is None else f" of {counted(size, 'point')}"
     trials = config.trials if size is None else min(config.trials, size)
     arms = len({PLAIN, *config.controls}) + 3 + bool(config.start)
     final = arms * len(config.final_seeds) * len(ground.splits) * (config.draws or 1)
     axes = sorted(key for key in config.space if key.startswith("generate."))
     each = f", for each way of drawing ({', '.join(axes)})" if axes else ""
+    each_point = counted(ground.trainings, "training")
     return [
-        f"{counted(trials, 'trial')}{points}, each of up to {counted(trainings, 'training')};"
+        f"{counted(trials, 'trial')}{points}, each of up to {each_point};"
         f" then {counted(final, 'training')} of the winner and its controls",
         f"{ways[0]} images are drawn{each}",
     ]

@@ -4,10 +4,40 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from factory.errors import ConfigError
+from factory.models.generator import Generator
 from factory.search.config import Choices, Point, Range, SweepConfig, Value, setting_at
 
 if TYPE_CHECKING:  # what is wrong in a space is told before optuna is imported
     from optuna.distributions import BaseDistribution
+
+
+GUIDANCE = "generate.guidance_scale"
+"""An axis that means nothing to a generator without a condition."""
+
+
+def without_guidance(config: SweepConfig, generator: Generator) -> SweepConfig:
+    """Return a search without the axis of guidance, where its generator has none to follow.
+
+    Raises:
+        ConfigError: nothing else is searched.
+    """
+    if generator.conditional or GUIDANCE not in config.space or "generate.model" in config.space:
+        return config
+    space = {key: axis for key, axis in config.space.items() if key != GUIDANCE}
+    if not space:
+        raise ConfigError(
+            f"generator {generator.name!r} was trained without a condition: {GUIDANCE!r} moves"
+            " nothing",
+            remedy="Search another axis, e.g. generate.num_inference_steps",
+        )
+    start = [{key: v for key, v in point.items() if key != GUIDANCE} for point in config.start]
+    kept = {
+        "space": space,
+        "start": tuple(point for n, point in enumerate(start) if point not in start[:n]),
+        "generate": config.generate.model_copy(update={"guidance_scale": 1.0}),
+    }
+    return config.model_copy(update=kept)
 
 
 def distributions(config: SweepConfig) -> "dict[str, BaseDistribution]":

@@ -284,14 +284,13 @@ def _tune_config(
     search.values = [values_of(axis) for axis in config.space.values()]
     for trial in earlier:
         search.learn(as_optuna(trial, config))
-    most = len(config.seeds) * len(ground.splits)
     scheduler = None
-    if config.halving is not None and not two and most > config.halving.grace:
+    if config.halving is not None and not two and ground.trainings > config.halving.grace:
         scheduler = ASHAScheduler(
             time_attr=TRAINED,
             metric=SCORE,
             mode="max",
-            max_t=most,
+            max_t=ground.trainings,
             grace_period=config.halving.grace,
             reduction_factor=config.halving.factor,
         )

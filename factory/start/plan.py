@@ -303,7 +303,6 @@ class _Steps:
         options = ["seed=0", f"num_images={self.drawn}"]
         if self._masks:
             options += [f"num_inference_steps={PAIR_INFERENCE}"]
-            options += ["guidance_scale=1"] if self._classes == 1 else []
         for fold in range(self._folds):
             model = f"model={self._at('training', fold) / 'generator'}"
             sets = tuple(word for key in (model, *options) for word in ("--set", key))

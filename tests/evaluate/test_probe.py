@@ -215,6 +215,7 @@ def test_a_report_of_draws_has_verdict_curve_and_primary(trained):
     assert report.findings["mixed"] == "helps"
     assert report.findings["shuffled"] != "helps"
     assert report.primary_verdict.startswith(f"named beforehand ({made.primary_digest}): mixed")
+    assert report.to_json()["primary_verdict"] == report.primary_verdict
     reach = report.curve.drawn["mixed"]
     assert reach.labels == 1
     assert reach.worth[1] is None or reach.worth[1] > 1

@@ -40,6 +40,7 @@ def tiny_pairs(folder: Path, *, latent: bool = False, **changes: Any) -> Generat
         "size_px": 16,
         "class_names": ["polyp"],
         "mask_values": list(unet.config.mask_values),
+        "condition": unet.config.condition,
     }
     parts["unet"] = unet
     return write_generator(

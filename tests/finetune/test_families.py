@@ -24,7 +24,7 @@ from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.sample.config import GenerateConfig
 from factory.sample.engine import Engine
-from factory.sample.prepare import make_plan, with_scheduler
+from factory.sample.prepare import make_plan, with_defaults
 from tests.fakes.families import tiny_pipeline
 
 TRAINED = ("sdxl", "sd3", "flux")
@@ -103,7 +103,7 @@ def plan_of(generator: Generator, like: Generator | None = None):
         seed=1,
         classes={name: prompts[name] for name in sorted(prompts)[:1]},
     )
-    return make_plan(with_scheduler(asked, generator), generator)
+    return make_plan(with_defaults(asked, generator), generator)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "flux"])

@@ -20,7 +20,7 @@ from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
 from factory.sample.plan import Batch, Plan
-from factory.sample.prepare import make_plan
+from factory.sample.prepare import make_plan, with_defaults
 from factory.sample.references import References, open_references
 from tests.fakes.pair_generator import tiny_pairs
 from tests.fakes.pairs import write_pairs
@@ -279,11 +279,12 @@ def test_a_mask_of_unknown_values_is_refused(model: Generator, tmp_path: Path) -
         plan_of(model, references, INPAINT)
 
 
-def test_a_generator_without_a_condition_takes_no_guidance(
-    engine: Engine, model: Generator
-) -> None:
+def test_a_generator_without_a_condition_takes_no_guidance(model: Generator) -> None:
     with pytest.raises(ConfigError, match="Set guidance_scale: 1"):
-        engine.draw(plan_of(model, guidance_scale=2).batch(0))
+        plan_of(model, guidance_scale=2)
+    named = GenerateConfig(num_images=1, guidance_scale=2.0)
+    assert with_defaults(named, model) == named
+    assert with_defaults(GenerateConfig(num_images=1), model).guidance_scale == 1
 
 
 def test_values_are_kept_within_bounds_in_pixel_form(

@@ -16,6 +16,7 @@ from factory.errors import ConfigError, DataError
 from factory.evaluate.study_run import execute_here
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
+from factory.sample.prepare import drawn_by
 from factory.search.config import Axis, Point, Setting, SweepConfig, setting_at
 from factory.search.drawer import Drawer
 from factory.search.finish import finish
@@ -29,7 +30,13 @@ from factory.search.objective import (
     with_enough,
 )
 from factory.search.page import Plots, plots_of
-from factory.search.space import check_space, distribution_of, values_of
+from factory.search.space import (
+    GUIDANCE,
+    check_space,
+    distribution_of,
+    values_of,
+    without_guidance,
+)
 from factory.search.trials import Trial
 from tests.fakes.accessible import faults_of
 from tests.fakes.browser import needs_chromium
@@ -71,6 +78,21 @@ def test_a_generator_of_another_split_is_refused(ground: Ground) -> None:
     point = ground.config.start[0]
     with pytest.raises(ConfigError, match="no synthetic image may be used"):
         next(score_point(replace(ground, splits=(other,)), point, drawer(ground)))
+
+
+def test_guidance_is_not_searched_where_nothing_can_be_followed(ground: Ground) -> None:
+    config = ground.config
+    generator = drawn_by(config.generate)
+    assert without_guidance(config, generator) == config
+    alone = replace(generator, manifest={**generator.manifest, "condition": "none"})
+    searched = without_guidance(config, alone)
+    assert sorted(searched.space) == ["arm.per_class", "learner.learning_rate"]
+    assert searched.start == ({"arm.per_class": 4, "learner.learning_rate": 1e-3},)
+    assert searched.generate.guidance_scale == 1
+    check_space(searched)
+    only = config.model_copy(update={"space": {GUIDANCE: config.space[GUIDANCE]}, "start": ()})
+    with pytest.raises(ConfigError, match=r"moves nothing.*generate.num_inference_steps"):
+        without_guidance(only, alone)
 
 
 def test_gates_become_conditions(stored: dict[str, Any]) -> None:
@@ -221,7 +243,7 @@ def test_shots_are_drawn_several_times_where_asked(ground: Ground) -> None:
     run_id, _ = drawer(ground)(setting_of(replace(ground, config=few), few.start[0]))
     planned = plan_trial(replace(ground, config=few), setting_at(few, few.start[0]), run_id)
     assert len({unit.draw for unit in planned.units}) == 3
-    assert len(planned.units) == 6
+    assert len(planned.units) == replace(ground, config=few).trainings == 6
 
 
 def trial_at(point: Point) -> Trial:

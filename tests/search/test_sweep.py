@@ -24,7 +24,7 @@ from factory.errors import ConfigError, SearchError
 from factory.evaluate.study_run import execute_here
 from factory.sample.config import GenerateConfig, StreamConfig
 from factory.search import sweep
-from factory.search.config import SweepConfig
+from factory.search.config import Halving, SweepConfig
 from factory.search.drawer import Drawer
 from factory.search.finish import finish, idle_share
 from factory.search.objective import Ground
@@ -117,6 +117,12 @@ def test_the_first_error_is_shown_where_every_trial_fails(
     finally:
         ray_tune.removeHandler(said)
     assert not [record for record in said.buffer if record.levelno >= logging.WARNING]
+
+
+def test_no_point_is_given_up_before_all_its_draws_were_trained(ground: Ground) -> None:
+    few = ground.config.model_copy(update={"shots": 2, "draws": 10, "halving": Halving(grace=2)})
+    found = sweep._tune_config(replace(ground, config=few), 1, 1, ())
+    assert found.scheduler._max_t == len(few.seeds) * len(ground.splits) * 10
 
 
 def test_idle_time_counts_gaps_between_trials() -> None:

@@ -128,11 +128,6 @@ class PairsMethod:
         """Return the network with the labels of `requests`, and guidance away from the null one."""
         scale = requests[0].recipe.guidance_scale
         if not self.unet.config.labels:
-            if scale != 1:
-                raise ConfigError(
-                    f"guidance_scale {scale}: this generator was trained without a condition",
-                    remedy="Set guidance_scale: 1",
-                )
             return lambda sample, timestep: self._forward(sample, timestep, None)
         own = torch.tensor([self._label(request) for request in requests])
         null = torch.full_like(own, self.unet.null_label)
