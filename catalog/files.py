@@ -114,6 +114,16 @@ class Files:
             kept |= self.may(column, "=", value)
         return kept
 
+    def holding(self, column: str, values: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which files hold one of some texts, (files,): bounds first, then the column."""
+        match = pc.field(column).isin(pa.array(values, pa.string()))
+        likely = self.dataset(self.may_be(column, values))
+        found = likely.to_table(columns=["__filename"], filter=match)
+        kept: NDArray[np.bool_] = pc.is_in(
+            self.listed["path"], found["__filename"].unique()
+        ).to_numpy()
+        return kept
+
     def dataset(self, kept: NDArray[np.bool_] | None = None) -> "ds.FileSystemDataset":
         """Return the rows of the `kept` files (all of them by default).
 

@@ -81,7 +81,10 @@ class Selection:
         held = type(files)(
             listed=files.listed.take(order), schema=files.schema, filesystem=files.filesystem
         )
-        chosen = held.dataset(held.may_be("run_id", runs))
+        kept = held.may_be("run_id", runs)
+        if self.picked is not None and len(self.picked) < len(held):  # else nearly all hold some
+            kept &= held.holding("image_id", self.picked)
+        chosen = held.dataset(kept)
         asked = list(dict.fromkeys([*names, *_KEYS, "__filename"]))
         # a dictionary, no Arrow filter: that would be built again, of all ids, for every file
         owners = dict(zip(*(self._keys[key].to_pylist() for key in _KEYS), strict=True))

@@ -159,7 +159,8 @@ class Catalog:
         match = pc.field("image_id").isin(pa.array(wanted, pa.string()))
         keys = ["image_id", "created_at", "run_id"]
         with reading(self.uri, self.files("samples")):
-            part = self._holding(wanted, match)
+            files = self.files("samples")
+            part = files.dataset(files.holding("image_id", wanted))
             asked = list(dict.fromkeys([*names, *keys, "__filename"]))
             found = part.to_table(columns=asked, filter=match)
         found = check_rows(found, self.named)
@@ -317,14 +318,6 @@ class Catalog:
         known = dict(zip(*(listed[key].to_pylist() for key in ("path", "size_bytes")), strict=True))
         store_files = filesystem(self.place, name, sizes=known)
         return Files(listed=listed, schema=TABLES[name], filesystem=store_files)
-
-    def _holding(self, image_ids: Sequence[str], match: pc.Expression) -> "ds.Dataset":
-        """Return the files that hold one of `image_ids`, by statistics and then by one column."""
-        files = self.files("samples")
-        likely = files.may_be("image_id", image_ids)
-        found = files.dataset(likely).to_table(columns=["__filename"], filter=match)
-        paths = found["__filename"].unique()
-        return files.dataset(pc.is_in(files.listed["path"], paths).to_numpy())
 
     def _open(self, name: str, version: int | None = None) -> DeltaTable:
         return open_table(self.place, name, version=version)

@@ -23,6 +23,7 @@ from factory.digest import digest, digest_bytes
 from factory.errors import ModelError
 from factory.evaluate.augment import augmented
 from factory.evaluate.config import Augmentation, Probe
+from factory.evaluate.pictures import Pictures
 from factory.finetune.latents import to_signed, turn
 from factory.models.config import ExpertSpec
 from factory.models.experts import Expert, build_expert
@@ -152,14 +153,14 @@ def seen_as(images: Images, names: Sequence[str], view: str, varying: Augmentati
 
 def features_of(
     backbone: Backbone,
-    images: Images,
+    images: Images | Pictures,
     views: Sequence[Sequence[str]],
     varying: Augmentation,
     *,
     staining: Augmentation | None = None,
     tell: Tell | None = None,
-) -> list[Features]:
-    """Return features (V, F) of every image under its views, from disk where they are.
+) -> Features:
+    """Return features (M, F) of all views of all images, from disk where they are.
 
     Args:
         backbone: what looks.
@@ -169,7 +170,8 @@ def features_of(
         staining: of views in other stains.
         tell: gets lines before and during work that takes long.
     """
-    names = [digest_bytes(str(image.shape).encode(), image.tobytes()) for image in images]
+    shown = (images[n] for n in range(len(images)))
+    names = [digest_bytes(str(image.shape).encode(), image.tobytes()) for image in shown]
     wanted = {(names[n], view): n for n, own in enumerate(views) for view in own}
     kept = dict(_stored(backbone, wanted))
     lacking = [key for key in wanted if key not in kept]
@@ -195,10 +197,11 @@ def features_of(
         path = _folder(backbone) / f"{digest_bytes(keys.tobytes())}.safetensors"
         write_bytes(path, save({"keys": keys, "features": made}))
         kept |= dict(zip(chunk, made, strict=True))
-    return [
-        np.stack([kept[names[n], view] for view in own]).astype(np.float32)
-        for n, own in enumerate(views)
-    ]
+    rows = [(names[n], view) for n, own in enumerate(views) for view in own]
+    found = np.empty((len(rows), len(next(iter(kept.values()), ()))), np.float32)
+    for n, row in enumerate(rows):
+        found[n] = kept[row]
+    return found
 
 
 def _folder(backbone: Backbone) -> Path:

@@ -7,11 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from factory.arrays import Floats
+from factory.arrays import Floats, Images
 from factory.evaluate.augment import augmented
 from factory.evaluate.clip import build_clip
 from factory.evaluate.config import Classifier
 from factory.evaluate.learner import Fitted, fit
+from factory.evaluate.pictures import Chosen
 from factory.evaluate.pooled import batch_loss, mixed, soft_cross_entropy
 from factory.evaluate.scores import confusion_rows, macro_f1
 from factory.finetune.latents import to_signed
@@ -22,9 +23,9 @@ from factory.models.experts import build_expert, seeded
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRows:
-    """Training examples in memory: images (N, S, S, 3) uint8 and what they teach."""
+    """Training examples: images (N, S, S, 3) uint8 and what they teach."""
 
-    images: Tensor
+    images: Tensor | Chosen
     soft_labels: Tensor
     """(N, K)"""
     synthetic: Tensor
@@ -38,7 +39,7 @@ class TrainingRows:
 class RealPart:
     """Real images (N, S, S, 3) uint8 to validate or test on, with class indices (N,)."""
 
-    images: NDArray[np.uint8]
+    images: Images | Chosen
     labels: NDArray[np.int64]
 
 
@@ -112,12 +113,12 @@ def classifier_loss(
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: NDArray[np.uint8], *, batch_size: int = 64) -> Floats:
+def predict(network: nn.Module, images: Images | Chosen, *, batch_size: int = 64) -> Floats:
     """Return class probabilities (N, K) of images (N, S, S, 3), without any augmentation."""
     if not len(images):
         return np.empty((0, 0))
     said = [
-        network(to_signed(chunk)).softmax(1)
-        for chunk in torch.split(torch.from_numpy(images), batch_size)
+        network(to_signed(torch.as_tensor(images[start : start + batch_size]))).softmax(1)
+        for start in range(0, len(images), batch_size)
     ]
     return np.asarray(torch.cat(said).double().numpy())

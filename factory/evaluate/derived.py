@@ -12,6 +12,7 @@ import numpy as np
 
 from factory.arrays import Floats, Images, Masks
 from factory.evaluate.arms import Colouring, Manifest
+from factory.evaluate.pictures import extended
 from factory.evaluate.units import Material
 
 _AT_ONCE = 32
@@ -25,7 +26,7 @@ def with_derived(
     Raises:
         ModelError: there is no such generator, or it has no autoencoder.
     """
-    position, made = dict(material.position), [material.images]
+    position, made = dict(material.position), list[Images]()
     for manifest in manifests:
         pairs = [(i, row.id) for row in manifest.rows for i in manifest.shown_as(row)]
         pairs += [(i, own) for own in sorted(held) for i in manifest.judged_as(own)]
@@ -39,7 +40,7 @@ def with_derived(
         else:
             made.append(round_trip(images, str(manifest.ways.autoencoder)))
         position |= {i: len(position) + n for n, i in enumerate(lacking)}
-    return replace(material, images=np.concatenate(made), position=position)
+    return replace(material, images=extended(material.images, made), position=position)
 
 
 def round_trip(images: Images, model: str) -> Images:

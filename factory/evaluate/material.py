@@ -1,23 +1,28 @@
 """Loads what the trainings of a study work on: every image once, at the learner's size."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from catalog import Catalog
+from factory.arrays import Images, Masks
 from factory.digest import digest
 from factory.evaluate.arms import Manifest, pasted_of, source_id
 from factory.evaluate.config import MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.derived import pasted
-from factory.evaluate.synthetic import mask_pixels, pixels
+from factory.evaluate.pictures import Gathering, extended
+from factory.evaluate.synthetic import read_drawn
 from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
 from factory.real.mask_values import found_values
 from factory.terminal import Tell
 
+_READ_AT_ONCE = 256
 NO_WEIGHTS = (
     "no weights of a pretrained backbone were found: the probe looks at colours and edges alone,"
     " which is weak; see docs/backbones.md for what to take and where it belongs"
@@ -30,13 +35,16 @@ def study_material(
     catalog: Catalog | None,
     *,
     sources: Mapping[str, RealDataset] | None = None,
+    folder: Path | None = None,
     tell: Tell | None = None,
 ) -> Material:
     """Return every image that trainings of one learner need, and masks if it is a segmenter.
 
     Images of `sources` join, which some arms take; a probe's features are looked up or computed.
+    More images than memory should hold lie in a file of `folder`, until `Material.discard`.
 
     Raises:
+        OutputError: it cannot be written.
         DataError: a real image that cannot be read, or an image without the mask it needs.
         CatalogError: a file of the catalog that cannot be read.
     """
@@ -46,31 +54,32 @@ def study_material(
     held = {i for unit in units for i in (*unit.val, *unit.test)}
     real = sorted(held | {i for i, other in rows.items() if not other})
     drawn = sorted(i for i, row in every.items() if row.synthetic)
-    foreign = {i: row for i, row in every.items() if row.made in ("source", "unlabelled")}
-    images, masks = [dataset.array(learner.size_px, real)], []
-    values: tuple[int, ...] = ()
+    foreign = {i for i, row in every.items() if row.made in ("source", "unlabelled")}
+    size_px, values = learner.size_px, tuple[int, ...]()
     if isinstance(learner, SegmenterLearner | MaskProbe):
         values = learner.mask_values or found_values(dataset, real)
-        stored = dataset.mask_array(learner.size_px, real)
-        masks.append(class_index_array(stored, values, names=real))
+    parts = [read_real(dataset, real, size_px, values)]
     if catalog is not None and drawn:
-        images.append(pixels(catalog, drawn, learner.size_px))
-        if values:
-            masks.append(mask_pixels(catalog, drawn, learner.size_px))
+        parts.append(read_drawn(catalog, drawn, size_px, masks=bool(values)))
     for name, source in (sources or {}).items():
-        own = [i for i in source.ids if source_id(name, i) in foreign]
-        images += [source.array(learner.size_px, own)] if own else []
-        drawn += [source_id(name, i) for i in own]
-        if own and values:
-            stored = source.mask_array(learner.size_px, own)
-            masks.append(class_index_array(stored, values, names=own))
+        own = {i: source_id(name, i) for i in source.ids if source_id(name, i) in foreign}
+        parts.append(read_real(source, list(own), size_px, values, names=own))
+    count = len(real) + len(drawn) + len(foreign)
+    images = Gathering(count, (size_px, size_px, 3), folder)
+    masks = Gathering(count * bool(values), (size_px, size_px), folder)
+    position: dict[str, int] = {}
+    for ids, shown, shown_masks in chain.from_iterable(parts):
+        position |= {i: len(position) + n for n, i in enumerate(ids)}
+        images.add(shown)
+        if shown_masks is not None:
+            masks.add(shown_masks)
     material = Material(
         class_names=units[0].manifest.class_names,
-        images=np.concatenate(images),
-        position={i: n for n, i in enumerate([*real, *drawn])},
+        images=images.done(),
+        position=position,
         labels={i: dataset.labels[dataset.index_of(i)] for i in real},
         groups={i: dataset.groups[dataset.index_of(i)] for i in real},
-        masks=np.concatenate(masks) if masks else np.empty(0, np.uint8),
+        masks=masks.done(),
         num_mask_classes=len(values),
     )
     pastes = sorted(i for i, row in every.items() if row.made == "pasted")
@@ -86,7 +95,7 @@ def study_material(
 
 def with_pasted(material: Material, ids: Sequence[str]) -> Material:
     """Return the material with pairs in which one image's object lies in another's."""
-    images, masks = [material.images], [material.masks]
+    images, masks = list[Images](), list[Masks]()
     for row_id in ids:
         giver, taker, number = pasted_of(row_id)
         one, other = (material.rows([i]) for i in (giver, taker))
@@ -99,8 +108,31 @@ def with_pasted(material: Material, ids: Sequence[str]) -> Material:
         masks.append(found[1])
     position = {**material.position, **{i: len(material.position) + n for n, i in enumerate(ids)}}
     return replace(
-        material, images=np.concatenate(images), masks=np.concatenate(masks), position=position
+        material,
+        images=extended(material.images, images),
+        masks=extended(material.masks, masks),
+        position=position,
     )
+
+
+def read_real(
+    dataset: RealDataset,
+    ids: Sequence[str],
+    size_px: int,
+    values: Sequence[int],
+    *,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[tuple[list[str], Images, Masks | None]]:
+    """Yield real images some at a time: ids, or their `names`; images, and masks of these values.
+
+    Raises:
+        DataError: an image that cannot be read, or one without the mask it needs.
+    """
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        chunk, masks = list(ids[start : start + _READ_AT_ONCE]), None
+        if values:
+            masks = class_index_array(dataset.mask_array(size_px, chunk), values, names=chunk)
+        yield [names[i] for i in chunk] if names else chunk, dataset.array(size_px, chunk), masks
 
 
 def with_equations(
@@ -243,18 +275,17 @@ def with_features(
     ids = list(material.position)
     views = [views_of(i) for i in ids]
     look = partial(features_of, varying=probe.augmentation, staining=probe.staining, tell=tell)
-    found = look(backbone, material.images, views)
+    ends = np.cumsum([len(each) for each in views]).tolist()
     experts = {}
     for name, wanted in (asked or {}).items():
         own = [n for n, i in enumerate(ids) if i in wanted]
-        said = look(
-            expert_backbone(probe.experts[name]), material.images[own], [views[n] for n in own]
-        )
-        experts[name] = dict(zip([ids[n] for n in own], said, strict=True))
-    ends = np.cumsum([len(each) for each in found]).tolist()
+        asks = [views[n] for n in own]
+        said = look(expert_backbone(probe.experts[name]), material.images[own], asks)
+        each = np.split(said, np.cumsum([len(one) for one in asks])[:-1])
+        experts[name] = dict(zip([ids[n] for n in own], each, strict=True))
     return replace(
         material,
-        features=np.concatenate(found),
+        features=look(backbone, material.images, views),
         view_rows=dict(zip(ids, zip([0, *ends], ends, strict=False), strict=True)),
         experts=experts,
     )

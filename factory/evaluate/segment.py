@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from factory.arrays import Images, Masks
 from factory.evaluate.augment import apply_geometry, augmented
 from factory.evaluate.config import SegmenterLearner
 from factory.evaluate.learner import Fitted, fit
+from factory.evaluate.pictures import Chosen
 from factory.evaluate.pooled import batch_loss
 from factory.evaluate.scores import image_dice, mask_rows
 from factory.finetune.latents import to_signed
@@ -21,10 +22,10 @@ from factory.models.segmenter_networks import build_segmenter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPairs:
-    """Training pairs in memory: images (N, S, S, 3) uint8, class indices (N, S, S) uint8."""
+    """Training pairs: images (N, S, S, 3) uint8, class indices (N, S, S) uint8."""
 
-    images: Tensor
-    masks: Tensor
+    images: Tensor | Chosen
+    masks: Tensor | Chosen
     synthetic: Tensor
     """(N,) bool"""
     weights: Tensor
@@ -35,7 +36,7 @@ class TrainingPairs:
 def train_segmenter_on(
     settings: SegmenterLearner,
     train: TrainingPairs,
-    val: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    val: tuple[Images | Chosen, Masks],
     *,
     num_classes: int,
     seed: int,
@@ -98,10 +99,12 @@ def image_losses(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def segment(network: Any, images: NDArray[np.uint8], *, batch_size: int = 16) -> NDArray[np.uint8]:
+def segment(network: Any, images: Images | Chosen, *, batch_size: int = 16) -> Masks:
     """Return class indices (N, S, S) of images (N, S, S, 3), without any augmentation."""
     found = [
-        network(to_signed(chunk)).argmax(1).to(torch.uint8)
-        for chunk in torch.split(torch.from_numpy(images), batch_size)
+        network(to_signed(torch.as_tensor(images[start : start + batch_size])))
+        .argmax(1)
+        .to(torch.uint8)
+        for start in range(0, len(images), batch_size)
     ]
     return np.asarray(torch.cat(found).numpy())

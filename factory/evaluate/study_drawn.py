@@ -16,6 +16,8 @@ from factory.measure.intervals import Estimate
 MOST = 64
 """Images of a class whose pairs are compared: 2,016 pairs."""
 LEAST = 3
+MOST_COMPARED = 4000
+"""Images of each side that are compared: of more, as many at even distances."""
 EXPECTED_COPIES = 0.01
 """Share of images that copy nothing which are as near as a copy, by construction."""
 
@@ -53,14 +55,13 @@ def measure_drawn(units: Sequence[Unit], material: Material) -> DrawnFigures | N
     unseen = (*unit.val, *unit.test)
     if not unseen:
         return None
-    drawn, trained, held = (
-        material.images[material.rows(rows)] for rows in (ids[True], ids[False], unseen)
-    )
-    own, real = _classes(unit.manifest, ids[True]), material.class_indices(unseen)
+    chosen = [_some(rows) for rows in (ids[True], ids[False], unseen)]
+    drawn, trained, held = (material.images[material.rows(rows)] for rows in chosen)
+    own, real = _classes(unit.manifest, chosen[0]), material.class_indices(chosen[2])
     return DrawnFigures(
         arm=unit.manifest.arm,
         fold=unit.fold,
-        num_drawn=len(drawn),
+        num_drawn=len(ids[True]),
         diversity={
             name: Diversity(
                 drawn=_diversity(drawn[own == index]), unseen=_diversity(held[real == index])
@@ -69,6 +70,13 @@ def measure_drawn(units: Sequence[Unit], material: Material) -> DrawnFigures | N
         },
         privacy=measure_privacy(drawn, trained, held),
     )
+
+
+def _some(ids: Sequence[str]) -> Sequence[str]:
+    """Return at most `MOST_COMPARED` of them, some of everywhere."""
+    if len(ids) <= MOST_COMPARED:
+        return ids
+    return [ids[row] for row in np.linspace(0, len(ids) - 1, MOST_COMPARED).astype(int)]
 
 
 def _ids(manifest: Manifest, *, synthetic: bool) -> list[str]:

@@ -54,12 +54,33 @@ def run_study(
         OutputError: `output` cannot be written.
     """
     announce(planned, output, tell=tell)
-    metric = TASKS[planned.config.learner.task].metric
     inputs = planned.inputs
     material = study_material(
-        planned.units, inputs.dataset, inputs.catalog, sources=inputs.sources, tell=tell
+        planned.units,
+        inputs.dataset,
+        inputs.catalog,
+        sources=inputs.sources,
+        folder=output,
+        tell=tell,
     )
-    folder = output / "units"
+    try:
+        return _studied(planned, material, output, execute, workers=workers, made=made, tell=tell)
+    finally:
+        material.discard()
+
+
+def _studied(
+    planned: Planned,
+    material: Material,
+    output: Path,
+    execute: Execute,
+    *,
+    workers: int | None,
+    made: Made,
+    tell: Tell | None,
+) -> StudyReport:
+    """Train what is not trained yet, on all its images, and write the report."""
+    metric, folder = TASKS[planned.config.learner.task].metric, output / "units"
     results = {unit.id: found for unit in planned.units if (found := read_result(folder, unit))}
     todo = [unit for unit in planned.units if unit.id not in results]
     named = {unit.id: unit for unit in planned.units}

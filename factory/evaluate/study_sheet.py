@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from factory.arrays import Images
+from factory.evaluate.study_drawn import MOST_COMPARED
 from factory.evaluate.units import Material, Result, Unit
 from factory.measure.copies import nearest, thumbnails, turned_thumbnails
 from factory.measure.sheets import sheet_of
@@ -28,11 +29,10 @@ def look_at(units: Sequence[Unit], material: Material) -> bytes | None:
     for index, name in enumerate(material.class_names):
         own = [row for row in rows if int(np.argmax(row.soft_label)) == index]
         real, drawn = (
-            material.images[material.rows([row.id for row in own if row.synthetic is side])]
-            for side in (False, True)
+            material.images[material.rows([row.id for row in own if row.synthetic is side][:most])]
+            for side, most in ((False, MOST_COMPARED), (True, SHOWN))
         )
         if len(real) and len(drawn):
-            drawn = drawn[:SHOWN]
             near = real[nearest(turned_thumbnails(drawn), thumbnails(real)).position]
             blank = np.full_like(drawn[:1], 255)
             row = np.concatenate([real[:SHOWN], blank, drawn, blank, near])

@@ -1,19 +1,22 @@
 """Synthetic images that a study may use: accepted, of a pinned version, without a leak."""
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from PIL import Image
 
 from catalog import Catalog, sql
+from catalog.selection import Selection
 from catalog.tombstones import forgotten
-from factory.errors import ConfigError, DataError
+from factory.arrays import Images, Mask, Masks, Pixels
+from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.arms import Drawn
 from factory.evaluate.config import SyntheticChoice
 from factory.evaluate.lineage import (
@@ -151,20 +154,6 @@ def known_models(catalog: Catalog | None) -> dict[str, Origin]:
     return found
 
 
-def pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uint8]:
-    """Return images of the catalog as (N, size_px, size_px, 3): the whole field, as of real ones.
-
-    Raises:
-        CatalogError: an id that is not there.
-        DataError: an image that cannot be decoded.
-    """
-    out = np.empty((len(ids), size_px, size_px, 3), np.uint8)
-    for number, cell in enumerate(_cells(catalog, ids, "image")):
-        picture = _opened(cell, ids[number]).convert("RGB")
-        out[number] = np.asarray(square(picture, size_px))
-    return out
-
-
 def drawn_look(catalog: Catalog, classes: Mapping[str, str]) -> Look:
     """Return images of the catalog, their class by id, as a side of a comparison of scales.
 
@@ -182,31 +171,57 @@ def drawn_look(catalog: Catalog, classes: Mapping[str, str]) -> Look:
         if row["pixel_size_um"]
     ]
     crops = {row["crop"] for row in told}
-    images = pixels(catalog, looked_at, LOOKED_AT_PX)
+    parts = list(read_drawn(catalog, looked_at, LOOKED_AT_PX, masks=False))
+    images = np.concatenate([images for _, images, _ in parts])
+    labels = [classes[image_id] for own, _, _ in parts for image_id in own]
     return Look(
         name="drawn images",
-        objects=views(images, [classes[image_id] for image_id in looked_at]),
+        objects=views(images, labels),
         field_um=float(np.median(fields)) if len(fields) == len(told) else None,
         crop=crops.pop() if len(crops) == 1 else None,
     )
 
 
-def mask_pixels(catalog: Catalog, ids: Sequence[str], size_px: int) -> NDArray[np.uint8]:
-    """Return the masks of images as class indices (N, size_px, size_px).
+def read_drawn(
+    catalog: Catalog, ids: Sequence[str], size_px: int, *, masks: bool
+) -> Iterator[tuple[list[str], Images, Masks | None]]:
+    """Yield images of the catalog in the order in which they lie there, decoded side by side.
+
+    Yields:
+        Ids, images (M, size_px, size_px, 3), and where asked for masks (M, S, S): class indices.
 
     Raises:
-        CatalogError: an id that is not there.
-        DataError: an image without a mask.
+        CatalogError: an id that is not there, or a file that cannot be read.
+        DataError: an image that cannot be decoded, or has no mask.
     """
-    out = np.empty((len(ids), size_px, size_px), np.uint8)
-    for number, cell in enumerate(_cells(catalog, ids, "mask")):
-        if cell is None:
-            raise DataError(
-                f"synthetic image {ids[number]} has no mask",
-                remedy="Choose rows with masks: --set synthetic.where='mask IS NOT NULL'",
-            )
-        out[number] = square_mask(np.asarray(_opened(cell, ids[number])), size_px)
-    return out
+    columns = ["image_id", "image", *(["mask"] if masks else [])]
+    selection = Selection(catalog=catalog, where="true", picked=tuple(ids))
+    if lacking := sorted(set(ids) - set(selection.image_ids)):
+        raise CatalogError(
+            f"image {lacking[0]!r} is not in {catalog.named}, or it was forgotten",
+            remedy="Run the same command again: it plans with what is there now",
+        )
+
+    def decoded(row: Mapping[str, Any]) -> tuple[Pixels, Mask | None]:
+        picture = _opened(row["image"], row["image_id"]).convert("RGB")
+        shown = np.asarray(square(picture, size_px))
+        return shown, _mask_of(row, size_px) if masks else None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for batch in selection.batches(columns, batch_size=_DECODED_AT_ONCE):
+            found = list(threads.map(decoded, batch.to_pylist()))
+            images = np.stack([image for image, _ in found])
+            shown = [mask for _, mask in found if mask is not None]
+            yield batch["image_id"].to_pylist(), images, np.stack(shown) if masks else None
+
+
+def _mask_of(row: Mapping[str, Any], size_px: int) -> Mask:
+    if row["mask"] is None:
+        raise DataError(
+            f"synthetic image {row['image_id']} has no mask",
+            remedy="Choose rows with masks: --set synthetic.where='mask IS NOT NULL'",
+        )
+    return square_mask(np.asarray(_opened(row["mask"], row["image_id"])), size_px)
 
 
 def _opened(cell: Mapping[str, bytes], image_id: str) -> Image.Image:
@@ -217,12 +232,6 @@ def _opened(cell: Mapping[str, bytes], image_id: str) -> Image.Image:
             f"synthetic image {image_id} cannot be decoded ({error})",
             remedy="Leave it out with synthetic.where, or draw it again: factory regenerate",
         ) from error
-
-
-def _cells(catalog: Catalog, ids: Sequence[str], column: str) -> Any:
-    for start in range(0, len(ids), _DECODED_AT_ONCE):
-        chunk = ids[start : start + _DECODED_AT_ONCE]
-        yield from catalog.rows(chunk, columns=[column])[column].to_pylist()
 
 
 def origin_of(row: Mapping[str, Any]) -> Origin:

@@ -23,6 +23,7 @@ from factory.evaluate.compare import Repeat, Score, Tally
 from factory.evaluate.config import Classifier, Learner, MaskProbe, Probe, SegmenterLearner
 from factory.evaluate.learner import Fitted
 from factory.evaluate.mask_probe import best_shift, encoder_of, masks_of, solve
+from factory.evaluate.pictures import Chosen
 from factory.evaluate.probe import chances_of, fit_probe
 from factory.evaluate.scores import (
     accuracy,
@@ -119,7 +120,7 @@ def training_rows(manifest: Manifest, material: Material) -> TrainingRows:
     """Return the examples of an arm."""
     rows = manifest.rows
     return TrainingRows(
-        images=torch.from_numpy(material.images[material.rows([row.id for row in rows])]),
+        images=Chosen(material.images, material.rows([row.id for row in rows])),
         soft_labels=torch.tensor([row.soft_label for row in rows]),
         synthetic=torch.tensor([row.synthetic for row in rows]),
         weights=torch.tensor([row.weight for row in rows]),
@@ -148,12 +149,13 @@ def _train_classifier(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     assert isinstance(unit.learner, Classifier)  # noqa: S101 -- its task says so
     names, rows = material.class_names, training_rows(unit.manifest, material)
     val = RealPart(
-        images=material.images[material.rows(unit.val)], labels=material.class_indices(unit.val)
+        images=Chosen(material.images, material.rows(unit.val)),
+        labels=material.class_indices(unit.val),
     )
     network, fitted = train_classifier(unit.learner, names, rows, val, seed=unit.seed)
 
     def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
-        chances = predict(network, material.images[material.rows(ids)])
+        chances = predict(network, Chosen(material.images, material.rows(ids)))
         said = tuple((index,) for index in chances.argmax(1).tolist())
         return metrics(material.class_indices(ids), chances, names), said
 
@@ -183,8 +185,8 @@ def _train_segmenter(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     rows, held = unit.manifest.rows, material.rows(unit.val)
     own = material.rows([row.id for row in rows])
     train = TrainingPairs(
-        images=torch.from_numpy(material.images[own]),
-        masks=torch.from_numpy(material.masks[own]),
+        images=Chosen(material.images, own),
+        masks=Chosen(material.masks, own),
         synthetic=torch.tensor([row.synthetic for row in rows]),
         weights=torch.tensor([row.weight for row in rows]),
         augment=unit.manifest.augment,
@@ -192,14 +194,15 @@ def _train_segmenter(unit: Unit, material: Material) -> tuple[Fitted, Tested]:
     network, fitted = train_segmenter_on(
         unit.learner,
         train,
-        (material.images[held], material.masks[held]),
+        (Chosen(material.images, held), material.masks[held]),
         num_classes=material.num_mask_classes,
         seed=unit.seed,
     )
 
     def tested(ids: Sequence[str]) -> tuple[dict[str, float], Said]:
         wanted = material.rows(ids)
-        counts = mask_rows(segment(network, material.images[wanted]), material.masks[wanted])
+        said = segment(network, Chosen(material.images, wanted))
+        counts = mask_rows(said, material.masks[wanted])
         return mask_metrics(counts), tuple(map(tuple, counts.tolist()))
 
     return fitted, tested

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from factory.arrays import Images, Masks
 from factory.digest import digest
 from factory.evaluate.arms import Manifest
 from factory.evaluate.config import Fitting, Learner
+from factory.evaluate.pictures import Pictures, discard
 
 if TYPE_CHECKING:
     from factory.evaluate.mask_probe import Dense
@@ -21,17 +23,18 @@ VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """Every image of a study in memory, at the learner's size; sent to workers once.
+    """Every image of a study, at the learner's size; sent to workers once.
 
-    Row `position[id]` of `images` (N, S, S, 3) uint8; real images also have a label and a group.
+    In memory, or in a file where they are more than it should hold. Row `position[id]` of `images`
+    (N, S, S, 3) uint8; real images also have a label and a group.
     """
 
     class_names: tuple[str, ...]
-    images: NDArray[np.uint8] = field(repr=False)
+    images: Images | Pictures = field(repr=False)
     position: Mapping[str, int] = field(repr=False)
     labels: Mapping[str, str] = field(repr=False)
     groups: Mapping[str, str] = field(repr=False)
-    masks: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
+    masks: Masks | Pictures = field(default_factory=lambda: np.empty(0, np.uint8), repr=False)
     """(N, S, S) class indices, for segmenters; empty for classifiers."""
     num_mask_classes: int = 0
     """Background included."""
@@ -47,6 +50,10 @@ class Material:
         default_factory=dict, repr=False
     )
     """Of a probe's experts: what each says (V, F) of the views of the images that it is asked."""
+
+    def discard(self) -> None:
+        """Remove the files of its images: it is of no more use."""
+        discard(self.images, self.masks)
 
     def rows(self, ids: Sequence[str]) -> list[int]:
         """Return the positions of images."""

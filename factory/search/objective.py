@@ -248,22 +248,26 @@ def score_point(ground: Ground, point: Point, draw: Draw) -> Iterator[Scored]:
     units, folder = planned.units, ground.output / "units"
     material = None
     found: list[float] = []
-    for unit in units:
-        result = read_result(folder, unit)
-        if result is None:
-            material = material or study_material(
-                units, planned.inputs.dataset, planned.inputs.catalog
+    try:
+        for unit in units:
+            result = read_result(folder, unit)
+            if result is None:
+                material = material or study_material(
+                    units, planned.inputs.dataset, planned.inputs.catalog, folder=ground.output
+                )
+                result = run_unit(unit, material)
+                write_result(folder, result)
+            found.append(result.val[TASKS[unit.learner.task].metric])
+            yield Scored(
+                score=float(np.mean(found)),
+                trained=len(found),
+                num_synthetic=units[0].manifest.num_synthetic,
+                drawn=drawn,
+                asked=max(drawn, setting.generate.num_images),  # what gates refuse is drawn anew
             )
-            result = run_unit(unit, material)
-            write_result(folder, result)
-        found.append(result.val[TASKS[unit.learner.task].metric])
-        yield Scored(
-            score=float(np.mean(found)),
-            trained=len(found),
-            num_synthetic=units[0].manifest.num_synthetic,
-            drawn=drawn,
-            asked=max(drawn, setting.generate.num_images),  # what gates refuse is drawn anew
-        )
+    finally:
+        if material is not None:
+            material.discard()
 
 
 def plan_trial(ground: Ground, setting: Setting, run_id: str) -> Planned:

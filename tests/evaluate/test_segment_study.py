@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from catalog import Catalog, SampleSink, write_batch
 from factory.config import parse_config
 from factory.errors import ConfigError, DataError
 from factory.evaluate.config import StudyConfig
@@ -15,11 +14,9 @@ from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
 from factory.evaluate.study_run import execute_here, read_result, run_study
 from factory.real.dataset import RealDataset
-from factory.real.images import encode_png
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
-from tests.fakes.pairs import disc_pair, write_pairs
-from tests.fakes.rows import rows_table, sample_row
+from tests.fakes.pairs import disc_pair, publish_pairs, write_pairs
 from tests.fakes.splits import split_of
 
 LEARNER = {
@@ -46,22 +43,6 @@ def split(real: RealDataset) -> Split:
     return split_of(real, train=0.5, val=0.25, test=0.25)
 
 
-def publish(uri: Path, split: Split, *, masks: bool) -> Catalog:
-    rows = []
-    for number in range(10):
-        image, mask = disc_pair(100 + number, size_px=32, values=(0, 1, 2))
-        row = sample_row(number, class_name="polyp", class_id=0, class_names=["polyp"])
-        row |= {"soft_label": [1.0], "height_px": 32, "width_px": 32}
-        row |= {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
-        row["image"] = {"bytes": encode_png(image), "path": f"{row['image_id']}.png"}
-        if masks:
-            row["mask"] = {"bytes": encode_png(mask), "path": f"{row['image_id']}-mask.png"}
-        rows.append(row)
-    batch = write_batch(uri, run_id="run-1", batch_index=0, rows=rows_table(rows))
-    SampleSink(uri, "run-1").commit([batch])
-    return Catalog(uri)
-
-
 def config() -> StudyConfig:
     stored = {"name": "discs", "learner": LEARNER, "arms": ARMS, "seeds": [0, 1]}
     return parse_config(StudyConfig, stored, where="test")
@@ -69,7 +50,7 @@ def config() -> StudyConfig:
 
 @pytest.mark.slow
 def test_segmenters_are_compared_by_dice(real: RealDataset, split: Split, tmp_path: Path) -> None:
-    catalog = publish(tmp_path / "catalog", split, masks=True)
+    catalog = publish_pairs(tmp_path / "catalog", split, masks=True)
     planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))
     report = run_study(planned, tmp_path / "out", execute_here)
     assert report.task == "segment"
@@ -91,7 +72,7 @@ def test_segmenters_are_compared_by_dice(real: RealDataset, split: Split, tmp_pa
 def test_drawn_images_without_masks_are_refused(
     real: RealDataset, split: Split, tmp_path: Path
 ) -> None:
-    catalog = publish(tmp_path / "catalog", split, masks=False)
+    catalog = publish_pairs(tmp_path / "catalog", split, masks=False)
     planned = plan_study(config(), Inputs(dataset=real, splits=(split,), catalog=catalog))
     with pytest.raises(DataError, match="has no mask"):
         run_study(planned, tmp_path / "out", execute_here)
@@ -106,7 +87,7 @@ def test_a_linear_decoder_finds_masks_without_being_trained(real, split, tmp_pat
     asked = {"learner": learner, "arms": arms, "seeds": [0], "shots": 2, "draws": 3}
     asked["equal_information"] = False  # each draw is another one than the generator's
     config = parse_config(StudyConfig, asked, where="test")
-    catalog = publish(tmp_path / "catalog", split, masks=True)
+    catalog = publish_pairs(tmp_path / "catalog", split, masks=True)
     planned = plan_study(config, Inputs(dataset=real, splits=(split,), catalog=catalog))
     report = run_study(planned, tmp_path / "out", execute_here)
     assert min(report.arms["mixed"].test["dice"]) > 0.8

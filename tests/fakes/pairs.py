@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog import Catalog, SampleSink, write_batch
 from factory.real.images import encode_png
 from factory.real.sources import open_dataset
 from factory.real.splits import Split
+from tests.fakes.rows import rows_table, sample_row
 
 
 def disc_pair(
@@ -56,3 +58,25 @@ def write_pairs(
     )
     split.save(root / "split.json")
     return str(root / "data"), str(root / "split.json")
+
+
+def publish_pairs(
+    uri: Path, split: Split, *, masks: bool, names: Sequence[str] = ("polyp",)
+) -> Catalog:
+    """Write a catalog of ten drawn pairs a class, or of images alone, by a generator of `split`."""
+    rows = []
+    for number in range(10 * len(names)):
+        own = number % len(names)
+        image, mask = disc_pair(100 + number, size_px=32, values=(0, 1, 2))
+        row = sample_row(number, class_name=names[own], class_id=own)
+        label = [float(own == other) for other in range(len(names))]
+        row |= {"class_names": list(names), "soft_label": label}
+        row |= {"height_px": 32, "width_px": 32}
+        row |= {"split_digest": split.digest, "dataset_fingerprint": split.dataset}
+        row["image"] = {"bytes": encode_png(image), "path": f"{row['image_id']}.png"}
+        if masks:
+            row["mask"] = {"bytes": encode_png(mask), "path": f"{row['image_id']}-mask.png"}
+        rows.append(row)
+    batch = write_batch(uri, run_id="run-1", batch_index=0, rows=rows_table(rows))
+    SampleSink(uri, "run-1").commit([batch])
+    return Catalog(uri)

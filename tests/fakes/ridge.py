@@ -26,7 +26,7 @@ def execute_ridge(units: Sequence[Unit], material: Material) -> Iterator[Result]
     """Fit and test every unit in closed form."""
     for unit in units:
         rows = training_rows(unit.manifest, material)
-        seen = features(rows.images)
+        seen = features(rows.images[:])
         mean, scale = seen.mean(axis=0), seen.std(axis=0) + 1e-3
         inputs = (seen - mean) / scale
         weights = rows.weights.double().numpy()[:, None]
