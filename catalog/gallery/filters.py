@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from urllib.parse import urlencode
 
 from catalog.gallery.index import View
@@ -40,9 +41,13 @@ SORTS = {"newest": ("place", True), "oldest": ("place", False)} | {
 """Parameter -> (column, descending). Images without the score are left out."""
 REVIEWS = (ACCEPTED, REJECTED, "disputed", "none")
 """What people say of an image together; 'none' where nobody looked."""
-OTHERS = ("reason", "review", "release", "version", "where", "box", "sort")
+OTHERS = ("reason", "review", "release", "version", "where", "box", "lasso", "sort")
 PARAMETERS = (*EXACT, *(f"{name}{end}" for name in RANGES for end in ("_min", "_max")), *OTHERS)
 _LONGEST = 2000
+Corner = tuple[float, float]
+"""x and y on the map."""
+MOST_CORNERS = 40
+"""Of a part that was drawn around."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,18 @@ class Filters:
     """A condition on `samples`, in SQL."""
     box: tuple[float, float, float, float] | None = None
     """A rectangle of the map: least x and y, greatest x and y."""
+    lasso: tuple[Corner, ...] = ()
+    """Corners of a part of the map that was drawn around."""
     sort: str = "newest"
+
+    @property
+    def part(self) -> bool:
+        """Whether a part of the map is asked for."""
+        return self.box is not None or bool(self.lasso)
+
+    def whole_map(self) -> "Filters":
+        """Return the same filters on all of the map."""
+        return replace(self, box=None, lasso=())
 
     def given(self) -> dict[str, str]:
         """Return the parameters that give these filters."""
@@ -75,6 +91,8 @@ class Filters:
         given |= {} if self.version is None else {"version": str(self.version)}
         given |= {"where": self.where} if self.where else {}
         given |= {} if self.box is None else {"box": ",".join(f"{end:.7g}" for end in self.box)}
+        ends = (f"{end:.7g}" for corner in self.lasso for end in corner)
+        given |= {"lasso": ",".join(ends)} if self.lasso else {}
         given |= {"sort": self.sort} if self.sort != "newest" else {}
         return given
 
@@ -106,10 +124,10 @@ class Filters:
         elif self.review:
             terms.append("image_id IN (SELECT image_id FROM reviewed WHERE review = ?)")
             values.append(self.review)
-        if self.box is not None:
-            terms.append("image_id IN (SELECT image_id FROM points WHERE x >= ? AND y >= ?"
-                         " AND x <= ? AND y <= ?)")  # fmt: skip
-            values += self.box
+        if self.part:
+            at, ends = self._place()
+            terms.append(f"image_id IN (SELECT image_id FROM points WHERE {at})")
+            values += ends
         for selection in self._selections(view):
             terms.append("(image_id, run_id) IN (SELECT (image_id, run_id) FROM members"
                          " WHERE name = ?)")  # fmt: skip
@@ -123,6 +141,16 @@ class Filters:
             values.append(view.name)
         condition = " AND ".join(terms)
         return _each_once(condition, values) if view.doubled else (condition, values)
+
+    def _place(self) -> tuple[str, list[object]]:
+        """Return the condition on the places of the map and its values."""
+        terms, values = list[str](), list[object]()
+        if self.box is not None:
+            terms.append("x >= ? AND y >= ? AND x <= ? AND y <= ?")
+            values += self.box
+        if self.lasso:
+            terms.append(within(self.lasso))
+        return " AND ".join(terms), values
 
     def sql(self, space: str) -> str:
         """Return the condition on `samples` that leaves the same images, for `factory` to be typed.
@@ -148,12 +176,39 @@ class Filters:
                 f"image_id IN (SELECT image_id FROM features WHERE space_digest = {quoted(space)}"
                 f" AND x BETWEEN {left} AND {right} AND y BETWEEN {low} AND {high})"
             )
+        if self.lasso:
+            terms.append(
+                f"image_id IN (SELECT image_id FROM features WHERE space_digest = {quoted(space)}"
+                f" AND {within(self.lasso)})"
+            )
         return " AND ".join(terms) or "true"
 
     def _selections(self, view: View) -> list[str]:
         """Return what the index calls the selections that an image must be in."""
         names = [release_name(self.release)] if self.release else []
         return [*names, *([condition_name(view.catalog.version, self.where)] if self.where else [])]
+
+
+def within(corners: Sequence[Corner]) -> str:
+    """Return in SQL whether x and y lie inside a polygon: a ray to the left meets an odd number.
+
+    Where its line crosses itself, what is enclosed twice is outside.
+    """
+
+    def told(number: float) -> str:
+        return f"({number!r}::DOUBLE)"
+
+    found = []
+    for (x, y), (next_x, next_y) in pairwise([*corners, corners[0]]):
+        if y != next_y:  # a level edge meets no ray
+            at = f"{told(x)} + {told((next_x - x) / (next_y - y))} * (y - {told(y)})"
+            found.append(f"((y < {told(y)}) <> (y < {told(next_y)}) AND x < {at})::INT")
+    xs, ys = zip(*corners, strict=True)
+    around = " AND ".join(
+        f"{axis} BETWEEN {told(min(ends))} AND {told(max(ends))}"
+        for axis, ends in (("x", xs), ("y", ys))
+    )
+    return f"{around} AND ({' + '.join(found) or '0'}) % 2 = 1"
 
 
 def _each_once(condition: str, values: list[object]) -> tuple[str, list[object]]:
@@ -223,6 +278,7 @@ def filters_of(
         version=_version(known.get("version")),
         where=known.get("where", ""),
         box=_box(known.get("box")),
+        lasso=_lasso(known.get("lasso")),
         sort=sort,
     )
 
@@ -262,3 +318,19 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
             f"box is {text[:80]!r}", remedy="Give least x, least y, greatest x and greatest y"
         )
     return left, low, right, high
+
+
+def _lasso(text: str | None) -> tuple[Corner, ...]:
+    if text is None:
+        return ()
+    try:
+        ends = [float(end) for end in text.split(",")]
+    except ValueError:
+        ends = [math.nan]
+    even = len(ends) % 2 == 0 and 6 <= len(ends) <= 2 * MOST_CORNERS
+    if not (even and all(abs(end) < 1e9 for end in ends)):
+        raise BadAddress(
+            f"lasso is {text[:80]!r}",
+            remedy=f"Give x and y of 3 to {MOST_CORNERS} corners, with commas",
+        )
+    return tuple(zip(ends[::2], ends[1::2], strict=True))

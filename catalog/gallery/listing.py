@@ -47,7 +47,7 @@ def view_of(index: Index, filters: Filters) -> View:
                 remedy="Leave the version out",
             )
         view = index.at(pinned)
-        if filters.box is not None and index.points.map() is None:
+        if filters.part and index.points.map() is None:
             raise BadAddress(
                 "there is no map yet",
                 remedy=f"Make one with `factory catalog embed --catalog {index.place.uri}`",

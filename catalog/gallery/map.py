@@ -1,4 +1,4 @@
-"""The map: what a browser draws it from, as few bytes, and what a rectangle of it holds."""
+"""The map: what a browser draws it from, as few bytes, and what a part of it holds."""
 
 import json
 import re
@@ -30,7 +30,7 @@ _LEFT_OUT = 0.5
 """Per cent at either end of an axis that the first look leaves out: a few stray far away."""
 _GRID = 65535
 SHOWN, NAMED = 24, 100
-"""Images of a rectangle that are shown; up to so many it is told by their ids."""
+"""Images of a part that are shown; up to so many it is told by their ids."""
 _PLAIN = re.compile(r"[^\"$`\\!]*")
 
 
@@ -48,7 +48,7 @@ class Legend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What a rectangle of the map holds."""
+    """What a part of the map holds."""
 
     total: int
     classes: list[tuple[str, int]]
@@ -158,7 +158,7 @@ def packed(
 
 
 def chosen_of(index: Index, view: View, filters: Filters, found: Map) -> Chosen:
-    """Return what the filters leave, a rectangle among them, with the SQL that leaves the same."""
+    """Return what the filters leave, a part of the map among them, with the SQL that leaves the same."""
     held, values = filters.condition(view)
     source = f"FROM images JOIN points USING (image_id) WHERE ({held})"
     classes = index.ask(

@@ -1,7 +1,7 @@
 """The pages of a gallery that show: parse the address, ask, fill a template."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from catalog.gallery.details import (
     nearest_real,
 )
 from catalog.gallery.filled import STATIC, TEMPLATES, TYPES
-from catalog.gallery.filters import BadAddress, Filters, NotHere, filters_of
+from catalog.gallery.filters import MOST_CORNERS, BadAddress, Filters, NotHere, filters_of
 from catalog.gallery.index import Index, View
 from catalog.gallery.listing import (
     around,
@@ -162,23 +162,23 @@ class Gallery:
         return Response(png, media_type="image/png", headers={"cache-control": "no-store"})
 
     def map(self, request: Request) -> Response:
-        """All images by their features; with a box, what lies in that part of the map."""
+        """All images by their features; what lies in a part of the map, if one was chosen."""
         filters = _filters(request)
         view, found = view_of(self.index, filters), self.index.points.map()
-        wide = replace(filters, box=None)
+        wide = filters.whole_map()
         legend, chosen, seen, tiles = None, None, "", list[Any]()
         if found is not None:
             legend = legend_of(self.index, view, wide)
             # whatever changes the points changes one of these: a browser may keep what it has
             told = (self.index.points.epoch, view.catalog.version, found.event, legend.total)
             seen = ".".join(map(str, told))
-        if found is not None and filters.box is not None:
+        if found is not None and filters.part:
             chosen = chosen_of(self.index, view, filters, found)
             tiles = list(zip(chosen.rows, self.thumbnails.of(view, chosen.rows), strict=True))
         return self.page(
             "map.html", filters=filters, wide=wide, view=view, found=found, legend=legend,
             chosen=chosen, tiles=tiles, colours=COLOURS, epoch=self.index.points.epoch, seen=seen,
-            choices=choices_of(self.index, view, wide),
+            corners=MOST_CORNERS, choices=choices_of(self.index, view, wide),
         )  # fmt: skip
 
     def points(self, request: Request) -> Response:

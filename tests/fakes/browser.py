@@ -29,7 +29,7 @@ class Browser:
         """Do ('go', address), ('press', key), ('click', selector) or ('read', expression).
 
         ('look', '390 dark') is a width in pixels and a theme, 'light' or 'dark'; ('drag',
-        '10 20 90 80') presses the mouse at a point and lets go at another one. Returns what the
+        '10 20 90 80') presses the mouse at a point, moves on, lets go at the last. Returns what the
         expressions gave.
         """
         return asyncio.run(self._steps(steps))
@@ -70,9 +70,11 @@ class Browser:
         await self._ask(tab, "Emulation.setEmulatedMedia", features=[scheme])
         await self._ask(tab, "Emulation.setFocusEmulationEnabled", enabled=True)
 
-    async def _drag(self, tab: Any, x0: int, y0: int, x1: int, y1: int) -> None:
+    async def _drag(self, tab: Any, *ends: int) -> None:
         held = {"button": "left", "buttons": 1, "clickCount": 1}
-        for kind, x, y in (("Pressed", x0, y0), ("Moved", x1, y1), ("Released", x1, y1)):
+        places = list(zip(ends[::2], ends[1::2], strict=True))
+        moves = [("Moved", *place) for place in places[1:]]
+        for kind, x, y in (("Pressed", *places[0]), *moves, ("Released", *places[-1])):
             await self._ask(tab, "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **held)
 
     async def _loaded(self, tab: Any) -> None:

@@ -3,11 +3,14 @@
 const map = document.getElementById("map");
 if (map) start(map, map.querySelector("canvas"), map.dataset);
 
+function pairs(ends) { return ends.flatMap((x, n) => (n % 2 ? [] : [[x, ends[n + 1]]])); }
+
 function start(map, canvas, told) {
   const pen = canvas.getContext("2d"), sets = [], hidden = new Set();
   const boxes = [...map.querySelectorAll("input[data-class]")];
   const classes = new Map(boxes.map((box, n) => [box.dataset.class, n]));
   const [hint, shown] = map.querySelector(".shown").children, status = document.getElementById("map-told");
+  const corners = told.lasso ? pairs(told.lasso.split(",").map(Number)) : null;
   const chosen = told.box ? told.box.split(",").map(Number) : null;
   const pointers = new Map(), still = matchMedia("(prefers-color-scheme: dark)");
   // where the middle of the picture is on the map, and how many pixels one of its units is
@@ -17,7 +20,7 @@ function start(map, canvas, told) {
   function readColours() {
     const style = getComputedStyle(map), of = (name) => style.getPropertyValue(name).trim();
     colours = [...Array(10).keys()].map((n) => of(`--c${n}`));
-    colours.other = of("--grey"), colours.ink = of("--ink"), colours.blue = of("--blue");
+    colours.other = of("--grey"), colours.ink = of("--ink"), colours.blue = of("--blue"), colours.paper = of("--paper");
   }
   const colour = (c) => colours[c] ?? colours.other;
   const px = (x) => (x - view.x) * view.unit + canvas.clientWidth / 2;
@@ -72,8 +75,10 @@ function start(map, canvas, told) {
     }
     pen.globalAlpha = 1;
     if (near) circle(px(near.set.x[near.i]), py(near.set.y[near.i]), r + 4);
+    if (corners) outline(corners.map(([x, y]) => [px(x), py(y)]), 2);
     if (chosen) frame(px(chosen[0]), py(chosen[3]), px(chosen[2]), py(chosen[1]), 2);
-    if (drawing) frame(drawing.x0, drawing.y0, drawing.x1, drawing.y1, 1);
+    if (drawing?.path) outline(drawing.path, 1);
+    else if (drawing) frame(drawing.x0, drawing.y0, drawing.x1, drawing.y1, 1);
   }
   function paint(set, run, r, w, h) {
     const { x, y } = set, unit = view.unit, left = w / 2 - view.x * unit, top = h / 2 + view.y * unit;
@@ -104,6 +109,15 @@ function start(map, canvas, told) {
   function frame(x0, y0, x1, y1, width) {
     pen.strokeStyle = colours.blue, pen.lineWidth = width;
     pen.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  }
+
+  function outline(path, width) {
+    pen.beginPath();
+    path.forEach(([a, b], n) => (n ? pen.lineTo(a, b) : pen.moveTo(a, b)));
+    pen.closePath();
+    for (const [colour, more] of [[colours.paper, 3], [colours.blue, 0]]) { // seen among points too
+      pen.strokeStyle = colour, pen.lineWidth = width + more, pen.stroke();
+    }
   }
 
   // --- the image under the pointer
@@ -147,8 +161,8 @@ function start(map, canvas, told) {
     moved.later = setTimeout(() => history.replaceState(null, "",
       `#${[view.x, view.y, view.unit].map((v) => v.toPrecision(6))}`), 300);
   }
-  const choose = map.querySelector("[data-do=choose]");
-  const choosing = () => choose.getAttribute("aria-pressed") === "true";
+  const tools = ["choose", "around"].map((name) => map.querySelector(`[data-do=${name}]`));
+  const [choosing, around] = tools.map((tool) => () => tool.getAttribute("aria-pressed") === "true");
   const here = (event) => {
     const edge = canvas.getBoundingClientRect();
     return [event.clientX - edge.left, event.clientY - edge.top];
@@ -158,7 +172,9 @@ function start(map, canvas, told) {
     const [x, y] = here(event);
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, { x, y, far: 0 });
-    if (pointers.size === 1 && (choosing() || event.shiftKey)) drawing = { x0: x, y0: y, x1: x, y1: y };
+    if (pointers.size > 1) drawing = null;
+    else if (around()) drawing = { path: [[x, y]] };
+    else if (choosing() || event.shiftKey) drawing = { x0: x, y0: y, x1: x, y1: y };
     else drawing = null;
   });
   canvas.addEventListener("pointermove", (event) => {
@@ -166,7 +182,8 @@ function start(map, canvas, told) {
     const [x, y] = here(event), held = pointers.get(event.pointerId);
     if (!held) return name(pick(x, y, 14));
     const dx = x - held.x, dy = y - held.y, [other] = [...pointers.values()].filter((p) => p !== held);
-    if (drawing) drawing.x1 = x, drawing.y1 = y, repaint();
+    if (drawing?.path) drawing.path.push([x, y]), repaint();
+    else if (drawing) drawing.x1 = x, drawing.y1 = y, repaint();
     else if (other) { // two fingers
       const before = Math.hypot(held.x - other.x, held.y - other.y) || 1;
       zoom((Math.hypot(x - other.x, y - other.y) || 1) / before, other.x, other.y);
@@ -177,15 +194,23 @@ function start(map, canvas, told) {
     const held = pointers.get(event.pointerId), area = drawing;
     pointers.delete(event.pointerId), drawing = null;
     if (!held) return;
-    if (area && Math.abs(area.x1 - area.x0) > 4 && Math.abs(area.y1 - area.y0) > 4) ask(area);
+    if (area?.path) { if (held.far > 30) askAround(area.path); }
+    else if (area && Math.abs(area.x1 - area.x0) > 4 && Math.abs(area.y1 - area.y0) > 4) ask(area);
     else if (held.far < 6) near = null, name(pick(held.x, held.y, 24));
     repaint();
   });
   canvas.addEventListener("pointercancel", () => { pointers.clear(), drawing = null, repaint(); });
   function ask({ x0, y0, x1, y1 }) {
-    const ends = [ux(Math.min(x0, x1)), uy(Math.max(y0, y1)), ux(Math.max(x0, x1)), uy(Math.min(y0, y1))];
+    show("box", [ux(Math.min(x0, x1)), uy(Math.max(y0, y1)), ux(Math.max(x0, x1)), uy(Math.min(y0, y1))]);
+  }
+  function askAround(path) { // of equally long steps as many as the server takes
+    const most = Number(told.corners), step = path.length / Math.min(most, path.length);
+    const some = path.filter((_, n) => Math.floor(n / step) !== Math.floor((n - 1) / step)).slice(0, most);
+    show("lasso", some.flatMap(([left, top]) => [ux(left), uy(top)]));
+  }
+  function show(name, ends) {
     const query = new URLSearchParams(told.query);
-    query.set("box", ends.map((end) => end.toPrecision(6)).join(","));
+    query.set(name, ends.map((end) => end.toPrecision(6)).join(","));
     const kept = [view.x, view.y, view.unit].map((v) => v.toPrecision(6));
     location.assign(`/map?${query}#${kept}`);
   }
@@ -207,7 +232,10 @@ function start(map, canvas, told) {
   });
   map.addEventListener("click", (event) => {
     const what = event.target.closest("[data-do]")?.dataset.do;
-    if (what === "choose") choose.setAttribute("aria-pressed", String(!choosing()));
+    for (const tool of tools) {
+      const on = tool.dataset.do === what && tool.getAttribute("aria-pressed") !== "true";
+      if (what === "choose" || what === "around") tool.setAttribute("aria-pressed", String(on));
+    }
     if (what === "in") zoom(1.6);
     if (what === "out") zoom(1 / 1.6);
     if (what === "all") view = { ...home }, moved();

@@ -89,3 +89,12 @@ def test_the_map_shows_what_is_pointed_at_and_a_part_becomes_sql(address, tab):
     assert place.startswith("?box=")
     assert "images in this part" in told
     assert "image_id IN (" in told
+    around = """document.querySelector("[data-do=around]").click()"""
+    place, told = tab.steps(
+        *steps, ("read", f"{around}, 1"),
+        ("drag", f"{x - w} {y - h} {x + w} {y - h} {x + w} {y + h} {x - w} {y + h}"),
+        ("read", "location.search"), ("read", "document.querySelector('main').innerText"),
+    )[2:]  # fmt: skip
+    assert place.startswith("?lasso=")
+    assert 6 <= len(place.split("%2C")) <= 80
+    assert "images in this part" in told

@@ -1,9 +1,11 @@
 """The map: points as bytes, a part of it as SQL, neighbours, real images where these are shown."""
 
+import html
 import json
 import re
 import shlex
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -187,6 +189,41 @@ def test_a_large_part_is_told_by_its_coordinates_and_keeps_the_filters(uri, monk
         assert "x BETWEEN" in chosen.condition
         assert ids_of(uri, chosen.condition) == {row["image_id"] for row in expected}
     index.close()
+
+
+@pytest.mark.parametrize(
+    "lasso", ["0,0,1,1", "0,0,1,1,2", "a,0,1,1,2,2", "0,0,1,1,2,nan", "0," * 90]
+)
+def test_a_lasso_that_is_none_is_refused(client, lasso):
+    assert client.get(f"/map?lasso={lasso}").status_code == 400
+
+
+def test_a_part_that_was_drawn_around_holds_what_lies_within(uri, client, monkeypatch):
+    places = placed(uri)
+    ends = np.array(list(places.values()))
+    middle, spread = np.median(ends, axis=0), 2 * ends.std(axis=0)
+    turns = np.linspace(0, 2 * np.pi, 11)[:-1]
+    far = np.where(np.arange(10) % 2, 0.4, 1.0)[:, None]  # a star
+    corners = middle + far * spread * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    lasso = ",".join(f"{end:.7g}" for end in corners.ravel())
+    around = [*(corners - middle), corners[0] - middle]
+    pieces = [np.stack([one, other]).T for one, other in pairwise(around)]  # from the middle
+    inside = {
+        i for i, at in places.items()
+        if any((s >= 0).all() and s.sum() <= 1
+               for s in (np.linalg.solve(piece, at - middle) for piece in pieces))
+    }  # fmt: skip
+    assert 10 < len(inside) < COUNT
+    page = client.get(f"/map?lasso={lasso}").text
+    assert f"{len(inside)} images in this part" in page
+    assert client.get(f"/images?lasso={lasso}").text.count('class="tile ') == len(inside)
+    monkeypatch.setattr(map_page, "NAMED", 1)
+    classes = {name: inside & ids_of(uri, f"class_name = '{name}'") for name in CLASSES}
+    name = max(classes, key=lambda name: len(classes[name]))
+    page = client.get(f"/map?lasso={lasso}&class={name}").text
+    condition = html.unescape(re.findall(r"<pre>(.*?)</pre>", page, re.S)[0])
+    assert "DOUBLE" in condition
+    assert ids_of(uri, condition) == classes[name]
 
 
 def ids_of(uri, condition):
