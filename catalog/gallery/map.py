@@ -158,7 +158,7 @@ def packed(
 
 
 def chosen_of(index: Index, view: View, filters: Filters, found: Map) -> Chosen:
-    """Return what the filters leave, a part of the map among them, with the SQL that leaves the same."""
+    """Return what the filters leave, in a part of the map, with the SQL that leaves the same."""
     held, values = filters.condition(view)
     source = f"FROM images JOIN points USING (image_id) WHERE ({held})"
     classes = index.ask(

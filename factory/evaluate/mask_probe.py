@@ -38,6 +38,22 @@ class Equations:
     square: NDArray[np.float32]
     aim: NDArray[np.float32]
 
+    def added(self, views: Sequence["Equations"], weight: float) -> "Equations":
+        """Return these and the mean of those of an image's views, times its weight."""
+        share = np.float32(weight / len(views))
+        return Equations(
+            square=self.square + share * sum(view.square for view in views),
+            aim=self.aim + share * sum(view.aim for view in views),
+        )
+
+    @classmethod
+    def none(cls, features: int, classes: int) -> "Equations":
+        """Return those of no view."""
+        return cls(
+            square=np.zeros((features, features), np.float32),
+            aim=np.zeros((features, classes), np.float32),
+        )
+
 
 def encoder_of(settings: MaskProbe) -> Maps:
     """Return the encoder of a probe, frozen.
@@ -131,9 +147,13 @@ def maps_of(maps: Maps, images: NDArray[np.uint8]) -> NDArray[np.float16]:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """What probes for masks work on: equations by training image, maps by held-out image."""
+    """What probes for masks work on: equations by training image, maps by held-out image.
+
+    Pasted pairs are of one arm and draw alone: their equations are `summed`, by its manifest.
+    """
 
     equations: Mapping[str, Sequence[Equations]]
+    summed: Mapping[str, Equations]
     maps: NDArray[np.float16]
     position: Mapping[str, int]
 
@@ -142,10 +162,15 @@ def solve(settings: MaskProbe, manifest: Manifest, dense: Dense) -> NDArray[np.f
     """Return the decoder (F, K) of an arm; each image weighs as its rows, whatever its views."""
     squares, aims = [], []
     for row in manifest.rows:
+        if row.made == "pasted":
+            continue
         own = settings.drawn_turns if row.synthetic or row.made else settings.turns
         views = dense.equations[row.id][: own if manifest.augment else 1]
         squares += [row.weight / len(views) * view.square for view in views]
         aims += [row.weight / len(views) * view.aim for view in views]
+    if (summed := dense.summed.get(manifest.digest)) is not None:
+        squares.append(summed.square)
+        aims.append(summed.aim)
     square = np.asarray(np.stack(squares).sum(axis=0), np.float64)
     aim = np.asarray(np.stack(aims).sum(axis=0), np.float64)
     level = float(np.trace(square)) / len(square)

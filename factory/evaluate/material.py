@@ -20,9 +20,10 @@ from factory.evaluate.units import Material, Unit
 from factory.models.pair_codec import class_index_array
 from factory.real.dataset import RealDataset
 from factory.real.mask_values import found_values
-from factory.terminal import Tell
+from factory.terminal import Pace, Tell
 
 _READ_AT_ONCE = 256
+_PASTED_AT_ONCE = 32
 NO_WEIGHTS = (
     "no weights of a pretrained backbone were found: the probe looks at colours and edges alone,"
     " which is weak; see docs/backbones.md for what to take and where it belongs"
@@ -50,9 +51,8 @@ def study_material(
     """
     learner = units[0].learner
     every = {row.id: row for unit in units for row in unit.manifest.rows}
-    rows = {i: not row.is_own for i, row in every.items()}
     held = {i for unit in units for i in (*unit.val, *unit.test)}
-    real = sorted(held | {i for i, other in rows.items() if not other})
+    real = sorted(held | {i for i, row in every.items() if row.is_own})
     drawn = sorted(i for i, row in every.items() if row.synthetic)
     foreign = {i for i, row in every.items() if row.made in ("source", "unlabelled")}
     size_px, values = learner.size_px, tuple[int, ...]()
@@ -85,11 +85,11 @@ def study_material(
     pastes = sorted(i for i, row in every.items() if row.made == "pasted")
     if pastes:
         material = with_pasted(material, pastes)
+    manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
     if isinstance(learner, Probe):
-        manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
         return of_probe(material, learner, manifests, held, tell=tell)
     if isinstance(learner, MaskProbe):
-        return with_equations(material, learner, rows, sorted(held), tell=tell)
+        return with_equations(material, learner, manifests, sorted(held), tell=tell)
     return material
 
 
@@ -138,7 +138,7 @@ def read_real(
 def with_equations(
     material: Material,
     probe: MaskProbe,
-    rows: Mapping[str, bool],
+    manifests: Sequence[Manifest],
     held: Sequence[str],
     *,
     tell: Tell | None = None,
@@ -148,7 +148,7 @@ def with_equations(
     Args:
         material: images and masks.
         probe: encoder and views.
-        rows: whether a training image is drawn, or another lab's, by id.
+        manifests: of its arms.
         held: ids of val and test images.
         tell: gets lines to show.
 
@@ -159,21 +159,34 @@ def with_equations(
     from factory.evaluate.mask_probe import Dense, Equations, encoder_of, equations_of, maps_of
 
     maps = encoder_of(probe)
+
+    def found(ids: Sequence[str], turns: int, tell: Tell | None) -> list[list[Equations]]:
+        at = material.rows(ids)
+        images, masks = material.images[at], material.masks[at]
+        classes = material.num_mask_classes
+        return equations_of(maps, images, masks, classes=classes, turns=turns, tell=tell)
+
+    rows = {row.id: row for manifest in manifests for row in manifest.rows}
     equations: dict[str, list[Equations]] = {}
-    for other, turns in ((False, probe.turns), (True, probe.drawn_turns)):
-        own = [i for i, drawn in rows.items() if drawn is other]
-        at = material.rows(own)
-        found = equations_of(
-            maps,
-            material.images[at],
-            material.masks[at],
-            classes=material.num_mask_classes,
-            turns=turns,
-            tell=tell,
-        )
-        equations |= dict(zip(own, found, strict=True))
+    for others, turns in ((False, probe.turns), (True, probe.drawn_turns)):
+        own = [i for i, row in rows.items() if row.made != "pasted" and row.is_own is not others]
+        equations |= dict(zip(own, found(own, turns, tell), strict=True))
+    pastes = {m.digest: [row for row in m.rows if row.made == "pasted"] for m in manifests}
+    views = {m.digest: probe.drawn_turns if m.augment else 1 for m in manifests}
+    pace, done = Pace(sum(map(len, pastes.values())), "pasted pairs looked at", tell), 0
+    summed: dict[str, Equations] = {}
+    for name, own_rows in pastes.items():
+        for start in range(0, len(own_rows), _PASTED_AT_ONCE):
+            pace(done)
+            chunk = own_rows[start : start + _PASTED_AT_ONCE]
+            each = found([row.id for row in chunk], views[name], None)
+            for row, own_views in zip(chunk, each, strict=True):
+                total = summed.get(name) or Equations.none(*own_views[0].aim.shape)
+                summed[name] = total.added(own_views, row.weight)
+            done += len(chunk)
     dense = Dense(
         equations=equations,
+        summed=summed,
         maps=maps_of(maps, material.images[material.rows(held)]),
         position={i: n for n, i in enumerate(held)},
     )

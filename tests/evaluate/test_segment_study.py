@@ -10,6 +10,8 @@ from factory.config import parse_config
 from factory.errors import ConfigError, DataError
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.derived import pasted
+from factory.evaluate.mask_probe import Equations
+from factory.evaluate.material import study_material
 from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
 from factory.evaluate.study_run import execute_here, read_result, run_study
@@ -89,6 +91,11 @@ def test_a_linear_decoder_finds_masks_without_being_trained(real, split, tmp_pat
     config = parse_config(StudyConfig, asked, where="test")
     catalog = publish_pairs(tmp_path / "catalog", split, masks=True)
     planned = plan_study(config, Inputs(dataset=real, splits=(split,), catalog=catalog))
+    material = study_material(planned.units, real, catalog)
+    kept = material.dense.equations
+    assert not [row_id for row_id in kept if row_id.startswith("pasted:")], "each holds a megabyte"
+    own = {unit.manifest.digest for unit in planned.units if unit.manifest.arm == "pasted"}
+    assert material.dense.summed.keys() == own
     report = run_study(planned, tmp_path / "out", execute_here)
     assert min(report.arms["mixed"].test["dice"]) > 0.8
     assert report.findings["mixed"] != "hurts"
@@ -125,3 +132,15 @@ def test_objects_are_laid_into_images_with_masks_alone():
     arms["mixed"] = {"design": "add", "per_class": 2}
     with pytest.raises(ConfigError, match="pasted lays objects into other images"):
         parse_config(StudyConfig, {"learner": {"task": "probe"}, "arms": arms}, where="test")
+
+
+def test_equations_of_weighted_images_add_up():
+    rng = np.random.Generator(np.random.Philox(1))
+    views = [
+        Equations(square=rng.random((3, 3), np.float32), aim=rng.random((3, 2), np.float32))
+        for _ in range(4)
+    ]
+    total = Equations.none(3, 2).added(views[:3], 0.5).added(views[3:], 2.0)
+    squares, aims = ([getattr(view, name) for view in views] for name in ("square", "aim"))
+    assert np.allclose(total.square, 0.5 * np.mean(squares[:3], axis=0) + 2 * squares[3])
+    assert np.allclose(total.aim, 0.5 * np.mean(aims[:3], axis=0) + 2 * aims[3])
