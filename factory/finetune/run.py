@@ -39,12 +39,11 @@ from factory.finetune.train import (
 )
 from factory.finetune.validation import Validation, distance_to
 from factory.finetune.workers import Workers, inner
-from factory.measure.bank_file import RINGS_FILE
 from factory.measure.rings import RingBank
 from factory.measure.sheets import below_each_other
 from factory.method import find_method
 from factory.models.card import validation_figures
-from factory.models.generator import EVERY_CLASS, Generator
+from factory.models.generator import EVERY_CLASS, RINGS_FILE, Generator
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.terminal import Tell

@@ -11,7 +11,8 @@ from pydantic import Field
 from factory.arrays import Images, Masks
 from factory.gate.gate import Gate, Judge, Score
 from factory.gate.verdict import Verdict
-from factory.measure.bank_file import RINGS_FILE, Resemblance, check_bank
+from factory.measure.bank_file import Resemblance, check_bank
+from factory.models.generator import RINGS_FILE
 
 Compare = Callable[[NDArray[np.uint8]], Sequence[Resemblance]]
 """Images (B, H, W, 3) RGB to what they resemble most."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factory.errors import ConfigError, ModelError
+from factory.models.generator import RINGS_FILE
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in luminance (ITU-R BT.601)."""
@@ -18,8 +19,6 @@ BRIGHTNESS = "brightness"
 """Of a bank's facts: class -> mean and standard deviation over its real images."""
 BANK_FILE = "bank.safetensors"
 """Of a bank's folder: vectors of training images, with thresholds and ids in its header."""
-RINGS_FILE = "copies.parquet"
-"""Of a generator's folder: ring spectra of the images that it learnt from, which give none away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

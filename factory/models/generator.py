@@ -35,12 +35,16 @@ BASE_FOLDER = "base"
 """Where a base that was made for its LoRAs alone lies: it goes wherever they go."""
 BASE_LORA = "base_lora.safetensors"
 """File of the LoRA of somebody else that lay under the base when its LoRAs were trained."""
+_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")
 EVERY_CLASS = "all"
 """Name of the one LoRA that serves every class."""
 CLUSTERS = "clusters.safetensors"
 """File of the clusters that a generator of pairs was trained by, see `factory.real.clusters`."""
 SEEN = "seen.parquet"
 """File of digests of a generator's training images, for whoever has images like them."""
+RINGS_FILE = "copies.parquet"
+"""File of ring spectra of the images that a generator learnt from, which give none away: its gate
+for copies opens it."""
 DOMAINS = "domains"
 """Key of the manifest under which a generator binds others, see `factory.models.domains`."""
 
@@ -298,7 +302,7 @@ def _download(name: str, revision: str | None) -> Path:
         )
     fetch = partial(snapshot_download, name, revision=revision)
     try:
-        folder = Path(fetch(allow_patterns=["*.json", "*.txt", "*.model", "*.jinja"]))
+        folder = Path(fetch(allow_patterns=[*_BESIDE_WEIGHTS, SEEN, RINGS_FILE]))
         if not any((folder / part).is_dir() for part in ("transformer", "text_encoder_2")):
             return Path(fetch(allow_patterns=["*.safetensors"]))  # all: they name older generators
         fetch(allow_patterns=["*/*.safetensors"], ignore_patterns=["*.fp16*", "*.bf16*"])

@@ -23,11 +23,10 @@ from factory.arrays import Images
 from factory.evaluate.derived import round_trip
 from factory.gate.copies import Compare, CopyGate
 from factory.measure.bank import make_bank
-from factory.measure.bank_file import RINGS_FILE
 from factory.measure.features import TURNS, turned
 from factory.measure.intervals import proportion
 from factory.measure.rings import RingBank
-from factory.models.generator import find_generator
+from factory.models.generator import RINGS_FILE, find_generator
 from factory.real.dataset import RealDataset
 from factory.real.duplicates import Digests
 from factory.real.sources import open_dataset

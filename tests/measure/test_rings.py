@@ -10,9 +10,9 @@ from catalog import Catalog, sql
 from factory.config import parse_config
 from factory.errors import DataError, ModelError
 from factory.gate.copies import CopyGate
-from factory.measure.bank_file import RINGS_FILE
 from factory.measure.features import turned
 from factory.measure.rings import RingBank, ring_spectra
+from factory.models.generator import RINGS_FILE
 from factory.real.build import build_dataset
 from factory.real.smear import smear_items
 from factory.sample.batches import draw_here

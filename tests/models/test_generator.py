@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from factory.errors import ModelError
-from factory.models.generator import Generator, find_generator, open_generator
+from factory.models.generator import (
+    RINGS_FILE,
+    SEEN,
+    Generator,
+    find_generator,
+    open_generator,
+)
 from factory.models.pipeline import load_pipeline
 from factory.real.field import Shown
 from factory.sample.prepare import lineage
@@ -177,6 +183,8 @@ def test_of_a_hub_each_part_is_fetched_once_and_no_model_in_one_file_beside_them
     (hub / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (hub / "sdxl.safetensors").write_bytes(b"a whole model")
     (hub / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    for name in (SEEN, RINGS_FILE):  # what checks leaks and copies
+        (hub / name).write_bytes(b"")
 
     def snapshot_download(
         name: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str] = ()
@@ -199,3 +207,4 @@ def test_of_a_hub_each_part_is_fetched_once_and_no_model_in_one_file_beside_them
         "vae/diffusion_pytorch_model.fp16.safetensors",
     ]
     assert load_pipeline(generator).vae.config.scaling_factor > 0
+    assert {path.name for path in cache.glob("*.parquet")} == {SEEN, RINGS_FILE}
