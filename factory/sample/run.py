@@ -93,7 +93,7 @@ def execute(
         from factory.sample.stream import stream_batches  # Ray: not before a plan is checked
 
         stream = stream_batches
-    _refuse_drawn_elsewhere(run, Catalog.create(run.place))
+    check_drawn_elsewhere(run, Catalog.create(run.place))
     record = RunRecord(run=run, num_requested=run.plan.num_images, now=now)
     sink = SampleSink(run.place, run.run_id, retry=_told(recorder))
     tally, worked = _Tally(run, recorder=recorder), False
@@ -196,7 +196,12 @@ def _count(plan: Plan, todo: NDArray[np.int64]) -> int:
     return sum(plan.batch_length(int(index)) for index in todo)
 
 
-def _refuse_drawn_elsewhere(run: Run, catalog: Catalog) -> None:
+def check_drawn_elsewhere(run: Run, catalog: Catalog) -> None:
+    """Raise where another run of the catalog drew the very images of this one.
+
+    Raises:
+        CatalogError: naming that run.
+    """
     digests = [quota.recipe.digest for quota in run.plan.quotas]
     others = catalog.published_recipes(digests, besides=run.run_id)
     if others:

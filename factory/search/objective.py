@@ -20,6 +20,7 @@ from factory.real.dataset import RealDataset
 from factory.real.leaks import Use
 from factory.real.splits import Split, shots_of_class
 from factory.sample.prepare import drawn_by, lineage, prepare, with_classes
+from factory.sample.run import check_drawn_elsewhere
 from factory.search.config import (
     PLAIN,
     TRIED,
@@ -187,7 +188,9 @@ def told_plans(ground: Ground, ways: Sequence[int]) -> list[str]:
 
 def _expected(ground: Ground, setting: Setting) -> Inputs:
     """Return what a study would work on once a setting's images are drawn, all of them accepted."""
-    run = prepare(setting.generate, ground.catalog)
+    run, inputs = prepare(setting.generate, ground.catalog), ground.inputs()
+    if inputs.catalog is not None:
+        check_drawn_elsewhere(run, inputs.catalog)
     generator, dataset = run.generator, ground.dataset
     _check_scores(setting, generator)
     told = {"model_id": generator.model_id, **lineage(generator)}
@@ -218,7 +221,7 @@ def _expected(ground: Ground, setting: Setting) -> Inputs:
             base = each.base()
             known[base.model_id] = origin_of({**base.manifest, "model_id": base.model_id})
     known[generator.model_id] = origin_of(own)
-    return replace(ground.inputs(), expected=pool, models=known)
+    return replace(inputs, expected=pool, models=known)
 
 
 def _check_scores(setting: Setting, generator: Generator) -> None:

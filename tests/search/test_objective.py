@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from catalog import Catalog, sql
 from factory.config import parse_config, to_yaml
-from factory.errors import ConfigError, DataError
+from factory.errors import CatalogError, ConfigError, DataError
 from factory.evaluate.study_run import execute_here
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
@@ -93,6 +93,15 @@ def test_guidance_is_not_searched_where_nothing_can_be_followed(ground: Ground) 
     only = config.model_copy(update={"space": {GUIDANCE: config.space[GUIDANCE]}, "start": ()})
     with pytest.raises(ConfigError, match=r"moves nothing.*generate.num_inference_steps"):
         without_guidance(only, alone)
+
+
+def test_what_another_run_drew_is_said_before_anything_is(ground: Ground) -> None:
+    """The trials of a way of drawing failed one after another, and the search went on without."""
+    setting = setting_of(ground, ground.config.start[0])
+    gates = setting.generate.gates.model_copy(update={"min_contrast": 0.0})
+    Drawer(ground.catalog).draw(setting.generate.model_copy(update={"gates": gates}))
+    with pytest.raises(CatalogError, match="has drawn the same recipes"):
+        check_plans(ground)
 
 
 def test_gates_become_conditions(stored: dict[str, Any]) -> None:
