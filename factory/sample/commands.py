@@ -76,6 +76,10 @@ def generate(
         follow(run, stream=draw_here)
         return
     with ray_session(address, tell=say):
+        from factory.sample.stream import about_precision, gpus_per_actor
+
+        for line in about_precision(run.config.dtype, gpus_per_actor(run.config.stream)):
+            say(line)
         follow(run)
 
 

@@ -93,6 +93,20 @@ def gpus_per_actor(config: StreamConfig) -> float:
     return float(cluster_gpus()[1] >= 1)
 
 
+def about_precision(dtype: str, gpus_per_actor: float) -> list[str]:
+    """Return what is to be said of a run that asks GPUs for more digits than it needs.
+
+    Nothing is changed by itself: the precision decides bits, and so it names the run, which the
+    same command must find again on any machine.
+    """
+    if dtype != "float32" or not gpus_per_actor:
+        return []
+    return [
+        "GPUs draw in float32 as asked: the same bits as a run begun elsewhere. With --set"
+        " dtype=bfloat16 they draw several times as fast, as a run of its own"
+    ]
+
+
 def _quiet() -> None:
     """Leave progress to the run: Ray Data's own bars count blocks, not images."""
     context = ray.data.DataContext.get_current()

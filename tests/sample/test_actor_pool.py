@@ -56,3 +56,15 @@ def test_a_share_that_nobody_sets_renames_no_configuration() -> None:
 def test_what_no_cluster_can_give_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"gpus_per_actor|actors"):
         StreamConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpus", "told"),
+    [("float32", 0, False), ("float32", 0.25, True), ("bfloat16", 1, False)],
+)
+def test_more_digits_than_gpus_need_are_told_and_not_changed(
+    dtype: str, gpus: float, *, told: bool
+) -> None:
+    lines = stream.about_precision(dtype, gpus)
+    assert bool(lines) is told
+    assert not told or "--set dtype=bfloat16" in lines[0]
