@@ -7,6 +7,7 @@ classes or more by name (`--help` of `factory real` says what is read). Images t
 from are refused. The same command goes on where a killed one stopped.
 """
 
+import json
 from pathlib import Path
 
 import click
@@ -16,27 +17,28 @@ from factory.cli import run
 from factory.errors import DataError
 from factory.models.generator import EMBEDDED, open_generator
 from factory.real.sources import open_dataset
+from factory.start.commands import known_classes
 
 PER_CLASS = 200
 DRAWN = ("guidance_scale=1", "num_inference_steps=10", "seed=1", "max_tries=3")
 
 
-def shared_classes(data: str) -> tuple[list[str], list[str]]:
-    """Return the classes of a set that wbc-base knows too, and its others.
+def shared_classes(data: str) -> tuple[dict[str, str], list[str]]:
+    """Return the classes of a set that wbc-base knows too, with its prompts, and the others.
 
     Raises:
         DataError: fewer than two are shared.
     """
-    known = open_generator(EMBEDDED["wbc-base"], name="wbc-base").class_names
     names = open_dataset(data).class_names
-    shared = [name for name in names if name in known]
+    shared = known_classes(names)
     if len(shared) < 2:
+        known = open_generator(EMBEDDED["wbc-base"], name="wbc-base").class_names
         raise DataError(
             f"of the classes of {data} ({', '.join(names)}) wbc-base knows {len(shared)}",
             remedy=f"Name folders as it does: {', '.join(known)};"
             " or train a generator of your own: `factory start`",
         )
-    return shared, [name for name in names if name not in known]
+    return shared, [name for name in names if name not in shared]
 
 
 @click.command(context_settings={"show_default": True})
@@ -48,7 +50,7 @@ def main(data: str, output: Path, more: tuple[str, ...]) -> None:
     shared, others = shared_classes(data)
     catalog = ("--catalog", str(output / "catalog"))
     asked = ("--num-images", str(PER_CLASS * len(shared)))
-    drawing = [f"classes=[{', '.join(shared)}]", *DRAWN]
+    drawing = [f"classes={json.dumps(shared)}", *DRAWN]
     factory("generate", *catalog, *asked, *sets(*drawing))
     config = ("--config", str(Path(__file__).with_suffix(".yaml")), "--data", data)
     left_out = ("--set", f"without=[{', '.join(others)}]") if others else ()

@@ -19,6 +19,8 @@ from factory.errors import DataError
 from factory.evaluate.config import StudyConfig
 from factory.judge.autoencoder import round_trip
 from factory.models.generator import Generator
+from factory.search.config import SweepConfig
+from factory.search.space import check_space
 
 STUDIES = Path(__file__).parents[2] / "docs" / "studies"
 
@@ -82,14 +84,12 @@ def test_heads_learn_texture_that_a_smoothing_autoencoder_takes_away() -> None:
 def test_a_set_of_few_labels_shares_two_classes_with_wbc_base(tmp_path: Path) -> None:
     few = script("few_labels")
     shared, others = few.shared_classes("smear:10?size=16")
-    assert shared == ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]
+    assert list(shared) == ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]
     assert others == []
-    for name in ("monocyte", "adenoma"):
+    for name, colour in (("Monocytes", "red"), ("adenoma", "blue")):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (16, 16), "red" if name == "monocyte" else "blue").save(
-            tmp_path / name / "1.png"
-        )
-    with pytest.raises(DataError, match=r"\(adenoma, monocyte\) wbc-base knows 1"):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match=r"\(Monocytes, adenoma\) wbc-base knows 1"):
         few.shared_classes(str(tmp_path))
 
 
@@ -151,3 +151,11 @@ def test_the_picture_on_the_first_screen_is_that_of_the_tables() -> None:
     assert drawn.points[2][1].value == 0.847
     assert control.points[0][1].value == 0.647
     assert f"{found.picture(page)}\n" == found.PICTURE.read_text()
+
+
+@pytest.mark.parametrize("name", ["sweep_cells", "sweep_polyps"])
+def test_searches_of_the_pages_begin_with_what_everybody_takes(name: str) -> None:
+    config = load_config(SweepConfig, STUDIES / f"{name}.yaml")
+    check_space(config)
+    assert config.start[0]["arm.ratio"] == 1
+    assert config.start[0]["generate.guidance_scale"] == 2
