@@ -27,15 +27,14 @@ from pathlib import Path
 
 import click
 import numpy as np
-import psutil
 from PIL import Image
+
+from tests.bench.peers.processes import LOOK_SECONDS, Family
+from tests.bench.peers.tables import print_table, ranged, ratios
 
 ROOT = Path(__file__).parents[3]
 WRITERS = Path(__file__).parent / "writers"
 OURS = "our sink"
-LOOK_SECONDS = 0.02
-END_SECONDS = 20.0
-"""What a killed writer started is waited for so long, then ended."""
 DISTINCT = 256
 """PNGs that are made; all images are copies of these bytes."""
 
@@ -115,24 +114,24 @@ class Bench:
             child = subprocess.Popen(
                 command, stdout=output, stderr=errors, cwd=self.place, env=_environment()
             )
-            cpu = _Cpu(child.pid)
+            family = Family(child.pid)
             while child.poll() is None:
-                cpu.look()
+                family.look()
                 if kill_at is not None and progress.stat().st_size >= kill_at:
                     child.kill()
                 time.sleep(LOOK_SECONDS)
-            cpu.end_rest()
+            family.end()
             output.seek(0), errors.seek(0)
             said, wrong = output.read().decode(), errors.read().decode()
         handed = progress.stat().st_size
         if child.returncode == -9 and kill_at is not None:
-            return Written(seconds=None, cpu_seconds=cpu.seconds, handed=handed)
+            return Written(seconds=None, cpu_seconds=family.cpu_seconds, handed=handed)
         if child.returncode:
             raise click.ClickException(
                 f"{writer.name} ended with {child.returncode}: {wrong[-2000:]}"
             )
         seconds = json.loads(said.splitlines()[-1])["seconds"]
-        return Written(seconds=seconds, cpu_seconds=cpu.seconds, handed=handed)
+        return Written(seconds=seconds, cpu_seconds=family.cpu_seconds, handed=handed)
 
     def read(self, writer: Writer, folder: Path) -> dict[str, object]:
         """Return rows, distinct ids and the error of a reader of that format."""
@@ -163,40 +162,6 @@ class Bench:
             twice_when_complete=int(str(complete["rows"])) - int(str(complete["distinct"])),
             extra_mib=extra / 2**20,
         )
-
-
-class _Cpu:
-    """CPU seconds of a process and all that it starts, looked at while they live."""
-
-    def __init__(self, pid: int) -> None:
-        self._all = {pid: psutil.Process(pid)}
-        self._seconds: dict[int, float] = {}
-
-    @property
-    def seconds(self) -> float:
-        return sum(self._seconds.values())
-
-    def look(self) -> None:
-        for process in list(self._all.values()):
-            try:
-                times = process.cpu_times()
-                self._seconds[process.pid] = times.user + times.system
-                for child in process.children(recursive=True):
-                    self._all.setdefault(child.pid, child)
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-
-    def end_rest(self) -> None:
-        """Wait for what outlived the writer (Ray's processes notice its end), then end it."""
-        until = time.monotonic() + END_SECONDS
-        rest = list(self._all.values())
-        while rest and time.monotonic() < until:
-            self.look()
-            rest = [process for process in rest if process.is_running()]
-            time.sleep(LOOK_SECONDS)
-        for process in rest:
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                process.kill()
 
 
 def _environment() -> dict[str, str]:
@@ -246,11 +211,11 @@ def bench_rates(bench: Bench, writers: Sequence[Writer], images: int, rounds: in
             print(f"  {writer.name}: {images / written.seconds:.0f} images/s", file=sys.stderr)
     rows = []
     for name, own in rates.items():
-        ratios = [a / b for a, b in zip(rates[OURS], own, strict=True)]
-        rows.append([name, _range(own, "{:,.0f}"), _range(ratios, "{:.2f}"),
-                     _range(cpu[name], "{:.1f}"), f"{size[name] / 2**20:,.0f}"])  # fmt: skip
+        cells = [name, ranged(own, "{:,.0f}"), ranged(ratios(rates[OURS], own), "{:.2f}")]
+        cells += [ranged(cpu[name], "{:.1f}"), ranged(ratios(cpu[name], cpu[OURS]), "{:.2f}")]
+        rows.append([*cells, f"{size[name] / 2**20:,.0f}"])
     print(f"\n{images:,} images, {rounds} rounds; medians (ranges)\n")
-    print_table(["writer", "images/s", "ours / it", "CPU s", "MiB on disk"], rows)
+    print_table(["writer", "images/s", "ours / it", "CPU s", "its / ours", "MiB on disk"], rows)
 
 
 def bench_kills(bench: Bench, writers: Sequence[Writer], images: int) -> None:
@@ -266,19 +231,6 @@ def bench_kills(bench: Bench, writers: Sequence[Writer], images: int) -> None:
     heads = ["writer", "a reader then sees", "lost after the same command", "there twice",
              "made again", "MiB left over", "there twice after a third command"]  # fmt: skip
     print_table(heads, rows)
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    middle = form.format(statistics.median(values))
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({form.format(min(values))} to {form.format(max(values))})"
-
-
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as the pages of docs/ have it."""
-    for row in (heads, ["---"] * len(heads), *rows):
-        print(f"| {' | '.join(row)} |", flush=True)
 
 
 @click.command()
