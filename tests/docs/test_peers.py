@@ -1,15 +1,15 @@
 """The bench beside peers: its scripts run where only a peer is installed, and ours runs here."""
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from catalog import Catalog
 from tests.bench.peers import publish
-from tests.bench.peers.publish import OUR_WRITER, WRITERS, WRITERS_OF_PEERS, Bench, make_pngs
+from tests.bench.peers.publish import WRITERS, WRITERS_OF_PEERS, make_pngs
 
 PEERS = {"datasets", "webdataset", "daft", "ray", "deltalake", "pyarrow"}
 
@@ -43,10 +43,18 @@ def test_without_the_peers_python_ours_alone_is_measured_and_it_is_said() -> Non
     assert "Daft" not in done.output
 
 
-def test_what_our_sink_holds_is_not_asked_for_again(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, None)
+def test_what_our_sink_holds_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(WRITERS)
+    writer, source = (importlib.import_module(name) for name in ("factory_sink", "source"))
     make_pngs(tmp_path / "pngs", size_px=8, count=3)
-    runs = [bench.run(OUR_WRITER, tmp_path / "out", images) for images in (512, 768)]
-    assert [run.handed for run in runs] == [512, 256]
-    found = Catalog(tmp_path / "out" / "data").samples().to_table(columns=["image_id"])
-    assert len(found) == len(found["image_id"].unique()) == 768
+    handed = []
+    for images in (512, 768):
+        progress = tmp_path / f"{images}"
+        asked = source.Source(str(tmp_path / "pngs"), str(progress), images)
+        writer.write(asked, tmp_path / "out", "sink")()
+        handed.append(progress.stat().st_size)
+    assert handed == [512, 256]
+    found = writer.ids(tmp_path / "out", "sink")
+    assert len(found) == len(set(found)) == 768
