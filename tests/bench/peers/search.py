@@ -162,7 +162,7 @@ def bench_kills(trials: int, seconds: float, place: Path) -> None:
     """Print what a kill at half of the trials costs."""
     rows = []
     for number, name in enumerate(SEARCHES):
-        folder = place / f"killed-{number}"
+        folder = place / f"killed-{seconds}-{number}"
         folder.mkdir(parents=True)
         known = ["--who", name, "--trials", str(trials), "--seconds", str(seconds)]
         command = [sys.executable, "-m", __spec__.name, *known, "--folder", str(folder)]
@@ -202,11 +202,13 @@ def _child(command: Sequence[str], log: Path, *, kill_at: int | None) -> dict[st
 @click.option("--trials", default=40)
 @click.option("--rounds", default=3)
 @click.option("--seconds", multiple=True, type=float, default=(0.0, 0.2))
+@click.option("--kill-seconds", multiple=True, type=float, default=(0.2, 2.0), show_default=True)
 @click.option("--who", type=click.Choice(list(SEARCHES)), hidden=True)
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 def main(
-    trials: int, rounds: int, seconds: tuple[float, ...], who: str | None, folder: Path | None
-) -> None:
+    trials: int, rounds: int, seconds: tuple[float, ...], kill_seconds: tuple[float, ...],
+    who: str | None, folder: Path | None,
+) -> None:  # fmt: skip
     """Print the tables."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if who and folder:
@@ -219,9 +221,10 @@ def main(
         print(json.dumps({"seconds": time.perf_counter() - begun, "best": best}))
         return
     with tempfile.TemporaryDirectory() as name:
-        for each in seconds:
+        for each in seconds if rounds else ():
             bench_overhead(trials, rounds, each, Path(name))
-        bench_kills(trials, seconds[-1], Path(name))
+        for each in kill_seconds:
+            bench_kills(trials, each, Path(name))
 
 
 if __name__ == "__main__":
