@@ -162,18 +162,19 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
 
 
 def with_defaults(config: GenerateConfig, generator: Generator) -> GenerateConfig:
-    """Return `config` with a scheduler and a guidance that suit the generator, where it names none.
+    """Return `config` with a scheduler and a guidance that suit the generator.
 
-    The default scheduler is for models of diffusion alone; one that learnt a flow, or is of no
-    known family, has its own. Without a condition there is nothing that guidance could follow.
+    The default scheduler, where none is named, is for models of diffusion alone; one that learnt a
+    flow, or is of no known family, has its own. Without a condition guidance has nothing to follow,
+    whatever a preset for another generator says.
     """
     suited: dict[str, object] = {}
-    if generator.family is GENERIC or learnt_flow(generator.weights):
+    own = generator.family is GENERIC or learnt_flow(generator.weights)
+    if own and "scheduler" not in config.model_fields_set:
         suited["scheduler"] = OWN
     if not generator.conditional:
         suited["guidance_scale"] = 1.0
-    named = config.model_fields_set
-    return config.model_copy(update={k: v for k, v in suited.items() if k not in named})
+    return config.model_copy(update=suited)
 
 
 def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
@@ -210,7 +211,9 @@ def check_prompts(
         DataError: a row of the table without what its prompt asks for.
     """
     own, said = set(generator.prompts.values()), list[str]()
-    if not is_guided(generator.family, generator.weights):
+    if not generator.conditional:
+        said.append(f"guidance_scale is not used: {generator.name} was trained without a condition")
+    elif not is_guided(generator.family, generator.weights):
         said.append(f"guidance_scale is not used: {generator.name} does not ask for it")
     asked = [("negative_prompt", config.negative_prompt)] + [
         (name, prompt)
