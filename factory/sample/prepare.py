@@ -210,11 +210,7 @@ def check_prompts(
         ConfigError: with the words that would be cut.
         DataError: a row of the table without what its prompt asks for.
     """
-    own, said = set(generator.prompts.values()), list[str]()
-    if not generator.conditional:
-        said.append(f"guidance_scale is not used: {generator.name} was trained without a condition")
-    elif not is_guided(generator.family, generator.weights):
-        said.append(f"guidance_scale is not used: {generator.name} does not ask for it")
+    own, said = set(generator.prompts.values()), about_guidance(generator)
     asked = [("negative_prompt", config.negative_prompt)] + [
         (name, prompt)
         for name, prompts in config.prompts.items()
@@ -249,6 +245,15 @@ def check_prompts(
         elif found.unknown and prompt not in own:
             said.append(f"{name}: the letters {found.unknown!r} of the prompt are not known")
     return said
+
+
+def about_guidance(generator: Generator) -> list[str]:
+    """Return what is to be said where a guidance scale changes nothing."""
+    if not generator.conditional:
+        return [f"guidance_scale is not used: {generator.name} was trained without a condition"]
+    if not is_guided(generator.family, generator.weights):
+        return [f"guidance_scale is not used: {generator.name} does not ask for it"]
+    return []
 
 
 def with_first_prompts(config: GenerateConfig) -> GenerateConfig:
