@@ -1,11 +1,10 @@
 r"""How many drawn images, drawn how? The searches behind sweeps.md.
 
     python docs/studies/sweeps.py cells --runs runs/knowledge --output runs/sweep-cells
-    python docs/studies/sweeps.py polyps --data polyp_cvc_clinicdb \
-        --generator runs/polyps/pairs/generator --output runs/sweep-polyps
+    python docs/studies/sweeps.py polyps --data polyp_cvc_clinicdb --runs runs/polyps \
+        --output runs/sweep-polyps
 
-Beside the cells and the catalog that knowledge_travels.py left in --runs, and beside the generator
-that polyps.py trained. The same command goes on where a killed one stopped.
+Beside what knowledge_travels.py and polyps.py left in --runs: cells, generator, catalog. The same command goes on where a killed one stopped.
 """
 
 from pathlib import Path
@@ -38,14 +37,15 @@ def cells(runs: Path, output: Path, more: tuple[str, ...]) -> None:
 
 @main.command()
 @click.option("--data", required=True, type=FOLDER, help="Pairs of the other hospital.")
-@click.option("--generator", required=True, type=FOLDER, help="Of pairs, trained on another one.")
+@click.option("--runs", required=True, type=FOLDER, help="Of polyps.py.")
 @OUTPUT
 @MORE
-def polyps(data: Path, generator: Path, output: Path, more: tuple[str, ...]) -> None:
+def polyps(data: Path, runs: Path, output: Path, more: tuple[str, ...]) -> None:
     """Polyps of another hospital than the generator's, eight pairs."""
     read = ["--data", str(data), "--masks", "object", "--group", "sequence"]
-    apart = sets(f"generate.model={generator}", "synthetic.foreign=[polyp-pairs]")
-    search("sweep_polyps", read, output / "catalog", output, (*apart, *more))
+    model = f"generate.model={runs / 'pairs' / 'generator'}"
+    apart = sets(model, "synthetic.foreign=[polyp-pairs]")
+    search("sweep_polyps", read, runs / "catalog", output, (*apart, *more))
 
 
 def search(name: str, read: list[str], catalog: Path, output: Path, more: tuple[str, ...]) -> None:
