@@ -4,7 +4,8 @@ r"""How many drawn images, drawn how? The searches behind sweeps.md.
     python docs/studies/sweeps.py polyps --data polyp_cvc_clinicdb --runs runs/polyps \
         --output runs/sweep-polyps
 
-Beside what knowledge_travels.py and polyps.py left in --runs: cells, generator, catalog. The same command goes on where a killed one stopped.
+Beside what knowledge_travels.py and polyps.py left in --runs: cells, generator, catalog. The same
+command goes on where a killed one stopped.
 """
 
 from pathlib import Path
