@@ -27,7 +27,7 @@ pytestmark = pytest.mark.ray
 
 SHORTER = {
     # how a command of README begins: what is typed behind it here
-    "finetune --config polyp_pairs_train": "--without-ray --set size_px=16"
+    "finetune --config pairs_small": "--without-ray --set size_px=16"
     " --set network.block_out_channels=[8,16] --set network.norm_num_groups=4"
     " --set network.attention_head_dim=8"
     " --set training.steps=4 --set training.batch_size=4 --set validation.num_inference_steps=1",

@@ -135,7 +135,7 @@ def test_patients_and_masks_that_number_objects_are_taken_and_said(tmp_path: Pat
         assert not patients[0] & patients[2]
         assert not patients[0] & patients[1]
     trained = next(step for step in found.steps if step.words[0] == "finetune")
-    assert trained.words[:3] == ("finetune", "--config", "polyp_pairs_train")
+    assert trained.words[:3] == ("finetune", "--config", "pairs_small")
     assert "evaluate_mask_probe" in found.steps[-1].words
     assert found.seconds <= 3600
 

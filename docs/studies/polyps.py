@@ -15,7 +15,7 @@ from typed import factory, sets
 from factory.cli import run
 
 HERE = Path(__file__).parent
-DRAWN = ("num_images=480", "guidance_scale=1", "num_inference_steps=50", "seed=1")
+DRAWN = ("num_images=480", "num_inference_steps=50", "seed=1")
 MASKS = ("--masks", "object")
 
 
@@ -30,7 +30,7 @@ def main(data: Path, source: Path, output: Path, more: tuple[str, ...]) -> None:
     split, trained, catalog = output / "split.json", output / "pairs", str(output / "catalog")
     if not split.exists():
         factory("real", "split", str(source), *MASKS, "--out", str(split))
-    known = ("--data", str(source), *MASKS, "--split", str(split), *sets("training.steps=5000"))
+    known = ("--data", str(source), *MASKS, "--split", str(split))
     learn = ("finetune", "--config", "polyp_pairs_train", *known)
     factory(*learn, "--output", str(trained), "--without-ray")
     factory("generate", "--catalog", catalog, *sets(f"model={trained / 'generator'}", *DRAWN))

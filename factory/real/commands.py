@@ -30,6 +30,8 @@ SHOWN_IDS = 5
 """Ids printed of one set of near-duplicates; --json gives all."""
 SHOWN_FAULTS = 200
 """Lines printed of what is broken or wrong; --json gives all."""
+FEW_PAIRS = 200
+"""Of a train part: of fewer, components of patches are learnt in a short time."""
 
 
 @click.group()
@@ -209,7 +211,8 @@ def _training(
     pairs = all(masks) and not number_objects(masks)
     yield "finetune"
     if pairs:
-        yield from ("--config", "polyp_pairs_train")
+        small = len(split.train) < FEW_PAIRS
+        yield from ("--config", "pairs_small" if small else "polyp_pairs_train")
     yield from data
     absent = missing_classes(dataset, split)
     if pairs:  # masks are judged, not classes: all but the train part may lack some

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from factory.real.describe import Description
     from factory.start.plan import Project, Proposal, Speed
 
-PRESETS = {"classes": "cytodiff_small", "masks": "polyp_pairs_train"}
+PRESETS = {"classes": "cytodiff_small", "masks": "pairs_small"}
 
 
 @click.command()

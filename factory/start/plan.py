@@ -280,7 +280,7 @@ class _Steps:
 
     def train(self) -> Iterator[Step]:
         """Yield a training for every fold."""
-        preset: tuple[str, ...] = ("--config", "polyp_pairs_train") if self._masks else ()
+        preset: tuple[str, ...] = ("--config", "pairs_small") if self._masks else ()
         fewer = self._masks and self._steps < PAIR_STEPS
         preset += ("--set", f"training.steps={self._steps}") if fewer else ()
         left = tuple(word for name in self._without for word in ("--without", name))

@@ -347,9 +347,10 @@ def test_a_side_that_the_network_cannot_halve_is_refused(pairs: Material) -> Non
 
 
 def test_the_presets_are_read() -> None:
-    found = load_training("polyp_pairs_train")
-    assert isinstance(found, PairsConfig)
-    assert found.autoencoder.components == 20
+    large, small = (load_training(name) for name in ("polyp_pairs_train", "pairs_small"))
+    assert isinstance(large, PairsConfig)
+    assert (large.fold, large.autoencoder) == (2, None)
+    assert small.autoencoder.components == 20
     job = load_config(GenerateConfig, "polyp_pairs")
     assert job.images_per_reference == 3
 

@@ -196,7 +196,7 @@ def test_every_look_ends_with_what_can_be_typed_next(tmp_path):
     assert last("split", root, *places)[-4:] == ["--without", "c", "--output", "runs/mine"]
     write_smear(tmp_path / "pairs", 12, seed=0, size_px=16)  # two or three of each class
     words = last("split", tmp_path / "pairs", "--out", tmp_path / "p.json")
-    assert words[:3] == ["finetune", "--config", "polyp_pairs_train"]
+    assert words[:3] == ["finetune", "--config", "pairs_small"]
     assert "--without" not in words  # val and test judge masks, not classes
 
 
@@ -234,7 +234,7 @@ def test_masks_that_number_objects_are_told_and_no_pairs_proposed(tmp_path):
     assert out.splitlines()[-1].endswith(f"{tmp_path}/set --masks object --out split.json")
     out = run("split", tmp_path / "set", "--out", tmp_path / "s.json")
     assert "the masks seem to number objects" in out
-    assert "polyp_pairs_train" not in out
+    assert "pairs_small" not in out
     out = run("split", tmp_path / "set", "--masks", "object", "--out", tmp_path / "s.json")
     assert "number objects" not in out
-    assert "factory finetune --config polyp_pairs_train --data" in out.splitlines()[-1]
+    assert "factory finetune --config pairs_small --data" in out.splitlines()[-1]
