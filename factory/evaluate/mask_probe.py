@@ -4,6 +4,7 @@ Ridge regression of pixels: what a view adds to the normal equations is summed u
 arm is a weighted sum of its images' and another draw of the shots costs one solution.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.digest import digest_bytes
 from factory.errors import ConfigError, ModelError
 from factory.evaluate.arms import Manifest
 from factory.evaluate.backbones import COLOURS, DEFAULT, found_weights
@@ -27,6 +29,8 @@ Maps = Callable[[Tensor], Tensor]
 """Images (B, 3, S, S) in [-1, 1] to maps (B, F, G, G)."""
 _GRID = 2  # pixels of a mask to one of the maps
 _BATCH = 8
+MOST_KEPT = 2048
+"""Equations of views that a process keeps, a megabyte each: trials of a search share them."""
 SHIFTS = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3)
 """Added to the score of background: few pixels of foreground pull a regression's scores down."""
 
@@ -111,7 +115,9 @@ def _blurred(images: Tensor) -> list[Tensor]:
     return found
 
 
-@torch.inference_mode()
+_kept: OrderedDict[str, Equations] = OrderedDict()
+
+
 def equations_of(
     maps: Maps,
     images: NDArray[np.uint8],
@@ -120,22 +126,42 @@ def equations_of(
     classes: int,
     turns: int,
     tell: Tell | None = None,
+    known_as: str | None = None,
 ) -> list[list[Equations]]:
-    """Return the equations of each image (N, S, S, 3) and mask (N, S, S), for each turn."""
+    """Return the equations of each image (N, S, S, 3) and mask (N, S, S), for each turn.
+
+    `known_as` names the encoder: what this process computed with it lately is found again.
+    """
     found: list[list[Equations]] = []
     pace = Pace(len(images), "pairs looked at", tell)
     for image, mask in zip(images, masks, strict=True):
         pace(len(found))
-        signed = to_signed(torch.from_numpy(image)[None])
-        shown = F.one_hot(torch.from_numpy(mask).long(), classes).permute(2, 0, 1)[None].float()
+        own = None
+        if known_as is not None:
+            own = digest_bytes(known_as.encode(), bytes([classes]), image.tobytes(), mask.tobytes())
         views = []
         for number in range(turns):
-            features = maps(turn(signed, number)).flatten(2)[0]
-            aim = F.avg_pool2d(turn(shown, number), _GRID).flatten(2)[0]
-            square = (features @ features.T / features.shape[1]).numpy()
-            views.append(Equations(square=square, aim=(features @ aim.T / aim.shape[1]).numpy()))
+            key = f"{own} {number}"
+            view = (own and _kept.get(key)) or _equations(maps, image, mask, classes, number)
+            if own:
+                _kept[key] = view
+                _kept.move_to_end(key)
+            views.append(view)
+        while len(_kept) > MOST_KEPT:
+            _kept.popitem(last=False)
         found.append(views)
     return found
+
+
+@torch.inference_mode()
+def _equations(
+    maps: Maps, image: NDArray[np.uint8], mask: NDArray[np.uint8], classes: int, number: int
+) -> Equations:
+    shown = F.one_hot(torch.from_numpy(mask).long(), classes).permute(2, 0, 1)[None].float()
+    features = maps(turn(to_signed(torch.from_numpy(image)[None]), number)).flatten(2)[0]
+    aim = F.avg_pool2d(turn(shown, number), _GRID).flatten(2)[0]
+    square = (features @ features.T / features.shape[1]).numpy()
+    return Equations(square=square, aim=(features @ aim.T / aim.shape[1]).numpy())
 
 
 @torch.inference_mode()

@@ -160,17 +160,25 @@ def with_equations(
 
     maps = encoder_of(probe)
 
-    def found(ids: Sequence[str], turns: int, tell: Tell | None) -> list[list[Equations]]:
+    def found(
+        ids: Sequence[str], turns: int, *, tell: Tell | None = None, once: bool = False
+    ) -> list[list[Equations]]:
         at = material.rows(ids)
-        images, masks = material.images[at], material.masks[at]
-        classes = material.num_mask_classes
-        return equations_of(maps, images, masks, classes=classes, turns=turns, tell=tell)
+        return equations_of(
+            maps,
+            material.images[at],
+            material.masks[at],
+            classes=material.num_mask_classes,
+            turns=turns,
+            tell=tell,
+            known_as=None if once else probe.model_dump_json(),
+        )
 
     rows = {row.id: row for manifest in manifests for row in manifest.rows}
     equations: dict[str, list[Equations]] = {}
     for others, turns in ((False, probe.turns), (True, probe.drawn_turns)):
         own = [i for i, row in rows.items() if row.made != "pasted" and row.is_own is not others]
-        equations |= dict(zip(own, found(own, turns, tell), strict=True))
+        equations |= dict(zip(own, found(own, turns, tell=tell), strict=True))
     pastes = {m.digest: [row for row in m.rows if row.made == "pasted"] for m in manifests}
     views = {m.digest: probe.drawn_turns if m.augment else 1 for m in manifests}
     pace, done = Pace(sum(map(len, pastes.values())), "pasted pairs looked at", tell), 0
@@ -179,7 +187,7 @@ def with_equations(
         for start in range(0, len(own_rows), _PASTED_AT_ONCE):
             pace(done)
             chunk = own_rows[start : start + _PASTED_AT_ONCE]
-            each = found([row.id for row in chunk], views[name], None)
+            each = found([row.id for row in chunk], views[name], once=True)
             for row, own_views in zip(chunk, each, strict=True):
                 total = summed.get(name) or Equations.none(*own_views[0].aim.shape)
                 summed[name] = total.added(own_views, row.weight)

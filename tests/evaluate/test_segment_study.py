@@ -1,16 +1,19 @@
 """A study of segmenters: real pairs against real and drawn ones, by Dice of each image."""
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import binary_dilation
 
 from factory.config import parse_config
 from factory.errors import ConfigError, DataError
+from factory.evaluate import mask_probe
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.derived import pasted
-from factory.evaluate.mask_probe import Equations
+from factory.evaluate.mask_probe import Equations, equations_of
 from factory.evaluate.material import study_material
 from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
@@ -144,3 +147,32 @@ def test_equations_of_weighted_images_add_up():
     squares, aims = ([getattr(view, name) for view in views] for name in ("square", "aim"))
     assert np.allclose(total.square, 0.5 * np.mean(squares[:3], axis=0) + 2 * squares[3])
     assert np.allclose(total.aim, 0.5 * np.mean(aims[:3], axis=0) + 2 * aims[3])
+
+
+def test_equations_are_computed_once_for_each_pixels_mask_turn_and_encoder(monkeypatch):
+    monkeypatch.setattr(mask_probe, "_kept", OrderedDict())
+    monkeypatch.setattr(mask_probe, "MOST_KEPT", 6)
+    pairs = [disc_pair(number, size_px=32, values=(0, 1, 2)) for number in range(3)]
+    images, masks = (np.stack(part) for part in zip(*pairs, strict=True))
+    looked = []
+
+    def maps(shown):
+        looked.append(1)
+        return torch.nn.functional.avg_pool2d(shown, 2)
+
+    def found(name, turns=2, own=masks):
+        del looked[:]
+        views = equations_of(maps, images, own, classes=3, turns=turns, known_as=name)
+        return len(looked), views
+
+    count, first = found("one")
+    assert count == 6
+    again, second = found("one")
+    assert again == 0
+    assert all(a is b for one, other in zip(first, second, strict=True)
+               for a, b in zip(one, other, strict=True))  # fmt: skip
+    assert found("two")[0] == 6
+    assert found("one")[0] == 6, "the oldest went"
+    assert found("one", own=np.zeros_like(masks))[0] == 6
+    assert found(None)[0] == 6
+    assert len(mask_probe._kept) == 6
