@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from factory.arrays import Images
 from factory.evaluate.arms import Manifest
+from factory.evaluate.pictures import Chosen
 from factory.evaluate.units import Material, Unit
 from factory.measure.copies import Privacy, measure_privacy
 from factory.measure.diversity import ssim_diversity
@@ -56,7 +57,7 @@ def measure_drawn(units: Sequence[Unit], material: Material) -> DrawnFigures | N
     if not unseen:
         return None
     chosen = [_some(rows) for rows in (ids[True], ids[False], unseen)]
-    drawn, trained, held = (material.images[material.rows(rows)] for rows in chosen)
+    drawn, trained, held = (Chosen(material.images, material.rows(rows)) for rows in chosen)
     own, real = _classes(unit.manifest, chosen[0]), material.class_indices(chosen[2])
     return DrawnFigures(
         arm=unit.manifest.arm,
@@ -64,7 +65,7 @@ def measure_drawn(units: Sequence[Unit], material: Material) -> DrawnFigures | N
         num_drawn=len(ids[True]),
         diversity={
             name: Diversity(
-                drawn=_diversity(drawn[own == index]), unseen=_diversity(held[real == index])
+                drawn=_diversity(drawn, own == index), unseen=_diversity(held, real == index)
             )
             for index, name in enumerate(material.class_names)
         },
@@ -90,8 +91,9 @@ def _classes(manifest: Manifest, ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array([likeliest[i] for i in ids], np.int64)
 
 
-def _diversity(images: Images) -> Estimate | None:
-    return ssim_diversity(images[:MOST]) if len(images) >= LEAST else None
+def _diversity(images: Chosen, of_class: NDArray[np.bool_]) -> Estimate | None:
+    rows = torch.from_numpy(np.flatnonzero(of_class)[:MOST])
+    return ssim_diversity(images[rows].numpy()) if len(rows) >= LEAST else None
 
 
 def diversity_rows(figures: DrawnFigures) -> list[list[str]]:

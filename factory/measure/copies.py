@@ -1,7 +1,9 @@
 """Copies: drawn images that are nearer to a training image than unseen real images ever are."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ THUMBNAIL_PX = 32
 PERCENTILE = 1.0
 """Of the held-out images, this many in a hundred lie below the threshold by construction."""
 _BLOCK = 512
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,21 +57,44 @@ def _nearest_block(
     return np.sqrt((gap**2).sum(axis=1)), position
 
 
-def thumbnails(images: Images) -> Features:
+class Some(Protocol):
+    """Images (N, S, S, 3) that are read some at a time: an array, or what gives such slices."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Return some of them."""
+
+
+def thumbnails(images: Some) -> Features:
     """Return images (N, H, W, 3) as vectors (N, 3072): means of 32x32 areas.
 
     Scaled so that a distance of two vectors is the root mean square difference of the thumbnails'
     values in [0, 1].
     """
+    parts = [_small(part) for part in _parts(images)]
+    return np.concatenate(parts) if parts else np.empty((0, 3 * THUMBNAIL_PX**2), np.float32)
+
+
+def turned_thumbnails(images: Some) -> Features:
+    """Return the thumbnails of all eight turns, (8, N, 3072)."""
+    parts = [
+        np.stack([_small(turned(part, number)) for number in range(TURNS)])
+        for part in _parts(images)
+    ]
+    none = np.empty((TURNS, 0, 3 * THUMBNAIL_PX**2), np.float32)
+    return np.concatenate(parts, axis=1) if parts else none
+
+
+def _parts(images: Some) -> Iterator[Images]:
+    for start in range(0, len(images), _AT_ONCE):
+        yield np.asarray(images[start : start + _AT_ONCE])
+
+
+def _small(images: Images) -> Features:
     channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     small = F.interpolate(channels_first, (THUMBNAIL_PX, THUMBNAIL_PX), mode="area")
     flat: Features = small.flatten(1).numpy()
     return flat / np.float32(np.sqrt(flat.shape[1]))
-
-
-def turned_thumbnails(images: Images) -> Features:
-    """Return the thumbnails of all eight turns, (8, N, 3072)."""
-    return np.stack([thumbnails(turned(images, number)) for number in range(TURNS)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +139,7 @@ class Privacy:
     """AUC of guessing that a real image was learnt from, by its nearest drawn one; chance: 0.5."""
 
 
-def measure_privacy(drawn: Images, trained: Images, unseen: Images) -> Privacy:
+def measure_privacy(drawn: Some, trained: Some, unseen: Some) -> Privacy:
     """Compare drawn images (N, S, S, 3) with those learnt from (M, S, S, 3) and unseen ones.
 
     In 32 px thumbnails under all eight turns: crude, but it needs no weights. An image counts as a

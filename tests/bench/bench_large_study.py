@@ -32,7 +32,7 @@ CLASSES = tuple(f"class_{n:02}" for n in range(15))
 REAL, BATCH = 600, 250
 FACTORY = (sys.executable, "-m", "factory.cli")
 LEARNERS = {
-    "classify": {"backbone": "resnet18", "steps": 20, "batch_size": 16, "validate_every": 20},
+    "classify": {"backbone": "resnet18", "steps": 8, "batch_size": 16, "validate_every": 8},
     "probe": {"task": "probe", "backbone": "colours", "turns": 1, "drawn_turns": 1},
 }
 
