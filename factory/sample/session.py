@@ -1,6 +1,7 @@
 """Where a run meets Ray: joining a cluster or starting a local one, and saying how if it fails."""
 
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -25,6 +26,8 @@ STARTS = 3
 """Attempts to start a local Ray."""
 TOO_BUSY = "timed out during startup"
 """How Ray says that a machine gave it no time to start."""
+_LOW = re.compile(r"running low on memory.*?was (\S+) used / (\S+) limit", re.DOTALL)
+"""How Ray says that it ended workers, of whatever error of its libraries."""
 API_SERVER = "RAY_API_SERVER_ADDRESS"
 """Variable: the dashboard that processes of a Ray ask."""
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -58,7 +61,7 @@ def ray_session(
         tell: gets a line before a local Ray starts, which takes seconds.
 
     Raises:
-        ClusterError: nothing answers at the address.
+        ClusterError: nothing answers at the address, or memory ran out.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own files keep the rest
     os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")  # a trace of C++, and abort()
@@ -89,12 +92,28 @@ def ray_session(
     except Exception as error:  # a slow start is a bare Exception of Ray's
         raise _no_ray(address, error) from error
     try:
-        yield
+        with _told_of_memory():
+            yield
     finally:
         if not joined:
             ray.shutdown()
         if not (joined or address):
             os.environ.pop(API_SERVER, None)
+
+
+@contextmanager
+def _told_of_memory() -> Iterator[None]:
+    """Say in a line that Ray ended workers for lack of memory, whatever library tells of it."""
+    try:
+        yield
+    except Exception as error:
+        if (used := _LOW.search(str(error))) is None:
+            raise
+        raise ClusterError(
+            f"memory ran out ({used[1]} of {used[2]} in use), and Ray ended workers",
+            remedy="End other programs, or ask for smaller batches or fewer workers, and run the"
+            " same command again: it goes on where it was",
+        ) from error
 
 
 def _patiently(start: Callable[[], None], tell: Callable[[str], object]) -> None:
