@@ -6,15 +6,16 @@ import socket
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from factory.arrays import Images
 from factory.errors import OutputError
+
+if TYPE_CHECKING:  # torch waits until something is trained
+    from torch import Tensor
 
 IN_MEMORY = 2**30
 """Bytes of images, or of masks, that a study keeps in memory: 7,000 images of 224 px."""
@@ -124,8 +125,10 @@ class Chosen:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+    def __getitem__(self, rows: "Tensor | slice") -> "Tensor":
         """Return some of them, (M, ...) uint8."""
+        import torch
+
         own = self._rows[rows if isinstance(rows, slice) else rows.numpy()]
         return torch.from_numpy(self._images[own])
 
