@@ -9,13 +9,14 @@ import pytest
 
 from factory.errors import DataError
 from factory.finetune.methods import load_training
-from factory.start.commands import PRESETS, looked_at
+from factory.start.commands import looked_at
 from factory.start.plan import (
     COLOUR_STEPS,
     LAB,
     LORA_STEPS,
     PAIR_BATCH,
     PAIR_STEPS,
+    PRESETS,
     Project,
     Proposal,
     Speed,

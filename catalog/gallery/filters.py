@@ -170,16 +170,14 @@ class Filters:
             terms.append("review IS NULL" if self.review == "none" else f"review = '{self.review}'")
         if self.where:
             terms.append(f"({self.where})")
+        places = [within(self.lasso)] if self.lasso else []
         if self.box is not None:
             left, low, right, high = (f"{end:.7g}" for end in self.box)
+            places.append(f"x BETWEEN {left} AND {right} AND y BETWEEN {low} AND {high}")
+        if places:
             terms.append(
                 f"image_id IN (SELECT image_id FROM features WHERE space_digest = {quoted(space)}"
-                f" AND x BETWEEN {left} AND {right} AND y BETWEEN {low} AND {high})"
-            )
-        if self.lasso:
-            terms.append(
-                f"image_id IN (SELECT image_id FROM features WHERE space_digest = {quoted(space)}"
-                f" AND {within(self.lasso)})"
+                f" AND {' AND '.join(places)})"
             )
         return " AND ".join(terms) or "true"
 

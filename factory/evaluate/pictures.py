@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import socket
 from collections.abc import Sequence
 from itertools import count
@@ -189,11 +190,13 @@ def discard(*images: "Images | Pictures") -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes of this machine left in a folder."""
-    own = _NAME.format(host=socket.gethostname(), pid="*", number="*")
-    for path in folder.glob(own):
-        pid = int(path.name.removesuffix(".raw").split("-")[-2])
+    pid, number = r"(\d+)", r"\d+"
+    own = re.compile(_NAME.format(host=re.escape(socket.gethostname()), pid=pid, number=number))
+    for path in folder.iterdir():
+        if (made := own.fullmatch(path.name)) is None:  # of another machine, or not ours
+            continue
         try:
-            os.kill(pid, 0)
+            os.kill(int(made[1]), 0)
         except ProcessLookupError:
             path.unlink(missing_ok=True)
         except PermissionError:

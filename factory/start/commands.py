@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from factory.real.describe import Description
     from factory.start.plan import Project, Proposal, Speed
 
-PRESETS = {"classes": "cytodiff_small", "masks": "pairs_small"}
-
 
 @click.command()
 @click.argument("uri")
@@ -170,7 +168,7 @@ def _proposed(
 ) -> "tuple[Proposal, Speed]":
     """Return the plan, with times that were measured."""
     from factory.real.splits import make_split
-    from factory.start.plan import LAB, divisions, propose
+    from factory.start.plan import LAB, PRESETS, divisions, propose
 
     dataset = images.dataset
     ways = divisions(images)

@@ -21,6 +21,8 @@ Task = Literal["classes", "masks"]
 LAB = "new_lab"
 """The preset where wbc-base knows the classes: it learns the stain, and no label."""
 FOLDS = (5, 3)
+PRESETS = {"classes": "cytodiff_small", "masks": "pairs_small"}
+"""Of a training, by what is drawn."""
 COLOUR_STEPS, LORA_STEPS, PAIR_STEPS, FEWEST_PAIR_STEPS = 300, 600, 4_000, 2_000
 """Of the presets, that of the first stage before; pairs take fewer where time is short, and what
 comes out of still fewer is coloured noise."""
@@ -280,7 +282,7 @@ class _Steps:
 
     def train(self) -> Iterator[Step]:
         """Yield a training for every fold."""
-        preset: tuple[str, ...] = ("--config", "pairs_small") if self._masks else ()
+        preset: tuple[str, ...] = ("--config", PRESETS["masks"]) if self._masks else ()
         fewer = self._masks and self._steps < PAIR_STEPS
         preset += ("--set", f"training.steps={self._steps}") if fewer else ()
         left = tuple(word for name in self._without for word in ("--without", name))

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -113,11 +114,15 @@ def test_what_a_killed_process_left_goes_with_the_next_study(stored, tmp_path):
                           capture_output=True, check=True, text=True)  # fmt: skip
     left = tmp_path / stored.path.name.replace(f"-{os.getpid()}-", f"-{done.stdout.strip()}-")
     left.write_bytes(b"")
-    other = tmp_path / ".pictures-other_host-1-0.raw"
-    other.write_bytes(b"")
+    host = socket.gethostname()
+    longer = left.name.replace(host, f"{host}-b")
+    other, another = (tmp_path / name for name in (".pictures-other_host-1-0.raw", longer))
+    for path in (other, another):
+        path.write_bytes(b"")
     Gathering(1, (4, 4, 3), tmp_path)
     assert not left.exists()
     assert other.exists()
+    assert another.exists(), "of a machine whose name begins as this one's"
     assert stored.path.exists()
 
 
