@@ -15,6 +15,7 @@ from catalog.upkeep_commands import embed_command, optimize_command, remove_comm
 from factory import __version__
 from factory.agent.commands import agent
 from factory.command_line import as_typed, signal_of, status_of, stoppable
+from factory.distill.commands import distill
 from factory.errors import FactoryError
 from factory.evaluate.commands import evaluate
 from factory.evaluate.mix import mix
@@ -58,7 +59,7 @@ def cli(log_format: str) -> None:
 COMMANDS = (
     start,
     *(real, bank, clusters, segmenter, prepare),
-    *(expert, pretrain, finetune, memory, bridge, judge, ablate),
+    *(expert, pretrain, finetune, distill, memory, bridge, judge, ablate),
     *(generate, catalog, gallery, review, export, marks, regenerate, mix, evaluate, sweep),
     *(release, lineage_command, forget_command),
     *(submit, runs, agent),

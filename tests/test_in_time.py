@@ -47,6 +47,7 @@ GENERATE = "generate --catalog new --num-images 8"
 FINETUNE = "finetune --data cells --split split.json --output new --without-ray"
 SMALL = f"{FINETUNE} --set n_shot=2"
 CONTROLS = "--set 'arms={real: {design: real}, more: {design: oversample}}'"
+DISTILL = "distill wbc-base --output new"
 PRETRAIN = "pretrain --data cells --output new --without-ray"
 EVALUATE = "evaluate --data cells --split split.json --output new --without-ray"
 SWEEP = "sweep --data cells --split split.json --output new --catalog new"
@@ -144,6 +145,9 @@ WRONG: list[tuple[str, str, str]] = [
     (f"{PRETRAIN} --config cytodiff", "no configuration of a base", "Give one such as wbc_base"),
     (f"{PRETRAIN} --set denoiser.base=/no", "no generator at '/no'", "Give a diffusers folder"),
     (f"{PRETRAIN} --split no.json", "not a readable split", "Write"),
+    ("distill nowhere --output new", "no generator at 'nowhere'", "Give a diffusers folder"),
+    (f"{DISTILL} --set teacher.scheduler=ddpm", "choose one that comes to the same", "Correct"),
+    (f"{DISTILL} --set steps=5", "12 is no multiple of steps 5", "Correct"),
     ("bridge --out b --domain a", "no NAME=MODEL[:CLASS]", "Write --domain"),
     ("bridge --out b --domain a=no:x --domain b=no:y", "no generator at 'no'", "Give a diffusers"),
     ("bridge --out b --domain a=wbc-base:x --domain b=wbc-base", "no class 'x'", "Choose one of"),

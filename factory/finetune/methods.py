@@ -14,7 +14,7 @@ from factory.finetune.images import choose_images, looks_at_no_label
 from factory.method import METHODS, find_method
 from factory.models.expert_file import read_notes
 from factory.models.folder import read_json
-from factory.models.generator import EMBEDDED, check_revision, find_generator
+from factory.models.generator import DISTILLED, EMBEDDED, check_revision, find_generator
 from factory.real.field import Shown, scale_line
 from factory.real.splits import Split, check_dataset
 
@@ -98,4 +98,10 @@ def check_bases(config: MethodConfig, source: str | Path) -> None:
         read_notes(config.expert)
     for name, revision in config.bases():
         check_revision(name, revision)
-        find_generator(name, revision=revision)
+        base = find_generator(name, revision=revision)
+        if DISTILLED in base.manifest:
+            raise ConfigError(
+                f"base {name!r} was distilled, and knows no more than"
+                f" {base.settled['num_inference_steps']} noise levels",
+                remedy="Adapt its teacher, and distil what comes out: factory distill GENERATOR",
+            )

@@ -18,7 +18,7 @@ from factory.models.generator import Generator
 from factory.models.prompts import PromptGrammar, grammar_of
 from factory.sample.config import GenerateConfig
 from factory.sample.plan import Plan, Quota
-from factory.sample.prepare import make_plan
+from factory.sample.prepare import make_plan, with_defaults
 
 MIN_IMAGES = 10
 """A value that fewer held-out cells of the class show is too rare to judge."""
@@ -189,7 +189,8 @@ def judge_attributes(
     for class_name in dict.fromkeys(name for name, _ in asked):
         prompts = tuple(dict.fromkeys(p for name, p in asked if name == class_name))
         count, classes = per_value * len(prompts), {class_name: prompts}
-        own = config.model_copy(update={"num_images": count, "classes": classes})
+        update = {"num_images": count, "classes": classes}
+        own = with_defaults(config.model_copy(update=update), generator)
         quotas += make_plan(own, generator).quotas
     plan = Plan(quotas=tuple(quotas))
     drawn = draw_plan("attributes", generator, plan, config.dtype, cache=real.cache, report=report)

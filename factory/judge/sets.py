@@ -28,7 +28,7 @@ from factory.sample.config import GenerateConfig
 from factory.sample.drawn import Drawn
 from factory.sample.engine import Engine
 from factory.sample.plan import Plan
-from factory.sample.prepare import make_plan
+from factory.sample.prepare import make_plan, with_defaults
 from factory.sample.references import References
 
 PIXELS = "pixels"
@@ -88,7 +88,7 @@ def draw_set(
         ConfigError: see `make_plan`.
         DataError: likewise.
     """
-    plan = make_plan(config, generator, references)
+    plan = make_plan(with_defaults(config, generator), generator, references)
     return draw_plan(
         name, generator, plan, config.dtype, references=references, cache=cache, report=report
     )

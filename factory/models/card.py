@@ -62,6 +62,36 @@ def finetuned_card(manifest: Mapping[str, Any], figures: str = "") -> str:
     return _card(manifest, what, figures)
 
 
+def distilled_card(manifest: Mapping[str, Any]) -> str:
+    """Return the README.md of a distilled generator: teacher, how it is drawn, figures, picture."""
+    told, figures = manifest["distilled"], manifest["validation"]["all"]
+    teacher = manifest["config"]["teacher"]
+    what = f"""\
+Distilled from {teacher["model"]} ({told["teacher"]}) in {figures["step"]} steps on
+{teacher["num_images"]} of its drawings, each of {teacher["num_inference_steps"]} steps of
+{teacher["scheduler"]} under guidance {teacher["guidance_scale"]:g}. It draws
+{_classes(manifest)} at {manifest["size_px"]} px in **{told["num_inference_steps"]} evaluations**,
+steps of {told["scheduler"]} without guidance, and by no other settings:
+`factory generate --set model=<this folder>` takes them by itself. No real image was seen for it;
+what its teacher learnt from stands in `seen.parquet` and `copies.parquet`.
+
+{CREDITS.get(manifest.get("dataset_fingerprint", ""), "")}
+**Licence.** {manifest.get("licence") or "That of its teacher"}.
+
+**Not for diagnosis.**
+"""
+    measured = f"""\
+## Validation
+
+On ways of the teacher that it did not learn: loss of a step {figures["val_loss"]:.4g}; its own
+latents lie {figures["val_distance"]:.3g} of a standard deviation from the teacher's of the same
+noise (1: as far as their mean).
+
+![Teacher and student beside each other, from the same noise, not selected](sheet.png)
+"""
+    return _card(manifest, what, measured)
+
+
 def class_card(manifest: Mapping[str, Any], figures: str = "") -> str:
     """Return the README.md of a class-conditional generator: data, configuration, figures."""
     what = f"""\

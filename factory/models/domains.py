@@ -19,7 +19,14 @@ from factory.errors import ConfigError, ModelError
 from factory.method import invertible_methods
 from factory.models.families import STABLE_DIFFUSION
 from factory.models.folder import MANIFEST, read_json
-from factory.models.generator import DOMAINS, EMBEDDED, Generator, find_generator, open_generator
+from factory.models.generator import (
+    DISTILLED,
+    DOMAINS,
+    EMBEDDED,
+    Generator,
+    find_generator,
+    open_generator,
+)
 
 if TYPE_CHECKING:  # torch waits until the domains are known to exist
     from torch import Tensor
@@ -160,6 +167,13 @@ def check_invertible(domain: Domain) -> None:
         raise ModelError(
             f"domain {domain.name!r} is drawn by method {domain.generator.method!r}",
             remedy=f"Bridge generators of {' or '.join(known)}",
+        )
+    if DISTILLED in domain.generator.manifest:
+        raise ModelError(
+            f"domain {domain.name!r} is a distilled generator, which knows"
+            f" {domain.generator.settled['num_inference_steps']} noise levels: too few to carry an"
+            " image back to its noise",
+            remedy="Bridge its teacher",
         )
     if (family := domain.generator.family) is not STABLE_DIFFUSION:
         raise ModelError(

@@ -31,6 +31,17 @@ class _Bound(BaseModel):
     class_name: str
 
 
+class _Distilled(BaseModel):
+    """By what settings alone a student is drawn, see `factory.distill`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheduler: str
+    num_inference_steps: int = Field(ge=1, le=1000)
+    guidance_scale: float = Field(ge=0)
+    teacher: str
+
+
 class _Manifest(BaseModel):
     """What `factory.json` may say, as far as the factory itself reads it."""
 
@@ -47,6 +58,7 @@ class _Manifest(BaseModel):
     licence: str | None = None
     config: dict[str, Any] = Field({})
     domains: dict[str, _Bound] = Field({})
+    distilled: _Distilled | None = None
     field: Shown | None = None
     gates: dict[str, Any] | None = None
 

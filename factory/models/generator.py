@@ -45,6 +45,8 @@ SEEN = "seen.parquet"
 RINGS_FILE = "copies.parquet"
 """File of ring spectra of the images that a generator learnt from, which give none away: its gate
 for copies opens it."""
+DISTILLED, TEACHER = "distilled", "teacher"
+"""Key of the manifest of a student, and within it the id of its teacher, see `factory.distill`."""
 DOMAINS = "domains"
 """Key of the manifest under which a generator binds others, see `factory.models.domains`."""
 
@@ -116,6 +118,16 @@ class Generator:
     def conditional(self) -> bool:
         """Whether it was told what it draws: a network of one class and its masks needs not be."""
         return self.manifest.get("condition") != "none"
+
+    @property
+    def settled(self) -> Mapping[str, str | int | float]:
+        """Keys of a generation run that mean something at one value alone, and that value.
+
+        Guidance 1 without a condition to follow; those of its training for a distilled generator.
+        """
+        if told := self.manifest.get(DISTILLED):
+            return {key: value for key, value in told.items() if key != TEACHER}
+        return {} if self.conditional else {"guidance_scale": 1.0}
 
     @property
     def seen(self) -> "Digests | None":

@@ -64,7 +64,7 @@ class StreamConfig(Frozen):
         return {k: v for k, v in dumped.items() if k != "gpus_per_actor" or v is not None}
 
 
-class _Drawing(Frozen):
+class Drawing(Frozen):
     """What to draw and how: a run's configuration without its gates."""
 
     model: str = "wbc-base"
@@ -133,7 +133,7 @@ class _Drawing(Frozen):
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave them out while they say nothing: older searches hold this section whole."""
         dumped: dict[str, Any] = handler(self)
-        kept = _Drawing.model_fields.keys() - _LATER_UNSAID | _FIRST_GATES
+        kept = Drawing.model_fields.keys() - _LATER_UNSAID | _FIRST_GATES
         return {k: v for k, v in dumped.items() if k in kept or v is not None}
 
     @property
@@ -145,7 +145,7 @@ class _Drawing(Frozen):
 
 if TYPE_CHECKING:
 
-    class GenerateConfig(_Drawing):
+    class GenerateConfig(Drawing):
         """What the checker of types has to know of the sections that are read by name."""
 
         gates: PixelGates | None = PixelGates()
@@ -158,7 +158,7 @@ if TYPE_CHECKING:
 else:
     GenerateConfig = create_model(
         "GenerateConfig",
-        __base__=_Drawing,
+        __base__=Drawing,
         __doc__="One generation run: what to draw, how, and, a section for each gate, what passes.",
         __module__=__name__,
         **{g.key: (g if g.needed else g | None, g.default()) for g in GATES},

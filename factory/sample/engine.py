@@ -77,6 +77,11 @@ class Engine:
         """What changes bits at equal recipe, see `engine_fingerprint`, and the threads of now."""
         return self._fingerprint | threads_of(self.device)
 
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline in memory, with the LoRA of what was drawn last; None of a bridge."""
+        return self._pipeline
+
     def draw(self, batch: Batch) -> Drawn:
         """Return the batch's images, a row per request.
 

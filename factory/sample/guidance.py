@@ -98,22 +98,31 @@ class GuidedMethod(ABC):
 
         `conditions`: of all `sides`, where the requests alone do not tell them.
         """
-        recipe, seeds = requests[0].recipe, [request.seed for request in requests]
-        shape = (
-            self.unet.config.in_channels,
-            recipe.height_px // self.latents_per_side,
-            recipe.width_px // self.latents_per_side,
-        )
+        recipe = requests[0].recipe
         if conditions is None:
             conditions = self.conditions(requests, sides(recipe.guidance_scale))
         solver = make_scheduler(recipe.scheduler, self.training_config, recipe.num_inference_steps)
         latents = denoise(
             self.bound(conditions, recipe.guidance_scale),
             solver,
-            up(batch_noise(seeds, shape), self.device) * solver.init_noise_sigma,
-            generators=step_generators(seeds) if SCHEDULERS[recipe.scheduler].noisy else None,
+            self.noise(requests) * solver.init_noise_sigma,
+            generators=(
+                step_generators([request.seed for request in requests])
+                if SCHEDULERS[recipe.scheduler].noisy
+                else None
+            ),
         )
         return self.decode(latents)
+
+    def noise(self, requests: Sequence[Request]) -> Tensor:
+        """Return the initial noise (B, C, h, w) of requests, each image's from its own seed."""
+        recipe = requests[0].recipe
+        shape = (
+            self.unet.config.in_channels,
+            recipe.height_px // self.latents_per_side,
+            recipe.width_px // self.latents_per_side,
+        )
+        return up(batch_noise([request.seed for request in requests], shape), self.device)
 
     def bound(self, conditions: Sequence[Tensor], guidance_scale: float) -> Predict:
         """Return the network with the conditions of all `sides`, under guidance."""

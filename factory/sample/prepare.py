@@ -16,7 +16,7 @@ from factory.gate.pixel import PixelGates
 from factory.gate.registry import sections
 from factory.models.families import GENERIC, is_guided, learnt_flow
 from factory.models.foreign import find_drawn
-from factory.models.generator import Generator
+from factory.models.generator import DISTILLED, Generator
 from factory.models.prompts import open_reader
 from factory.sample.config import GenerateConfig
 from factory.sample.method import check_method, draws_masks, options_text, parse_options
@@ -162,19 +162,17 @@ def with_classes(config: GenerateConfig, generator: Generator) -> GenerateConfig
 
 
 def with_defaults(config: GenerateConfig, generator: Generator) -> GenerateConfig:
-    """Return `config` with a scheduler and a guidance that suit the generator.
+    """Return `config` with a scheduler and other settings that suit the generator.
 
     The default scheduler, where none is named, is for models of diffusion alone; one that learnt a
-    flow, or is of no known family, has its own. Without a condition guidance has nothing to follow,
-    whatever a preset for another generator says.
+    flow, or is of no known family, has its own. What is settled for the generator is as it must be,
+    whatever a preset for another one says.
     """
     suited: dict[str, object] = {}
     own = generator.family is GENERIC or learnt_flow(generator.weights)
     if own and "scheduler" not in config.model_fields_set:
         suited["scheduler"] = OWN
-    if not generator.conditional:
-        suited["guidance_scale"] = 1.0
-    return config.model_copy(update=suited)
+    return config.model_copy(update={**suited, **generator.settled})
 
 
 def with_gates(config: GenerateConfig, generator: Generator) -> GenerateConfig:
@@ -210,7 +208,7 @@ def check_prompts(
         ConfigError: with the words that would be cut.
         DataError: a row of the table without what its prompt asks for.
     """
-    own, said = set(generator.prompts.values()), about_guidance(generator)
+    own, said = set(generator.prompts.values()), about_settings(generator)
     asked = [("negative_prompt", config.negative_prompt)] + [
         (name, prompt)
         for name, prompts in config.prompts.items()
@@ -247,8 +245,11 @@ def check_prompts(
     return said
 
 
-def about_guidance(generator: Generator) -> list[str]:
-    """Return what is to be said where a guidance scale changes nothing."""
+def about_settings(generator: Generator) -> list[str]:
+    """Return what is to be said where some settings change nothing."""
+    if DISTILLED in generator.manifest:
+        told = ", ".join(f"{key} {value}" for key, value in sorted(generator.settled.items()))
+        return [f"{generator.name} was distilled, and is drawn by no other settings: {told}"]
     if not generator.conditional:
         return [f"guidance_scale is not used: {generator.name} was trained without a condition"]
     if not is_guided(generator.family, generator.weights):
@@ -301,23 +302,28 @@ def make_plan(
         table=table,
     )
     plan = Plan(quotas=tuple(method.quotas(planning, options)))
-    _check_guidance(plan, generator)
+    _check_settled(plan, generator)
     return plan
 
 
-def _check_guidance(plan: Plan, generator: Generator) -> None:
-    """Refuse to follow what a generator was never told.
+def _check_settled(plan: Plan, generator: Generator) -> None:
+    """Refuse settings under which a generator was never trained.
 
     Raises:
-        ConfigError: a scale other than 1, and no condition.
+        ConfigError: a scale other than 1, and no condition; others than a student's own.
     """
-    asked = {quota.recipe.guidance_scale for quota in plan.quotas} - {1}
-    if asked and not generator.conditional:
-        raise ConfigError(
-            f"guidance_scale {min(asked)}: generator {generator.name!r} was trained without a"
-            " condition, and there is nothing to follow",
-            remedy="Set guidance_scale: 1",
-        )
+    for key, value in generator.settled.items():
+        others = {getattr(quota.recipe, key) for quota in plan.quotas} - {value}
+        if others:
+            why = (
+                "was distilled for others"
+                if DISTILLED in generator.manifest
+                else "was trained without a condition, and there is nothing to follow"
+            )
+            raise ConfigError(
+                f"{key} {min(others)}: generator {generator.name!r} {why}",
+                remedy=f"Set {key}: {value:g}" if key != "scheduler" else f"Set {key}: {value}",
+            )
 
 
 def _check_table(config: GenerateConfig, table: Table | None, *, shown: bool) -> None:

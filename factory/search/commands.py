@@ -61,17 +61,17 @@ def sweep(
     from factory.sample.prepare import drawn_by
     from factory.sample.session import check_address, ray_session
     from factory.search.config import SweepConfig
-    from factory.search.space import GUIDANCE, check_space, without_guidance
+    from factory.search.space import check_space, without_settled
 
     catalog = parse_place(uri, options.pop("storage"))
     config = load_config(SweepConfig, source, overrides)
     check_space(config)
     check_places(config, where=source)
     check_revision(config.generate.model, config.generate.revision)
-    searched = without_guidance(config, drawn_by(config.generate))
-    if searched != config:
-        say(f"{GUIDANCE} is not searched: the generator has no condition to follow")
-        config = searched
+    searched = without_settled(config, drawn_by(config.generate))
+    for axis in sorted(set(config.space) - set(searched.space)):
+        say(f"{axis} is not searched: the generator is drawn at one value of it alone")
+    config = searched
     config.learner.check()
     parts = tuple(load_split(path) for path in splits)
     other_parts = tuple(load_split(path) for path in others)

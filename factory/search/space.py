@@ -12,30 +12,33 @@ if TYPE_CHECKING:  # what is wrong in a space is told before optuna is imported
     from optuna.distributions import BaseDistribution
 
 
-GUIDANCE = "generate.guidance_scale"
-"""An axis that means nothing to a generator without a condition."""
+DRAWING = "generate."
+"""Begins the axes that are keys of a generation run."""
 
 
-def without_guidance(config: SweepConfig, generator: Generator) -> SweepConfig:
-    """Return a search without the axis of guidance, where its generator has none to follow.
+def without_settled(config: SweepConfig, generator: Generator) -> SweepConfig:
+    """Return a search without the axes that have one value alone for its generator.
+
+    Guidance, where it has no condition to follow; solver, steps and guidance of a distilled one.
 
     Raises:
         ConfigError: nothing else is searched.
     """
-    if generator.conditional or GUIDANCE not in config.space or "generate.model" in config.space:
+    still = {DRAWING + key for key in generator.settled}
+    if not still & set(config.space) or f"{DRAWING}model" in config.space:
         return config
-    space = {key: axis for key, axis in config.space.items() if key != GUIDANCE}
+    space = {key: axis for key, axis in config.space.items() if key not in still}
     if not space:
         raise ConfigError(
-            f"generator {generator.name!r} was trained without a condition: {GUIDANCE!r} moves"
-            " nothing",
-            remedy="Search another axis, e.g. generate.num_inference_steps",
+            f"generator {generator.name!r} is drawn in one way alone: {', '.join(sorted(still))}"
+            " move nothing",
+            remedy="Search another axis, e.g. arm.ratio",
         )
-    start = [{key: v for key, v in point.items() if key != GUIDANCE} for point in config.start]
+    start = [{key: v for key, v in point.items() if key not in still} for point in config.start]
     kept = {
         "space": space,
         "start": tuple(point for n, point in enumerate(start) if point not in start[:n]),
-        "generate": config.generate.model_copy(update={"guidance_scale": 1.0}),
+        "generate": config.generate.model_copy(update=generator.settled),
     }
     return config.model_copy(update=kept)
 

@@ -31,11 +31,10 @@ from factory.search.objective import (
 )
 from factory.search.page import Plots, plots_of
 from factory.search.space import (
-    GUIDANCE,
     check_space,
     distribution_of,
     values_of,
-    without_guidance,
+    without_settled,
 )
 from factory.search.trials import Trial
 from tests.fakes.accessible import faults_of
@@ -83,16 +82,21 @@ def test_a_generator_of_another_split_is_refused(ground: Ground) -> None:
 def test_guidance_is_not_searched_where_nothing_can_be_followed(ground: Ground) -> None:
     config = ground.config
     generator = drawn_by(config.generate)
-    assert without_guidance(config, generator) == config
+    assert without_settled(config, generator) == config
     alone = replace(generator, manifest={**generator.manifest, "condition": "none"})
-    searched = without_guidance(config, alone)
+    searched = without_settled(config, alone)
     assert sorted(searched.space) == ["arm.per_class", "learner.learning_rate"]
     assert searched.start == ({"arm.per_class": 4, "learner.learning_rate": 1e-3},)
     assert searched.generate.guidance_scale == 1
     check_space(searched)
-    only = config.model_copy(update={"space": {GUIDANCE: config.space[GUIDANCE]}, "start": ()})
-    with pytest.raises(ConfigError, match=r"moves nothing.*generate.num_inference_steps"):
-        without_guidance(only, alone)
+    only = config.model_copy(
+        update={
+            "space": {"generate.guidance_scale": config.space["generate.guidance_scale"]},
+            "start": (),
+        }
+    )
+    with pytest.raises(ConfigError, match=r"move nothing.*arm.ratio"):
+        without_settled(only, alone)
 
 
 def test_what_another_run_drew_is_said_before_anything_is(ground: Ground) -> None:

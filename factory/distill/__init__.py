@@ -1,0 +1,1 @@
+"""Distillation: what a generator draws in many evaluations, learnt by a student of a few."""
