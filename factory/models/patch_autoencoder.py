@@ -15,6 +15,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from factory.errors import ConfigError
@@ -61,6 +62,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return False
         return isinstance(stored, dict) and stored.get("_class_name") == cls.__name__
 
+    @apply_forward_hook  # type: ignore[untyped-decorator] -- brings an offloaded part to its device
     def encode(self, images: Tensor, return_dict: bool = True) -> Any:
         """Return an `AutoencoderKLOutput`; its `latent_dist` is the latents themselves."""
         latents = self.encoder(images)
@@ -68,6 +70,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         posterior = DiagonalGaussianDistribution(parameters, deterministic=True)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook  # type: ignore[untyped-decorator]
     def decode(
         self, latents: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> Any:

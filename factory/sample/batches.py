@@ -60,7 +60,12 @@ class SampleActor:
         from factory.sample.engine import Engine
 
         run = self._run
-        return Engine(self._generator, dtype=run.config.dtype, references=run.references)
+        return Engine(
+            self._generator,
+            dtype=run.config.dtype,
+            references=run.references,
+            offload=run.config.stream.offload,
+        )
 
     @cached_property
     def _judges(self) -> list[Judge]:

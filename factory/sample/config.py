@@ -48,6 +48,10 @@ class StreamConfig(Frozen):
     """0: none, 1, or a share: of 0.25 four actors use one GPU, which small networks leave idle
     alone. null: 1 where the cluster has GPUs or node types with some, else 0."""
 
+    offload: bool = False
+    """On a GPU that holds the largest part of a model and not all of it (FLUX.1's encoders beside
+    its transformer): each part waits in the host's memory for its turn. On a CPU: nothing."""
+
     @model_validator(mode="after")
     def _can_be_had(self) -> "StreamConfig":
         share = self.gpus_per_actor or 0
@@ -61,7 +65,8 @@ class StreamConfig(Frozen):
     def _without_later_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what says nothing: it renames no older configuration."""
         dumped: dict[str, Any] = handler(self)
-        return {k: v for k, v in dumped.items() if k != "gpus_per_actor" or v is not None}
+        silent = {"gpus_per_actor": None, "offload": False}
+        return {k: v for k, v in dumped.items() if k not in silent or v != silent[k]}
 
 
 class Drawing(Frozen):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from factory.device import own_device
-from factory.errors import ConfigError, DataError, ModelError
+from factory.errors import ClusterError, ConfigError, DataError, ModelError
 from factory.method import METHODS, invertible_methods
 from factory.models.adapters import Adapted
 from factory.models.domains import Domain, domains_of, members_of
@@ -35,13 +35,15 @@ class Engine:
         dtype: str = "float32",
         device: str | None = None,
         references: References | None = None,
+        offload: bool = False,
     ) -> None:
         """Load onto `device` (default: see `own_device`).
 
-        `references` are the real images that recipes may name.
+        `references` are the real images that recipes may name. With `offload` a GPU holds the part
+        of the pipeline that computes and the host the others: the same kernels, so the same bits.
 
         Raises:
-            ConfigError: unknown dtype.
+            ConfigError: unknown dtype, or a pipeline that cannot be offloaded.
             ModelError: the folder does not hold a text-to-image pipeline.
         """
         if dtype not in DTYPES:
@@ -52,7 +54,7 @@ class Engine:
         self._fingerprint = engine_fingerprint(self.device, dtype)
         self._drawers: dict[str, Drawer] = {}
         self._bound = {
-            bound.model_id: Engine(bound, dtype=dtype, device=self.device)
+            bound.model_id: Engine(bound, dtype=dtype, device=self.device, offload=offload)
             for bound in members_of(generator)
         }
         self._pipeline: Any = None
@@ -64,7 +66,8 @@ class Engine:
                 remedy=f"Choose one of {', '.join(METHODS)}; a newer factory may know others",
             )
         base = generator.base() if generator.adapters else generator
-        self._pipeline = pipeline = load_pipeline(base, dtype=dtype).to(self.device)
+        self._pipeline = pipeline = load_pipeline(base, dtype=dtype)
+        _place(pipeline, self.device, offload=offload, name=generator.name)
         for network in (getattr(pipeline, name, None) for name in ("unet", "vae")):
             if network is not None:  # 1.1 to 1.4 times faster on a CPU
                 network.to(memory_format=torch.channels_last)
@@ -89,6 +92,7 @@ class Engine:
         never depend on how many neighbours it has.
 
         Raises:
+            ClusterError: the memory of the GPU is too small.
             ConfigError: a recipe of another model or method, or references where there are none.
             DataError: a reference that is not to be shown, or other pixels than the recipe's.
         """
@@ -104,7 +108,15 @@ class Engine:
         shown = _shown(self._references, batch.requests)
         shown += shown[-1:] * (batch.size - len(shown))
         drawer = self._drawer(recipe.method, recipe.adapter_id)
-        return drawer.drawn(padded, shown).first(len(batch.requests))
+        try:
+            return drawer.drawn(padded, shown).first(len(batch.requests))
+        except torch.OutOfMemoryError as error:
+            raise ClusterError(
+                f"the memory of the GPU ran out ({self.device}, {batch.size} images of"
+                f" {recipe.height_px} px at once)",
+                remedy="Set stream.offload: true, which changes no image, or a smaller batch_size,"
+                " which is another run",
+            ) from error
 
     def guided(self, class_name: str) -> GuidedMethod:
         """Return the generator's own method, ready for a class: its LoRA, if any, is folded in.
@@ -137,6 +149,24 @@ class Engine:
         """Return a domain of this engine, or of one that it binds."""
         engine = self._bound.get(domain.generator.model_id, self)
         return Side(class_name=domain.class_name, open=partial(engine.guided, domain.class_name))
+
+
+def _place(pipeline: Any, device: str, *, offload: bool, name: str) -> None:
+    """Move a pipeline to a device: whole, or part by part as they are called, by accelerate.
+
+    Raises:
+        ConfigError: diffusers names no order for its parts.
+    """
+    if not offload or device == "cpu":
+        pipeline.to(device)
+        return
+    if pipeline.model_cpu_offload_seq is None:
+        raise ConfigError(
+            f"stream.offload: generator {name!r} is a {type(pipeline).__name__}, whose parts have"
+            " no order",
+            remedy="Set stream.offload: false",
+        )
+    pipeline.enable_model_cpu_offload(device=device)
 
 
 def _shown(references: References | None, requests: Sequence[Request]) -> list[Reference]:

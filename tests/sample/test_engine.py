@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.utils import logging
 
-from factory.errors import ConfigError, ModelError
+from factory.errors import ClusterError, ConfigError, ModelError
 from factory.methods.text.draw import TextMethod
 from factory.models.conditioning import tokenize
 from factory.models.generator import Generator
@@ -157,3 +157,15 @@ def test_a_folder_that_diffusers_cannot_load_is_a_model_error(
     monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", broken)
     with pytest.raises(ModelError, match="no vae here"):
         Engine(tiny)
+
+
+def test_memory_that_runs_out_on_a_gpu_is_told_with_what_to_set(
+    tiny: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(TextMethod, "draw", full)
+    batch = plan_of(tiny).batch(0)
+    with pytest.raises(ClusterError, match=r"4 images of 16 px at once\).*stream.offload: true"):
+        Engine(tiny).draw(batch)

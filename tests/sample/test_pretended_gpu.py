@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.errors import ConfigError
 from factory.models.generator import Generator
 from factory.models.pipeline import DTYPES
 from factory.sample.config import GenerateConfig
@@ -21,6 +22,7 @@ from tests.fakes.extractors import install
 from tests.fakes.pair_generator import tiny_pairs
 from tests.fakes.pairs import write_pairs
 from tests.fakes.pretended_gpu import PretendedGpu, pretended_gpu
+from tests.fakes.tiny import tiny_generator
 
 NOISE = "utils/torch_utils.py"
 WAITED = {
@@ -119,6 +121,40 @@ def test_no_solver_waits_in_a_step_but_for_what_diffusers_makes_on_the_host(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_text_is_drawn_in_half_precision(tiny: Generator, dtype: str) -> None:
     assert not waits_a_step(tiny, dtype)
+
+
+@pytest.mark.parametrize("components", [None, 4])
+def test_an_offloaded_part_lies_on_the_gpu_while_it_computes(
+    components: int | None, tmp_path: Path
+) -> None:
+    """accelerate moves text encoder, U-Net and autoencoder in turn: the same bits, less memory."""
+    generator = tiny_generator(tmp_path / "g", components=components)
+    config = GenerateConfig(num_images=3, batch_size=3, num_inference_steps=2, seed=1)
+    batch = make_plan(config, generator).batch(0)
+    seen: list[dict[str, str]] = []
+    with pretended_gpu():
+        whole = Engine(generator, device="cuda").draw(batch)
+        engine = Engine(generator, device="cuda", offload=True)
+        parts = {name: getattr(engine.pipeline, name) for name in ("unet", "vae", "text_encoder")}
+
+        def places() -> dict[str, str]:
+            found = {name: next(part.parameters()) for name, part in parts.items()}
+            return {name: parameter.device.type for name, parameter in found.items()}
+
+        assert set(places().values()) == {"cpu"}
+        parts["unet"].conv_in.register_forward_hook(lambda *_: seen.append(places()))
+        parts["vae"].decoder.register_forward_hook(lambda *_: seen.append(places()))
+        drawn = engine.draw(batch)
+        assert seen[0] == seen[1] == {"unet": "cuda", "vae": "cpu", "text_encoder": "cpu"}
+        assert seen[2] == {"unet": "cpu", "vae": "cuda", "text_encoder": "cpu"}
+        assert (drawn.images == whole.images).all()
+
+
+def test_parts_without_an_order_are_not_offloaded(tmp_path: Path) -> None:
+    generator = tiny_class_generator(tmp_path / "g", "class")
+    with pretended_gpu(), pytest.raises(ConfigError, match="whose parts have no order"):
+        Engine(generator, device="cuda", offload=True)
+    assert Engine(generator, device="cpu", offload=True)
 
 
 @pytest.fixture(scope="module")
