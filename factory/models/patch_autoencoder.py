@@ -62,7 +62,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return False
         return isinstance(stored, dict) and stored.get("_class_name") == cls.__name__
 
-    @apply_forward_hook  # type: ignore[untyped-decorator] -- brings an offloaded part to its device
+    @apply_forward_hook  # type: ignore[untyped-decorator]  # offloaded: fetched first
     def encode(self, images: Tensor, return_dict: bool = True) -> Any:
         """Return an `AutoencoderKLOutput`; its `latent_dist` is the latents themselves."""
         latents = self.encoder(images)
