@@ -118,7 +118,13 @@ def copies_warning(figures: DrawnFigures | None) -> str:
 def privacy_lines(figures: DrawnFigures) -> list[str]:
     """Return what the figures say of patients' privacy, in sentences."""
     told, copies = figures.privacy, figures.privacy.copies
+    some = (
+        [f"Compared are {copies.share.n:,} of the {figures.num_drawn:,}, at even distances."]
+        if figures.num_drawn > MOST_COMPARED
+        else []
+    )
     return [
+        *some,
         f"Copies: {copies.share} of {copies.share.n} drawn images are nearer to a training image"
         f" than 1 % of the {copies.num_held_out} unseen real ones (32 px, all turns); 0.01 is what"
         " images that copy nothing show.",

@@ -336,6 +336,9 @@ def test_copies_of_training_images_stand_beside_the_verdict(trained, cells, othe
     )  # fmt: skip
     text = to_markdown(replace(make_report(*trained), drawn=figures))
     assert ("nearly copies of training images: 100%" in text) is copied
+    assert "Compared are" not in text
+    many = to_markdown(replace(make_report(*trained), drawn=replace(figures, num_drawn=75_000)))
+    assert "Compared are 8 of the 75,000, at even distances." in many
 
 
 def test_the_primary_comparison_cannot_be_changed_once_it_is_announced(trained, tmp_path, cells):
