@@ -152,8 +152,9 @@ def killing(checkpoints: Path, most: int) -> Iterator[list[int]]:
             step = max((int(path.name[5:]) for path in checkpoints.glob("step-*")), default=0)
             if step > (kills[-1] if kills else 0):
                 stop.wait(rng.random() * 0.3)
-                kills.append(step)
-                rng.choice(_workers()).send_signal(signal.SIGKILL)
+                if workers := _workers():  # none while their group is started again
+                    kills.append(step)
+                    rng.choice(workers).send_signal(signal.SIGKILL)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
