@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,9 @@ def killing(checkpoints: Path, most: int) -> Iterator[list[int]]:
             if step > (kills[-1] if kills else 0):
                 stop.wait(rng.random() * 0.3)
                 if workers := _workers():  # none while their group is started again
-                    kills.append(step)
-                    rng.choice(workers).send_signal(signal.SIGKILL)
+                    with suppress(psutil.NoSuchProcess):  # it went by itself: another one, then
+                        rng.choice(workers).send_signal(signal.SIGKILL)
+                        kills.append(step)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -167,5 +168,9 @@ def killing(checkpoints: Path, most: int) -> Iterator[list[int]]:
 
 def _workers() -> list[psutil.Process]:
     """Return the training workers that descend from this process."""
-    family = psutil.Process(os.getpid()).children(recursive=True)
-    return [p for p in family if "RayTrainWorker" in " ".join([p.name(), *p.cmdline()])]
+    found = []
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join([process.name(), *process.cmdline()]):
+                found.append(process)
+    return found
