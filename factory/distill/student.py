@@ -210,7 +210,7 @@ def _export(
         "method": teacher.method,
         "base_model_id": base,
         "size_px": held.requests[0].recipe.height_px,
-        "config": config.model_dump(mode="json"),
+        "config": _told(config, teacher),
         "validation": {"all": {"step": config.training.steps, **figures}},
         DISTILLED: {
             "scheduler": SOLVER,
@@ -236,6 +236,15 @@ def _export(
         files=files,
         dtype=torch.float16,
     )
+
+
+def _told(config: DistillConfig, teacher: Generator) -> dict[str, Any]:
+    """Return the configuration as a folder carries it: without places on this machine."""
+    told = config.model_dump(mode="json")
+    told["teacher"]["model"] = teacher.manifest.get("name", Path(teacher.name).name)
+    if config.teacher.table is not None:
+        told["teacher"]["table"] = Path(config.teacher.table).name
+    return told
 
 
 _OF_ADAPTERS = frozenset({"base", "base_revision", "adapters", "lora_scale", "base_lora_scale"})

@@ -66,6 +66,11 @@ def distilled_card(manifest: Mapping[str, Any]) -> str:
     """Return the README.md of a distilled generator: teacher, how it is drawn, figures, picture."""
     told, figures = manifest["distilled"], manifest["validation"]["all"]
     teacher = manifest["config"]["teacher"]
+    licence = f"""\
+**Licence.** {manifest.get("licence") or "That of its teacher"}.
+
+**Not for diagnosis.**
+"""
     what = f"""\
 Distilled from {teacher["model"]} ({told["teacher"]}) in {figures["step"]} steps on
 {teacher["num_images"]} of its drawings, each of {teacher["num_inference_steps"]} steps of
@@ -75,11 +80,7 @@ steps of {told["scheduler"]} without guidance, and by no other settings:
 `factory generate --set model=<this folder>` takes them by itself. No real image was seen for it;
 what its teacher learnt from stands in `seen.parquet` and `copies.parquet`.
 
-{CREDITS.get(manifest.get("dataset_fingerprint", ""), "")}
-**Licence.** {manifest.get("licence") or "That of its teacher"}.
-
-**Not for diagnosis.**
-"""
+{CREDITS.get(manifest.get("dataset_fingerprint", ""), licence)}"""
     measured = f"""\
 ## Validation
 

@@ -116,6 +116,9 @@ def test_a_student_comes_nearer_to_its_teacher(student: Generator, tiny: Generat
     assert (student.folder / "sheet.png").is_file()
     card = (student.folder / "README.md").read_text()
     assert "2 evaluations" in " ".join(card.split())
+    assert card.count("**Licence.**") == 1
+    for written in (card, str(start)):  # no place on this machine goes out
+        assert str(tiny.folder.parent) not in written
     vae = "vae/diffusion_pytorch_model.safetensors"
     ours, theirs = (load_file(each.folder / vae) for each in (student, tiny))
     assert all(torch.equal(value, theirs[name].half()) for name, value in ours.items())
