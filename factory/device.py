@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from factory.errors import ClusterError
 
@@ -38,7 +38,7 @@ def chosen_device(reserved: list[str] | None, *, usable: bool) -> str:
             f"this process holds GPU {', '.join(reserved)}, and PyTorch {torch.__version__} cannot"
             " use it",
             remedy="Install a PyTorch for its driver on that node, or ask for no GPU"
-            " (stream.gpus_per_actor: 0, cluster.use_gpu: false)",
+            " (stream.gpus_per_actor: 0, cluster.use_gpu: false, gpus_per_training: 0)",
         )
     return "cuda" if reserved else "cpu"
 
@@ -62,6 +62,19 @@ def cluster_gpus() -> tuple[float, float]:
     live = float(ray.cluster_resources().get("GPU", 0))
     most = state.get_max_resources_from_cluster_config() or {}
     return live, max(live, float(most.get("GPU", 0)))
+
+
+LOOK_STEPS = 50
+"""A GPU's losses are looked at so often at least; each look waits for it."""
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return where a network of one device lies: what it is shown belongs there.
+
+    One without parameters lies nowhere, and is shown what lies on the CPU.
+    """
+    first = next(network.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 SLICE_PIXELS = 8 * 512 * 512

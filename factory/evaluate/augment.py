@@ -1,6 +1,7 @@
 """Augmentation of training batches, image by image: turns, crops, colour, stain, blur.
 
-Never called for val or test. Everything is drawn from one generator, so that a step repeats.
+Never called for val or test. Everything is drawn from one generator of the CPU, so that a step
+repeats, and is done where the images lie.
 """
 
 import math
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from factory.device import up
 from factory.evaluate.config import Augmentation
 from factory.finetune.latents import TURNS, turn
 
@@ -43,10 +45,11 @@ def geometry(
 
 def colours(settings: Augmentation, images: Tensor, generator: torch.Generator) -> Tensor:
     """Return images (B, 3, H, W) in [0, 1] with other light, colour, stain and sharpness."""
-    count = len(images)
+    count, place = len(images), images.device
 
     def gain(most: float) -> Tensor:
-        return 1 + most * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        drawn = 1 + most * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        return up(drawn, place)
 
     images = images * gain(settings.brightness)
     middle = images.mean((1, 2, 3), keepdim=True)
@@ -56,17 +59,20 @@ def colours(settings: Augmentation, images: Tensor, generator: torch.Generator) 
     if settings.hed:
         images = jitter_stains(images, settings.hed, generator)
     blurred = torch.rand(count, generator=generator) < settings.blur
-    return torch.where(blurred[:, None, None, None], _blur(images), images)
+    return torch.where(up(blurred[:, None, None, None], place), _blur(images), images)
 
 
 def apply_geometry(
     images: Tensor, turns: Tensor, grids: Tensor, *, mode: str = "bilinear"
 ) -> Tensor:
-    """Return (B, C, S, S) turned and cropped; `mode` 'nearest' keeps the values of masks."""
+    """Return (B, C, S, S) turned and cropped; `mode` 'nearest' keeps the values of masks.
+
+    `turns` and `grids` are of the CPU: nobody waits for a GPU to be told of them.
+    """
     turned = torch.cat([turn(i[None], n) for i, n in zip(images, turns.tolist(), strict=True)])
     if bool((grids[:, 0, 0] == 1).all()):
         return turned
-    places = F.affine_grid(grids, list(turned.shape), align_corners=False)
+    places = F.affine_grid(up(grids, turned.device), list(turned.shape), align_corners=False)
     return F.grid_sample(
         turned.float(), places, mode=mode, padding_mode="border", align_corners=False
     )
@@ -79,9 +85,11 @@ def jitter_stains(images: Tensor, most: float, generator: torch.Generator) -> Te
     white images stay as they are: they hold no stain.
     """
     mixing = torch.tensor(RGB_OF_HED)
+    unmixing, mixing = (up(m, images.device) for m in (torch.linalg.inv(mixing), mixing))
     density = images.clamp(min=_DARKEST).log() / math.log(_DARKEST)
-    stains = torch.einsum("bchw,cs->bshw", density, torch.linalg.inv(mixing))
-    scale, shift = most * (2 * torch.rand(2, len(images), 3, 1, 1, generator=generator) - 1)
+    stains = torch.einsum("bchw,cs->bshw", density, unmixing)
+    jitter = most * (2 * torch.rand(2, len(images), 3, 1, 1, generator=generator) - 1)
+    scale, shift = up(jitter, images.device)
     mixed = torch.einsum("bshw,sc->bchw", stains * (1 + scale) + shift, mixing)
     out = (mixed * math.log(_DARKEST)).exp().clamp(0, 1)
     light = images.mean((1, 2, 3), keepdim=True)
@@ -90,7 +98,7 @@ def jitter_stains(images: Tensor, most: float, generator: torch.Generator) -> Te
 
 def _blur(images: Tensor, sigma_px: float = 0.7) -> Tensor:
     weights = torch.exp(-(torch.arange(-1, 2.0) ** 2) / (2 * sigma_px**2))
-    kernel = (weights / weights.sum()).expand(images.shape[1], 1, 1, 3)
+    kernel = up(weights / weights.sum(), images.device).expand(images.shape[1], 1, 1, 3)
     wide = F.pad(images, (1, 1, 1, 1), mode="replicate")
     rows = F.conv2d(wide, kernel, groups=images.shape[1])
     return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from factory.arrays import Floats, Images
+from factory.device import device_of, own_device, up
 from factory.evaluate.augment import augmented
 from factory.evaluate.clip import build_clip
 from factory.evaluate.config import Classifier
@@ -54,12 +55,14 @@ def train_classifier(
     """Return the classifier with the best val macro-F1 (ties: lower loss), and its curve.
 
     Equal settings and seed give equal initial weights, and draws that follow from step and seed.
+    It is trained on the device that this process has (`own_device`), and stays there.
 
     Raises:
         ConfigError: see `build_classifier`.
         ModelError: the same, or the loss is no number any more.
     """
-    network = build_classifier(settings, class_names, seed=seed)
+    device = own_device()
+    network = build_classifier(settings, class_names, seed=seed).to(device)
 
     def loss_of(module: nn.Module, step: int) -> Tensor:
         return classifier_loss(module, settings, train, step, seed=seed)
@@ -70,7 +73,7 @@ def train_classifier(
         sums = confusion_rows(val.labels, chances.argmax(1), len(class_names)).sum(axis=0)
         return float(macro_f1(sums)), -float(loss)
 
-    with seeded(seed):  # dropout has no generator argument
+    with seeded(seed, device):  # dropout has no generator argument
         fitted = fit(network, loss_of, validate, settings, frozen_norm=settings.frozen_norm)
     return network, fitted
 
@@ -99,7 +102,9 @@ def classifier_loss(
     rows = torch.from_numpy(
         step_indices(step, batch_size=settings.batch_size, num_images=len(train.images), seed=seed)
     )
-    images, targets = to_signed(train.images[rows]), train.soft_labels[rows]
+    device = device_of(module)
+    images = to_signed(up(train.images[rows], device))
+    targets = up(train.soft_labels[rows], device)
     synthetic = train.synthetic[rows]
     if train.augment:
         generator = step_generator(step, seed=seed)
@@ -117,8 +122,9 @@ def predict(network: nn.Module, images: Images | Chosen, *, batch_size: int = 64
     """Return class probabilities (N, K) of images (N, S, S, 3), without any augmentation."""
     if not len(images):
         return np.empty((0, 0))
+    device = device_of(network)
     said = [
-        network(to_signed(torch.as_tensor(images[start : start + batch_size]))).softmax(1)
+        network(to_signed(up(torch.as_tensor(images[start : start + batch_size]), device)))
         for start in range(0, len(images), batch_size)
     ]
-    return np.asarray(torch.cat(said).double().numpy())
+    return np.asarray(torch.cat([logits.softmax(1) for logits in said]).cpu().double().numpy())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from factory.device import LOOK_STEPS, device_of
 from factory.errors import ModelError
 from factory.evaluate.config import Fitting
 from factory.finetune.order import warmup_hold_decay
@@ -37,7 +38,7 @@ def fit(
 
     AdamW, warm-up and half a cosine to 2 %, gradients clipped to norm 1. Buffers (batch norm's
     statistics) go with the weights; with `frozen_norm` they stay as they came. Of equal scores the
-    earliest stays.
+    earliest stays. A GPU is waited for at validations and every `LOOK_STEPS` steps alone.
 
     Raises:
         ModelError: the loss is no number any more.
@@ -48,14 +49,20 @@ def fit(
     optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
     curve: list[tuple[int, tuple[float, ...]]] = []
     best: tuple[tuple[float, ...], int, dict[str, Tensor]] | None = None
+    losses: list[Tensor] = []
+    look = 1 if device_of(network).type == "cpu" else LOOK_STEPS
     for step in range(settings.steps):
         network.train(whole)
         if frozen_norm:
             for norm in _batch_norms(network):
                 norm.eval()
-        _step(network, optimizer, loss_of, settings, step)
+        losses.append(_step(network, optimizer, loss_of, settings, step))
         done = step + 1
-        if done % settings.validate_every == 0 or done == settings.steps:
+        validating = done % settings.validate_every == 0 or done == settings.steps
+        if validating or len(losses) == look:
+            _check(losses, done)
+            losses = []
+        if validating:
             network.eval()
             scores = validate(network)
             curve.append((done, scores))
@@ -85,13 +92,20 @@ def _step(
     loss_of: LossOf,
     settings: Fitting,
     step: int,
-) -> None:
+) -> Tensor:
+    """Take a step; return its loss."""
     for group in optimizer.param_groups:
         group["lr"] = settings.learning_rate * rate_factor(settings, step)
     loss = loss_of(network, step)
-    if not math.isfinite(value := float(loss.detach())):
-        raise ModelError(f"the loss is {value} at step {step + 1}", remedy="Lower learning_rate")
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _check(losses: list[Tensor], done: int) -> None:
+    """Raise where one of the last losses before step `done` is no number: one copy for them all."""
+    for step, value in enumerate(torch.stack(losses).tolist(), start=done - len(losses) + 1):
+        if not math.isfinite(value):
+            raise ModelError(f"the loss is {value} at step {step}", remedy="Lower learning_rate")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from factory.device import own_device, up
 from factory.digest import digest_bytes
 from factory.errors import ConfigError, ModelError
 from factory.evaluate.arms import Manifest
@@ -26,7 +27,7 @@ from factory.models.shards import read_tensors
 from factory.terminal import Pace, Tell
 
 Maps = Callable[[Tensor], Tensor]
-"""Images (B, 3, S, S) in [-1, 1] to maps (B, F, G, G)."""
+"""Images (B, 3, S, S) in [-1, 1] to maps (B, F, G, G), where the encoder lies."""
 _GRID = 2  # pixels of a mask to one of the maps
 _BATCH = 8
 MOST_KEPT = 2048
@@ -60,7 +61,7 @@ class Equations:
 
 
 def encoder_of(settings: MaskProbe) -> Maps:
-    """Return the encoder of a probe, frozen.
+    """Return the encoder of a probe, frozen, on the device that this process has.
 
     Raises:
         ConfigError: timm knows no such encoder, or it gives no maps.
@@ -86,13 +87,17 @@ def encoder_of(settings: MaskProbe) -> Maps:
     if lacking := [k for k in own if k not in state or state[k].shape != own[k].shape]:
         raise ModelError(f"{known} does not fit {name}: {lacking[0]}", remedy="Give its weights")
     network.load_state_dict({key: state[key] for key in own})
-    network.eval().requires_grad_(False)
+    device = own_device()
+    network.eval().requires_grad_(False).to(device)
     facts = timm.get_pretrained_cfg(name)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (facts.mean, facts.std))
+    mean, std = (
+        torch.tensor(values)[:, None, None].to(device) for values in (facts.mean, facts.std)
+    )
 
     def maps(images: Tensor) -> Tensor:
         side = (settings.input_px, settings.input_px)
-        shown = F.interpolate((images + 1) / 2, side, mode="bilinear", antialias=True)
+        there = (up(images, device) + 1) / 2
+        shown = F.interpolate(there, side, mode="bilinear", antialias=True)
         return _fitted([F.normalize(m) for m in network((shown - mean) / std)], grid)
 
     return maps
@@ -159,16 +164,16 @@ def _equations(
 ) -> Equations:
     shown = F.one_hot(torch.from_numpy(mask).long(), classes).permute(2, 0, 1)[None].float()
     features = maps(turn(to_signed(torch.from_numpy(image)[None]), number)).flatten(2)[0]
-    aim = F.avg_pool2d(turn(shown, number), _GRID).flatten(2)[0]
-    square = (features @ features.T / features.shape[1]).numpy()
-    return Equations(square=square, aim=(features @ aim.T / aim.shape[1]).numpy())
+    aim = up(F.avg_pool2d(turn(shown, number), _GRID).flatten(2)[0], features.device)
+    square = (features @ features.T / features.shape[1]).cpu().numpy()
+    return Equations(square=square, aim=(features @ aim.T / aim.shape[1]).cpu().numpy())
 
 
 @torch.inference_mode()
 def maps_of(maps: Maps, images: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Return the maps (N, F, G, G) of images that masks are looked for in."""
     chunks = torch.split(torch.from_numpy(images), _BATCH)
-    return np.asarray(torch.cat([maps(to_signed(chunk)).half() for chunk in chunks]).numpy())
+    return np.asarray(torch.cat([maps(to_signed(chunk)).half().cpu() for chunk in chunks]).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,13 +214,14 @@ def masks_of(
 ) -> NDArray[np.uint8]:
     """Return class indices (N, S, S) from maps (N, F, G, G)."""
     found = []
-    weights = torch.from_numpy(decoder.astype(np.float32))
+    device = own_device()
+    weights = up(torch.from_numpy(decoder.astype(np.float32)), device)
     for chunk in torch.split(torch.from_numpy(maps), 64):
-        scores = torch.einsum("nfhw,fk->nkhw", chunk.float(), weights)
+        scores = torch.einsum("nfhw,fk->nkhw", up(chunk, device).float(), weights)
         scores[:, 0] += shift
         large = F.interpolate(scores, (size_px, size_px), mode="bilinear")
         found.append(large.argmax(1).to(torch.uint8))
-    return np.asarray(torch.cat(found).numpy())
+    return np.asarray(torch.cat(found).cpu().numpy())
 
 
 def best_shift(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from factory.device import up
 from factory.evaluate.config import Mixing, PooledLoss
 
 
@@ -26,19 +27,20 @@ def batch_loss(
     rows adds nothing.
 
     Args:
-        losses: of the rows.
-        synthetic: (B,) bool.
-        weights: (B,) of the rows.
+        losses: of the rows, wherever they were computed.
+        synthetic: (B,) bool, of the CPU: which sides there are is asked without waiting.
+        weights: (B,) of the rows, of the CPU.
         pooled: None for the plain loss.
     """
     if pooled is None:
-        return _mean(losses, weights)
+        return _mean(losses, up(weights, losses.device))
     total = losses.sum() * 0  # keeps the graph where a side is missing
     sides = ((~synthetic, pooled.real_weight), (synthetic, 1 - pooled.real_weight))
     for side, factor in sides:
         if bool(side.any()):
             share = float(side.float().mean()) if pooled.batch_shares else 1.0
-            total = total + factor * share * _mean(losses[side], weights[side])
+            rows, weight = (up(t, losses.device) for t in (side.nonzero()[:, 0], weights[side]))
+            total = total + factor * share * _mean(losses[rows], weight)
     return total
 
 
@@ -53,6 +55,7 @@ def mixed(
 ) -> tuple[Tensor, Tensor]:
     """Return images (B, C, H, W) and targets (B, K) after MixUp or CutMix, or unchanged.
 
+    Both lie on one device, `synthetic` (B,) bool and `generator` are of the CPU.
     One proportion and one box for the batch. With `within_sides` a real image is mixed with real
     ones only, and a synthetic one with synthetic ones.
     """
@@ -62,6 +65,7 @@ def mixed(
     corner = torch.rand(2, generator=generator)
     if chance >= mixing.probability:
         return images, targets
+    partner = up(partner, images.device)
     if mixing.kind == "cutmix" or (mixing.kind == "either" and choice < 0.5):
         images, proportion = _with_box(images, images[partner], corner, proportion)
     else:

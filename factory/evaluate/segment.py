@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from factory.arrays import Images, Masks
+from factory.device import device_of, own_device, up
 from factory.evaluate.augment import apply_geometry, augmented
 from factory.evaluate.config import SegmenterLearner
 from factory.evaluate.learner import Fitted, fit
@@ -43,6 +44,8 @@ def train_segmenter_on(
 ) -> tuple[nn.Module, Fitted]:
     """Return the segmenter with the best mean val Dice of the foreground, and its curve.
 
+    It is trained on the device that this process has (`own_device`), and stays there.
+
     Args:
         settings: architecture, lengths and rates.
         train: the arm's pairs.
@@ -54,7 +57,8 @@ def train_segmenter_on(
         ConfigError: see `build_segmenter`.
         ModelError: the same, or the loss is no number any more.
     """
-    network = build_segmenter(settings, num_classes, seed=seed)
+    device = own_device()
+    network = build_segmenter(settings, num_classes, seed=seed).to(device)
 
     def loss_of(module: nn.Module, step: int) -> Tensor:
         return pair_loss(module, settings, train, step, seed=seed)
@@ -63,7 +67,7 @@ def train_segmenter_on(
         rows = mask_rows(segment(module, val[0]), val[1])
         return (float(image_dice(rows.sum(axis=0))),)
 
-    with seeded(seed):
+    with seeded(seed, device):
         fitted = fit(network, loss_of, validate, settings)
     return network, fitted
 
@@ -75,7 +79,9 @@ def pair_loss(
     rows = torch.from_numpy(
         step_indices(step, batch_size=settings.batch_size, num_images=len(train.images), seed=seed)
     )
-    images, masks = to_signed(train.images[rows]), train.masks[rows][:, None].float()
+    device = device_of(module)
+    images = to_signed(up(train.images[rows], device))
+    masks = up(train.masks[rows], device)[:, None].float()
     if train.augment:
         generator = step_generator(step, seed=seed)
         images, turns, grids = augmented(settings.augmentation, images, generator)
@@ -101,10 +107,11 @@ def image_losses(logits: Tensor, masks: Tensor) -> Tensor:
 @torch.no_grad()
 def segment(network: Any, images: Images | Chosen, *, batch_size: int = 16) -> Masks:
     """Return class indices (N, S, S) of images (N, S, S, 3), without any augmentation."""
+    device = device_of(network)
     found = [
-        network(to_signed(torch.as_tensor(images[start : start + batch_size])))
+        network(to_signed(up(torch.as_tensor(images[start : start + batch_size]), device)))
         .argmax(1)
         .to(torch.uint8)
         for start in range(0, len(images), batch_size)
     ]
-    return np.asarray(torch.cat(found).numpy())
+    return np.asarray(torch.cat(found).cpu().numpy())

@@ -86,7 +86,7 @@ def train_expert(
     expert = build_expert(spec, seed=settings.seed, weights=weights).to(device)
     images = torch.from_numpy(train.images)
     optimizer = torch.optim.AdamW(_trained(expert, settings), weight_decay=settings.weight_decay)
-    with seeded(settings.seed):  # for backbones with dropout of their own
+    with seeded(settings.seed, device):  # for backbones with dropout of their own
         for step in range(settings.steps):
             loss = _step(expert, optimizer, images, targets, chances, settings, step)
             report(step + 1, loss)

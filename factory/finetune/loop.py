@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from factory.device import LOOK_STEPS
 from factory.errors import ConfigError, ModelError
 from factory.finetune.checkpoint import Checkpoints, Notes, load_checkpoint, read_notes
 from factory.finetune.cluster import ClusterConfig
@@ -76,8 +77,6 @@ def loop_config(
     )
 
 
-LOOK_STEPS = 50
-"""A GPU's losses are looked at so often at least; each look waits for it."""
 LossOf = Callable[[nn.Module, Part], dict[str, Tensor]]
 """(model, part) -> named terms, of which 'loss' is minimised. Draws its own images."""
 

@@ -102,10 +102,16 @@ class Expert(nn.Module):
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's global generator inside, restore it after: for code that takes no other."""
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Seed the global generators inside, restore them after: for code that takes no other.
+
+    That of the CPU and of `device`: dropout draws where it computes.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
         yield
 
 

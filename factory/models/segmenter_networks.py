@@ -34,7 +34,8 @@ class SmallUnet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K, S, S) of images (B, 3, S, S) in [-1, 1]."""
-        logits: Tensor = self.network(images, 0).sample
+        never = torch.zeros(1, dtype=torch.long, device=images.device)  # a 0 would be copied there
+        logits: Tensor = self.network(images, never).sample
         return logits.float()
 
 

@@ -221,6 +221,10 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         patch.setattr(torch.autograd, "grad", reached)
         patch.setattr(torch.cuda, "get_device_name", lambda *_: "pretended")
         patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+        patch.setattr(torch.backends.cudnn, "enabled", False)  # its batch norm is of no CPU
+        patch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state())
+        patch.setattr(torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state))
+        patch.setattr(torch.cuda, "manual_seed", torch.default_generator.manual_seed)
         patch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 0, raising=False)
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.nn.Module, "_apply", _moved)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from factory.device import LOOK_STEPS
 from factory.errors import ModelError
 from factory.finetune.autoencoder import Lesson, train_first_stage
 from factory.finetune.config import AdversarialConfig, FirstStageConfig, NoiseLevels
-from factory.finetune.loop import LOOK_STEPS, Loop, LoopConfig
+from factory.finetune.loop import Loop, LoopConfig
 from factory.finetune.method import task_of
 from factory.finetune.order import Part
 from factory.finetune.run import loop_of, prepare, training_of
