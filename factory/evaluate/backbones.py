@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ class Backbone:
     extract: Callable[[Images], Features]
 
 
-def open_backbone(settings: Probe) -> Backbone:
-    """Return the backbone of a probe.
+def open_backbone(settings: Probe, *, gpus: float = 0.0) -> Backbone:
+    """Return the backbone of a probe; with `gpus` of Ray it looks in an actor that holds them.
 
     Raises:
         ConfigError: timm knows no such backbone.
@@ -68,11 +69,11 @@ def open_backbone(settings: Probe) -> Backbone:
             " (safetensors.torch.save_file), or name the file: --set learner.weights=FILE",
         )
     key = [name, digest_bytes(Path(path).read_bytes()), settings.input_px, 1]
-    return Backbone(name=name, digest=digest(key), extract=_seen_by(network))
+    return Backbone(name=name, digest=digest(key), extract=_placed(network, gpus))
 
 
-def expert_backbone(folder: Path) -> Backbone:
-    """Return the network of an expert, what its classifying layer sees.
+def expert_backbone(folder: Path, *, gpus: float = 0.0) -> Backbone:
+    """Return the network of an expert, what its classifying layer sees; `gpus` as a backbone's.
 
     Raises:
         ModelError: see `load_expert`.
@@ -81,7 +82,42 @@ def expert_backbone(folder: Path) -> Backbone:
 
     expert, notes = load_expert(folder)
     key = [notes.model_dump(mode="json"), digest_bytes((folder / WEIGHTS).read_bytes()), 1]
-    return Backbone(name=f"the expert in {folder}", digest=digest(key), extract=_seen_by(expert))
+    place = f"the expert in {folder}"
+    return Backbone(name=place, digest=digest(key), extract=_placed(expert, gpus))
+
+
+class Looker:
+    """An actor of Ray that looks at images for a process without a GPU."""
+
+    def __init__(self, network: Expert) -> None:
+        self._extract = _seen_by(network)
+
+    def extract(self, images: Images) -> Features:
+        """Return the features of images (N, S, S, 3)."""
+        return self._extract(images.copy())  # Ray's own may not be written, which PyTorch minds
+
+
+def _placed(network: Expert, gpus: float) -> Callable[[Images], Features]:
+    """Return what gives features: here, or in an actor that holds `gpus` while this is kept.
+
+    The network travels, for its weights need not lie on that machine; features are kept here. The
+    actor starts with the first images: several networks may want the same GPU in turn.
+    """
+    if not gpus:
+        return _seen_by(network)
+    import ray
+
+    from factory.sample.stream import fetched
+
+    actors: list[Any] = []
+
+    def extract(images: Images) -> Features:
+        if not actors:
+            kind = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=3, max_task_retries=3)
+            actors.append(kind(Looker).remote(network))
+        return np.asarray(fetched(actors[0].extract.remote(images)))
+
+    return extract
 
 
 def _seen_by(network: Expert) -> Callable[[Images], Features]:

@@ -154,17 +154,16 @@ def _trained(
     from functools import partial
 
     from factory.evaluate import study_run as studies
+    from factory.evaluate.placement import execute_here, room_for
     from factory.sample.session import ray_session
 
     run = partial(studies.run_study, planned, output, made=made, tell=say)
     with goes_on("finished trainings stay"):
         if without_ray:
-            return run(studies.execute_here)
+            return run(execute_here)
         with ray_session(address, tell=say):
-            import ray
-
-            workers = int(ray.cluster_resources().get("CPU", 1))
-            return run(studies.execute_on_ray, workers=workers)
+            room = room_for(planned.config.learner, planned.config.gpus_per_training)
+            return run(room.execute, room=room)
 
 
 def named_sources(asked: tuple[str, ...]) -> "dict[str, RealDataset]":

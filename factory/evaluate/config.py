@@ -329,6 +329,8 @@ class StudyConfig(Frozen):
     baseline: str | None = None
     """The control that verdicts are about; null: the one with the best val score."""
     synthetic: SyntheticChoice = SyntheticChoice()
+    gpus_per_training: float | None = Field(None, ge=0, le=1)
+    """On Ray; null: a share where the cluster has GPUs and the learner gains. Names no result."""
     subgroups: str | None = None
     """An attribute of the real images, such as their hospital: test images of each value are also
     scored apart."""
@@ -417,7 +419,7 @@ class StudyConfig(Frozen):
 
 def plain(told: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped study or search without the keys that it learnt later and does not use."""
-    told = dict(told)
+    told = {k: v for k, v in told.items() if k != "gpus_per_training"}  # where, not what
     if told["shots_seed"] is None:
         told["shots_seed"] = OLD_SHOTS_SEED
     later = {"equal_information": True, "without": [], **LATER}

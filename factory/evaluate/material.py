@@ -37,11 +37,13 @@ def study_material(
     *,
     sources: Mapping[str, RealDataset] | None = None,
     folder: Path | None = None,
+    gpus: float = 0.0,
     tell: Tell | None = None,
 ) -> Material:
     """Return every image that trainings of one learner need, and masks if it is a segmenter.
 
-    Images of `sources` join, which some arms take; a probe's features are looked up or computed.
+    Images of `sources` join, which some arms take; a probe's features are looked up or computed,
+    with `gpus` of Ray or, of 0, on what this process has.
     More images than memory should hold lie in a file of `folder`, until `Material.discard`.
 
     Raises:
@@ -87,7 +89,7 @@ def study_material(
         material = with_pasted(material, pastes)
     manifests = list({unit.manifest.digest: unit.manifest for unit in units}.values())
     if isinstance(learner, Probe):
-        return of_probe(material, learner, manifests, held, tell=tell)
+        return of_probe(material, learner, manifests, held, gpus=gpus, tell=tell)
     if isinstance(learner, MaskProbe):
         return with_equations(material, learner, manifests, sorted(held), tell=tell)
     return material
@@ -207,11 +209,12 @@ def of_probe(
     manifests: Sequence[Manifest],
     held: Set[str],
     *,
+    gpus: float = 0.0,
     tell: Tell | None = None,
 ) -> Material:
     """Return the material with all that a probe looks at in these arms, and what it sees there.
 
-    `held` are the images of val and test parts.
+    `held` are the images of val and test parts; `gpus` as in `study_material`.
 
     Raises:
         ConfigError, ModelError: see `with_features` and `with_derived`.
@@ -239,6 +242,7 @@ def of_probe(
         strong=shown(lambda manifest: manifest.strong).keys(),
         stained=shown(lambda manifest: manifest.ways.stain).keys(),
         asked={name: {*held, *of_expert(name)} for name in probe.experts},
+        gpus=gpus,
         tell=tell,
     )
 
@@ -251,6 +255,7 @@ def with_features(
     strong: Set[str] = frozenset(),
     stained: Set[str] = frozenset(),
     asked: Mapping[str, Set[str]] | None = None,
+    gpus: float = 0.0,
     tell: Tell | None = None,
 ) -> Material:
     """Return the material with what a probe's backbone says of its images.
@@ -262,6 +267,7 @@ def with_features(
         strong: real images of which varied views are wanted too.
         stained: others of which views in other stains are wanted.
         asked: images that each of the probe's experts is asked about.
+        gpus: as in `study_material`.
         tell: gets lines to show.
 
     Raises:
@@ -276,7 +282,7 @@ def with_features(
         view_names,
     )
 
-    backbone = open_backbone(probe)
+    backbone = open_backbone(probe, gpus=gpus)
     if tell is not None and probe.backbone is None and backbone.name == COLOURS:
         tell(NO_WEIGHTS)
     held = view_names(probe, turns=probe.tta)
@@ -301,7 +307,9 @@ def with_features(
     for name, wanted in (asked or {}).items():
         own = [n for n, i in enumerate(ids) if i in wanted]
         asks = [views[n] for n in own]
-        said = look(expert_backbone(probe.experts[name]), material.images[own], asks)
+        expert = expert_backbone(probe.experts[name], gpus=gpus)
+        said = look(expert, material.images[own], asks)
+        del expert  # and the GPU that it may hold
         each = np.split(said, np.cumsum([len(one) for one in asks])[:-1])
         experts[name] = dict(zip([ids[n] for n in own], each, strict=True))
     return replace(

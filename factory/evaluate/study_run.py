@@ -16,16 +16,15 @@ from factory.errors import ConfigError, OutputError
 from factory.evaluate.config import MaskProbe, Probe
 from factory.evaluate.material import study_material
 from factory.evaluate.outset import about_scale, expected_seconds, power_lines, said_first
+from factory.evaluate.placement import Room
 from factory.evaluate.study import Planned
 from factory.evaluate.study_html import Beside, Made, error_arm, to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_sheet import look_at, mistakes
-from factory.evaluate.tasks import TASKS, run_unit
+from factory.evaluate.tasks import TASKS
 from factory.evaluate.units import Material, Result, Unit
-from factory.measure.intervals import counted
 from factory.terminal import Tell, duration
 
-PROBES_AT_ONCE = 8
 Execute = Callable[[Sequence[Unit], Material], Iterator[Result]]
 
 
@@ -34,7 +33,7 @@ def run_study(
     output: Path,
     execute: Execute,
     *,
-    workers: int | None = None,
+    room: Room | None = None,
     made: Made = Made(),  # noqa: B008 -- a value
     tell: Tell | None = None,
 ) -> StudyReport:
@@ -44,7 +43,7 @@ def run_study(
         planned: the study.
         output: a folder.
         execute: trains.
-        workers: of `execute`, side by side with a core each; None: this process alone.
+        room: of `execute`, on Ray; None: this process alone.
         made: what the page says of how it was made.
         tell: gets lines to show, first how long it will take; None: nothing is told or measured.
 
@@ -61,10 +60,11 @@ def run_study(
         inputs.catalog,
         sources=inputs.sources,
         folder=output,
+        gpus=room.gpus_looking if room else 0.0,
         tell=tell,
     )
     try:
-        return _studied(planned, material, output, execute, workers=workers, made=made, tell=tell)
+        return _studied(planned, material, output, execute, room=room, made=made, tell=tell)
     finally:
         material.discard()
 
@@ -75,7 +75,7 @@ def _studied(
     output: Path,
     execute: Execute,
     *,
-    workers: int | None,
+    room: Room | None,
     made: Made,
     tell: Tell | None,
 ) -> StudyReport:
@@ -92,9 +92,8 @@ def _studied(
         for line in scales:
             tell(line)
     if tell is not None and todo:
-        seconds = expected_seconds(todo, material, threads=None if workers is None else 1)
-        on = "" if workers is None else f" on {counted(workers, 'core')}"
-        tell(f"about {duration(seconds / min(workers or 1, len(todo)))}{on}")
+        seconds = (room.expected_seconds if room else expected_seconds)(todo, material)
+        tell(f"about {duration(seconds)}{f' on {room}' if room else ''}")
     every = max(1, len(todo) // 50) if isinstance(planned.config.learner, Probe | MaskProbe) else 1
     begun = time.monotonic()
     for number, result in enumerate(execute(todo, material), start=1):
@@ -177,33 +176,6 @@ def announce(planned: Planned, output: Path, *, tell: Tell | None = None) -> Non
     write_text(path, json.dumps(told) + "\n")
     if tell is not None:
         tell(f"named beforehand: {config.primary} ({config.primary_digest})")
-
-
-def execute_here(units: Sequence[Unit], material: Material) -> Iterator[Result]:
-    """Train one after another in this process."""
-    yield from (run_unit(unit, material) for unit in units)
-
-
-def execute_on_ray(units: Sequence[Unit], material: Material) -> Iterator[Result]:
-    """Train side by side, a core each, and yield results as they come.
-
-    A worker that dies is replaced; what its training would give is the same.
-    """
-    import ray
-
-    shared = ray.put(material)
-    task = ray.remote(num_cpus=1, max_retries=3)(_run_units)
-    probes = bool(units) and isinstance(units[0].learner, Probe | MaskProbe)
-    size = PROBES_AT_ONCE if probes else 1  # a probe is shorter than the start of a task
-    waiting = [task.remote(units[n : n + size], shared) for n in range(0, len(units), size)]
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1)
-        for found in ray.get(done):
-            yield from found
-
-
-def _run_units(units: Sequence[Unit], material: Material) -> list[Result]:
-    return [run_unit(unit, material) for unit in units]
 
 
 def write_result(folder: Path, result: Result) -> None:

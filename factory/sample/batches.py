@@ -35,44 +35,91 @@ def draw_here(
     run: Run, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
 ) -> Iterator[BatchFile]:
     """Do in this process, batch by batch, what `stream_batches` does on Ray: the same files."""
+    yield from drawn_by_one(run, indices, Kept())
+
+
+def drawn_by_one(
+    run: Run, indices: Sequence[int] | NDArray[np.int64], kept: "Kept"
+) -> Iterator[BatchFile]:
+    """Do it with what is loaded already, as far as it is the run's."""
     todo = Ranges.of(indices)
-    actor = SampleActor(run, todo)
+    actor = SampleActor(run, todo, kept)
     for number in range(len(todo)):
         written = write_drawn(actor({NUMBER: np.array([number])}), run)
         yield BatchFile(**{name: values[0] for name, values in written.items()})
 
 
+class Kept:
+    """What a process has loaded to draw: the next run of the same generator finds it there.
+
+    An image depends on its request alone, so what an engine drew before changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.loads = 0
+        """Engines that were loaded."""
+        self._generator: tuple[Any, Generator] | None = None
+        self._engine: tuple[Any, Engine] | None = None
+        self._judges: tuple[Any, list[Judge]] | None = None
+
+    def generator(self, run: Run) -> "Generator":
+        """Return the run's generator where it lies on this machine."""
+        key = _generator_key(run)
+        if self._generator is None or self._generator[0] != key:
+            self._generator = key, drawn_by(run.config)
+        return self._generator[1]
+
+    def engine(self, run: Run) -> "Engine":
+        """Return the run's engine, which shows its references.
+
+        Raises:
+            ConfigError, ModelError: see `Engine`.
+        """
+        from factory.sample.engine import Engine
+
+        dtype, offload = run.config.dtype, run.config.stream.offload
+        key = _generator_key(run), dtype, offload
+        if self._engine is None or self._engine[0] != key:
+            self._engine = None  # two would need twice the memory
+            self._engine = key, Engine(self.generator(run), dtype=dtype, offload=offload)
+            self.loads += 1
+        self._engine[1].show(run.references)
+        return self._engine[1]
+
+    def judges(self, run: Run) -> list[Judge]:
+        """Return the run's gates that need a network or training images."""
+        heavy = [gate for gate in sections(run.config) if gate.heavy]
+        key = _generator_key(run), heavy
+        if self._judges is None or self._judges[0] != key:
+            known = [gate.of(self.generator(run).folder) for gate in heavy]
+            self._judges = key, [gate.open() for gate in known if gate is not None]
+        return self._judges[1]
+
+
+def _generator_key(run: Run) -> tuple[Any, ...]:
+    """Return what names a generator and what is folded into it."""
+    config = run.config
+    folded = config.lora, config.lora_scale
+    return run.generator.model_id, config.model, config.revision, *folded
+
+
 class SampleActor:
     """Holds one generator and draws a batch per call."""
 
-    def __init__(self, run: Run, todo: Ranges) -> None:
-        """Keep the plan; `todo` are the batch indices of this run."""
+    def __init__(self, run: Run, todo: Ranges, kept: Kept | None = None) -> None:
+        """Keep the plan; `todo` are the batch indices of this run, `kept` what is loaded."""
         self._run, self._todo = run, todo
-
-    @cached_property
-    def _generator(self) -> "Generator":
-        """Where it lies on this machine."""
-        return drawn_by(self._run.config)
+        self._kept = kept or Kept()
 
     @cached_property
     def _engine(self) -> "Engine":
         """Loaded by the first batch: an error in an actor's __init__ reaches the driver as text."""
-        from factory.sample.engine import Engine
-
-        run = self._run
-        return Engine(
-            self._generator,
-            dtype=run.config.dtype,
-            references=run.references,
-            offload=run.config.stream.offload,
-        )
+        return self._kept.engine(self._run)
 
     @cached_property
     def _judges(self) -> list[Judge]:
         """The gates that need a network or training images, loaded once for each actor."""
-        heavy = [gate for gate in sections(self._run.config) if gate.heavy]
-        known = [gate.of(self._generator.folder) for gate in heavy]
-        return [gate.open() for gate in known if gate is not None]
+        return self._kept.judges(self._run)
 
     def _judged(self, drawn: Drawn, batch: Batch) -> Drawn:
         """Return `drawn` with what these gates say beside the method's own verdicts."""

@@ -85,6 +85,10 @@ class Engine:
         """The pipeline in memory, with the LoRA of what was drawn last; None of a bridge."""
         return self._pipeline
 
+    def show(self, references: References | None) -> None:
+        """Let recipes name these real images from now on: those of another run."""
+        self._references = references
+
     def draw(self, batch: Batch) -> Drawn:
         """Return the batch's images, a row per request.
 

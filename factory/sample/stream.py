@@ -116,6 +116,14 @@ def _quiet() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and told once
 
 
+def fetched(ref: Any) -> Any:
+    """Return what a task of Ray gave, or raise what it raised, as if it had been done here."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from error
+
+
 def _cause(error: ray.exceptions.RayTaskError) -> BaseException:
     """Return the FactoryError inside a Ray error, or the Ray error itself."""
     cause: Any = error

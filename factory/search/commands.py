@@ -97,9 +97,7 @@ def sweep(
     say("planning: nothing is drawn before every corner of the space can be trained")
     ground = with_enough(ground)
     click.echo("\n".join(told_plans(ground, check_plans(ground))))
-    import ray  # and torch: the search can begin
-
-    from factory.evaluate.study_run import execute_on_ray
+    from factory.evaluate.placement import room_for  # and torch: the search can begin
     from factory.evaluate.tasks import check_learner
     from factory.search.drawer import Drawer
     from factory.search.finish import finish
@@ -109,13 +107,13 @@ def sweep(
     with goes_on("finished trials stay"), ray_session(address, tell=say):
         trials = run_trials(ground, tell=say)
         drawer = Drawer(catalog)
-        workers = int(ray.cluster_resources().get("CPU", 1))
+        room = room_for(config.learner, config.gpus_per_training)
         outcome = finish(
             ground,
             trials,
             lambda setting: drawer.draw(setting.generate),
-            execute_on_ray,
-            workers=workers,
+            room.execute,
+            room=room,
             tell=say,
         )
     _tell_end(ground, trials, outcome)

@@ -20,8 +20,8 @@ Point = Mapping[str, Value]
 """A place in the space: a value for every axis."""
 SCORES = tuple(name for name in SAMPLES.names if name.endswith("_score"))
 """Columns of the catalog that `gate.` axes may name."""
-GROWING = ("trials", "final_seeds")
-"""Keys of a search that may change when it goes on."""
+GROWING = ("trials", "final_seeds", "gpus_per_training")
+"""Keys of a search that may change when it goes on: how long it looks, and where."""
 WINNER, TRIED, DUPLICATE, DEFAULT = "winner", "tried", "duplicate", "default"
 PLAIN, ALONE = "plain", "synthetic"
 """Arms of the last study: real images that nothing varies, and the winner's images alone."""
@@ -115,6 +115,8 @@ class SweepConfig(Frozen):
     equal_information: bool = True
     without: tuple[str, ...] = ()
     """These five as in a study."""
+    gpus_per_training: float | None = Field(None, ge=0, le=1)
+    """Of each trial, as of a study's trainings; a probe's look at images then. Names nothing."""
     synthetic: SyntheticChoice = SyntheticChoice()
     seed: int = Field(0, ge=0)
     """Of the search."""
@@ -136,7 +138,7 @@ class SweepConfig(Frozen):
 
     @property
     def digest(self) -> str:
-        """Names the search; how long it looks may grow."""
+        """Names the search; how long it looks may grow, and where it does may change."""
         told = self.model_dump(mode="json", exclude=set(GROWING))
         if self.generate.copies == CopyGate.default():  # searches keep the name of before it was on
             told["generate"]["copies"] = None
@@ -214,7 +216,7 @@ def study_of(
     config: SweepConfig, setting: Setting, run_id: str, *, arm_name: str, final: bool
 ) -> StudyConfig:
     """Return the study of a point: its arm beside real images alone, or in the end all controls."""
-    same = {"shots", "shots_seed", "draws", "equal_information", "without"}
+    same = {"shots", "shots_seed", "draws", "equal_information", "without", "gpus_per_training"}
     stored = config.model_dump(mode="json", include=same)
     arms: dict[str, Design] = {arm_name: setting.arm}
     controls: dict[str, Design] = dict(config.controls) if final else {"real": Real()}

@@ -1,38 +1,51 @@
 """Draws what trials lack, through the line that all images go through."""
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 from catalog.place import Where
-from factory.sample.batches import draw_here
-from factory.sample.config import GenerateConfig
-from factory.sample.prepare import prepare
+from catalog.sink import BatchFile
+from factory.sample.batches import Kept, drawn_by_one
+from factory.sample.config import GenerateConfig, StreamConfig
+from factory.sample.pool import Pool
+from factory.sample.prepare import Run, prepare
 from factory.sample.run import RunProgress, execute
-from factory.sample.stream import stream_batches
 from factory.terminal import duration, rate
 
 
 class Drawer:
-    """Draws what trials lack, one after another: nothing twice."""
+    """Draws what trials lack, one after another: nothing twice, with what it has loaded once."""
 
-    def __init__(self, catalog: Where, *, actors: int = 0) -> None:
+    def __init__(self, catalog: Where, *, actors: int = 0, gpus_per_actor: float = 0.0) -> None:
         """`actors`: that sample, at most; 0: in this process, which needs no other core."""
-        self._catalog, self._actors = catalog, actors
-        self._stream = stream_batches if actors else draw_here
+        self._catalog = catalog
+        self.pool = Pool(actors, gpus=gpus_per_actor) if actors else None
+        """What samples beside this process."""
+        self.kept = Kept()
+        """What this process has loaded."""
         self._told: str | None = None
+
+    def begin(self) -> None:
+        """Return when what draws has what it needs: trials that come later take what is left."""
+        if self.pool is not None:
+            self.pool.begin()
 
     def draw(self, config: GenerateConfig) -> tuple[str, int]:
         """Publish what the run of `config` lacks; return the run and how many were drawn now."""
-        run = prepare(self._within(config), self._catalog)
+        run = prepare(config, self._catalog)
         drawn = 0
-        for progress in execute(run, stream=self._stream):
+        for progress in execute(run, stream=self.pool.stream if self.pool else self._here):
             drawn = progress.drawn
             self._told = _line(progress)
         self._told = None
         return run.run_id, drawn
 
-    def _within(self, config: GenerateConfig) -> GenerateConfig:
-        if not self._actors:
-            return config
-        stream = config.stream.model_copy(update={"actors": self._actors})
-        return config.model_copy(update={"stream": stream})
+    def _here(
+        self, run: Run, indices: Sequence[int] | NDArray[np.int64], _config: StreamConfig
+    ) -> Iterator[BatchFile]:
+        yield from drawn_by_one(run, indices, self.kept)
 
     def progress(self) -> str | None:
         """Return a line on the drawing that goes on; None: nothing is drawn."""

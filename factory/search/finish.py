@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from factory.atomic import write_text
 from factory.config import to_yaml
 from factory.evaluate.config import StudyConfig
+from factory.evaluate.placement import Room
 from factory.evaluate.study import plan_study
 from factory.evaluate.study_report import Part, StudyReport, Table, as_markdown, parts_of
 from factory.evaluate.study_run import Execute, record_study, run_study
@@ -59,7 +60,7 @@ def finish(
     draw: Draw,
     execute: Execute,
     *,
-    workers: int | None = None,
+    room: Room | None = None,
     tell: Tell | None = None,
 ) -> Outcome:
     """Test the best point against the controls and the first starting point, and write all down.
@@ -72,7 +73,7 @@ def finish(
     study, setting = _last_study(ground, trials[0], draw)
     planned = plan_study(study, ground.inputs())
     place = ground.output / "final"
-    report = run_study(planned, place, execute, workers=workers, tell=tell)
+    report = run_study(planned, place, execute, room=room, tell=tell)
     record_study(planned, report, place, ground.catalog, now=datetime.now(UTC))
     outcome = Outcome(trials=tuple(trials), report=report)
     write_text(ground.output / "best.yaml", to_yaml(setting.generate))

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,12 +21,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from factory.atomic import write_text
 from factory.config import load_config, to_yaml
+from factory.device import cluster_gpus
 from factory.errors import ConfigError, FactoryError, SearchError
+from factory.evaluate.placement import gpus_per_training, told_share, usual_share
 from factory.measure.intervals import counted
-from factory.sample.stream import gpus_per_actor
 from factory.search.config import GROWING, Setting, SweepConfig, Value
 from factory.search.drawer import Drawer
 from factory.search.objective import Ground, score_point
+from factory.search.shares import ClusterShare, Wishes, planned
 from factory.search.space import check_space, distributions, num_points, values_of
 from factory.search.trials import SCORE, SIZE, TRAINED, Trial, as_optuna, short
 from factory.terminal import Tell
@@ -35,6 +37,8 @@ Key = tuple[tuple[str, str], ...]
 """Names a point."""
 TELL_SECONDS = 5.0
 """Between two lines on what is being drawn."""
+PATIENCE_SECONDS = 30.0
+"""For what draws to start, before it is said that a cluster that grows is waited for."""
 TRIES = 20
 """Suggestions of Optuna, all of them tried before, after which what is left is looked through."""
 MOST_POINTS = 10_000
@@ -96,8 +100,8 @@ def run_trials(
 
     See `check_plans` for what is better known before.
 
-    Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them, see
-    `planned`.
+    Needs Ray. Every trial takes a core; where the cluster has GPUs, images are drawn on them and
+    trials take shares, see `planned`.
 
     Args:
         ground: what is searched and on what.
@@ -105,28 +109,31 @@ def run_trials(
         tell: gets lines to show.
 
     Raises:
-        ConfigError: an axis that fits nowhere, or a search of another space in `ground.output`.
+        ConfigError: an axis that fits nowhere, a search of another space in `ground.output`, or
+            GPUs that the cluster does not have.
         SearchError: every trial failed; it says why the first one did.
     """
     check_space(ground.config)
+    share = _share(ground.config)
     stages = _claim(ground)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else Tune prints tables at any verbosity
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative places mean in trials what they mean here
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # which ends a search as if it were complete
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    resources = ray.cluster_resources()
-    share = planned(resources, gpus_per_actor(ground.config.generate.stream))
-    drawer = ray.remote(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"telling": 1}
-    )(Drawer).remote(ground.catalog, actors=share.actors)
-    Telling.tell, Telling.drawer = tell, drawer
-    trainable = tune.with_resources(
-        tune.with_parameters(_trial, ground=ground, drawer=drawer), {"cpu": share.cpus_per_trial}
-    )
+    if share.actors or share.gpus_per_trial:
+        tell(f"{share}")
     at_once = at_once or share.trials
     trials: list[Trial] = []
     errors: list[BaseException] = []
-    with _quiet("ray.tune.execution.tune_controller"), _quiet("ray.tune.tune"):  # tracebacks
+    with (
+        _quiet("ray.tune.execution.tune_controller"),  # tracebacks
+        _quiet("ray.tune.tune"),
+        _drawing(ground, share, tell) as drawer,
+    ):
+        trainable = tune.with_resources(
+            tune.with_parameters(_trial, ground=ground, drawer=drawer),
+            {"cpu": share.cpus_per_trial, "gpu": share.gpus_per_trial},
+        )
         for number, count in enumerate(stages):
             folder = ground.output.resolve() / (f"tune-{number}" if number else "tune")
             tell(f"{count} trials in {folder}")
@@ -141,6 +148,42 @@ def run_trials(
     if errors:
         tell(f"{len(errors)} trials failed, the first with {_cause(errors)}")
     return sorted(trials, key=lambda t: (-t.trained, -t.score, t.num_synthetic))
+
+
+def _share(config: SweepConfig) -> ClusterShare:
+    """Return how trials and drawing share the Ray joined.
+
+    Raises:
+        ConfigError: see `gpus_per_training` and `planned`.
+    """
+    gpus_per_training(config.learner, config.gpus_per_training)
+    wishes = Wishes(
+        actor=config.generate.stream.gpus_per_actor,
+        trial=config.gpus_per_training,
+        usual=usual_share(config.learner),
+    )
+    return planned(int(ray.cluster_resources().get("CPU", 1)), cluster_gpus()[1], wishes)
+
+
+@contextmanager
+def _drawing(ground: Ground, share: ClusterShare, tell: Tell) -> Iterator[Any]:
+    """Yield the actor that draws for trials, which has what it needs before they begin.
+
+    It ends with them, and with it what samples: the winner's test may want the same GPUs.
+    """
+    drawer = ray.remote(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"telling": 1}
+    )(Drawer).remote(ground.catalog, actors=share.actors, gpus_per_actor=share.gpus_per_actor)
+    Telling.tell, Telling.drawer = tell, drawer
+    try:
+        begun = drawer.begin.remote()
+        if not ray.wait([begun], timeout=PATIENCE_SECONDS)[0]:
+            tell(f"waiting for a core and {told_share(share.gpus_per_actor)} to draw with")
+        ray.get(begun)
+        yield drawer
+    finally:
+        Telling.drawer = None
+        ray.kill(drawer)
 
 
 def _tuner(
@@ -163,32 +206,6 @@ def _tuner(
             verbose=0,
             callbacks=[Teller(count)],
         ),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterShare:
-    """How trials and what draws for them share a cluster: each waits for the other."""
-
-    trials: int
-    cpus_per_trial: int
-    actors: int
-    """Sampling actors; 0: the drawer draws itself, while trials wait."""
-
-
-def planned(resources: Mapping[str, float], gpus_per_actor: float) -> ClusterShare:
-    """Return the shares of a cluster with these resources.
-
-    An actor on a GPU needs a core, with its encoding; trials that held them all would wait for ever
-    for what it draws. With a single core a trial reserves none.
-    """
-    cores = max(1, int(resources.get("CPU", 1)))
-    if not gpus_per_actor:
-        return ClusterShare(trials=cores, cpus_per_trial=1, actors=0)
-    fit = int(resources.get("GPU", 0) / gpus_per_actor)
-    actors = max(1, min(fit, cores - 1))
-    return ClusterShare(
-        trials=max(1, cores - actors), cpus_per_trial=int(cores > actors), actors=actors
     )
 
 

@@ -18,8 +18,8 @@ import torch
 from factory.evaluate.config import Classifier, StudyConfig
 from factory.evaluate.designs import Real
 from factory.evaluate.material import study_material
+from factory.evaluate.placement import execute_on_ray
 from factory.evaluate.study import plan_units
-from factory.evaluate.study_run import execute_on_ray
 from factory.measure.cache import NOTHING_KEPT
 from factory.measure.distances import frechet_distance, kid
 from factory.measure.features import FeatureSpace, network_input

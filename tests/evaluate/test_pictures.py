@@ -18,8 +18,9 @@ from factory.errors import OutputError
 from factory.evaluate import pictures
 from factory.evaluate.config import StudyConfig
 from factory.evaluate.pictures import Chosen, Gathering, Pictures, discard, extended
+from factory.evaluate.placement import execute_here
 from factory.evaluate.study import Inputs, plan_study
-from factory.evaluate.study_run import execute_here, run_study
+from factory.evaluate.study_run import run_study
 from factory.evaluate.synthetic import read_drawn
 from factory.real.build import build_dataset
 from factory.real.dataset import RealDataset

@@ -25,12 +25,13 @@ from factory.evaluate.head import ALONE, STRENGTHS, Examples, Head, chosen_stren
 from factory.evaluate.lineage import Known
 from factory.evaluate.material import of_probe, with_features
 from factory.evaluate.outset import said_first
+from factory.evaluate.placement import execute_here
 from factory.evaluate.probe import sampled, surest
 from factory.evaluate.study import Inputs, Planned, plan_study, plan_units, who_knew
 from factory.evaluate.study_drawn import DrawnFigures, measure_drawn
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import make_report, to_markdown
-from factory.evaluate.study_run import announce, execute_here
+from factory.evaluate.study_run import announce
 from factory.evaluate.study_sheet import look_at
 from factory.evaluate.synthetic import EMPTY
 from factory.evaluate.units import Material

@@ -15,9 +15,10 @@ from factory.evaluate.config import StudyConfig
 from factory.evaluate.derived import pasted
 from factory.evaluate.mask_probe import Equations, equations_of
 from factory.evaluate.material import study_material
+from factory.evaluate.placement import execute_here
 from factory.evaluate.study import Inputs, plan_study
 from factory.evaluate.study_report import to_markdown
-from factory.evaluate.study_run import execute_here, read_result, run_study
+from factory.evaluate.study_run import read_result, run_study
 from factory.real.dataset import RealDataset
 from factory.real.sources import open_dataset
 from factory.real.splits import Split

@@ -25,12 +25,11 @@ from factory.evaluate.commands import evaluate
 from factory.evaluate.config import LATER, StudyConfig, SyntheticChoice
 from factory.evaluate.designs import LATER_OF_ARMS
 from factory.evaluate.outset import own_splits
+from factory.evaluate.placement import execute_here, execute_on_ray
 from factory.evaluate.study import Inputs, plan_study, plan_units
 from factory.evaluate.study_html import to_html
 from factory.evaluate.study_report import StudyReport, make_report, to_markdown
 from factory.evaluate.study_run import (
-    execute_here,
-    execute_on_ray,
     record_study,
     run_study,
 )

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from catalog import Catalog, sql
 from factory.config import parse_config, to_yaml
 from factory.errors import CatalogError, ConfigError, DataError
-from factory.evaluate.study_run import execute_here
+from factory.evaluate.placement import execute_here
 from factory.real.dataset import RealDataset
 from factory.real.splits import Split
 from factory.sample.prepare import drawn_by

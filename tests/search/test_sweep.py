@@ -21,7 +21,7 @@ from cluster.local import free_ports, ray_head
 from factory.config import load_config, parse_config, to_yaml
 from factory.device import DEVICE
 from factory.errors import ConfigError, SearchError
-from factory.evaluate.study_run import execute_here
+from factory.evaluate.placement import execute_here
 from factory.sample.config import GenerateConfig, StreamConfig
 from factory.search import sweep
 from factory.search.config import Halving, SweepConfig
@@ -81,6 +81,14 @@ def test_a_search_ends_with_the_winners_test_and_goes_on_without_drawing(ground:
     assert run_trials(longer, at_once=1) == extended
     with pytest.raises(ConfigError, match="holds a search of 7 trials, not 5"):
         run_trials(ground)
+
+    elsewhere = replace(ground, config=ground.config.model_copy(update={"gpus_per_training": 0}))
+    assert elsewhere.config.digest == ground.config.digest
+    with pytest.raises(ConfigError, match="holds a search of 7 trials, not 5"):
+        run_trials(elsewhere)  # as if nothing were asked for
+    nowhere = replace(ground, config=ground.config.model_copy(update={"gpus_per_training": 1.0}))
+    with pytest.raises(ConfigError, match="gpus_per_training is 1, and this Ray cluster has 0"):
+        run_trials(nowhere)
 
     more = replace(ground, config=ground.config.model_copy(update={"seeds": (0, 1, 2)}))
     with pytest.raises(ConfigError, match="holds a search with another seeds"):
@@ -185,11 +193,18 @@ def test_a_search_that_is_killed_ends_with_all_its_trials(ground: Ground, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (None, "with 0.25 of a GPU each; images are drawn on 1 x 0.5 of a GPU"),
+        (1.0, "1 trial at once; images are drawn on 1 x 1 GPU"),  # which the winner's test wants
+    ],
+)
 def test_a_search_ends_where_trials_and_drawing_share_two_cores_and_a_gpu(
-    ground: Ground, tmp_path: Path
+    ground: Ground, tmp_path: Path, asked: float | None, told: str
 ) -> None:
-    """The GPU is a number of Ray's: what is drawn with it is drawn on the CPU."""
-    stream = StreamConfig(gpus_per_actor=1.0)
+    """The GPU is a number of Ray's: what is drawn and trained with it is so on the CPU."""
+    stream = StreamConfig(gpus_per_actor=asked)
     drawing = ground.config.generate.model_copy(update={"stream": stream})
     config = ground.config.model_copy(update={"generate": drawing})
     (tmp_path / "sweep.yaml").write_text(to_yaml(config))
@@ -206,3 +221,6 @@ def test_a_search_ends_where_trials_and_drawing_share_two_cores_and_a_gpu(
         )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
     assert len(json.loads((ground.output / "sweep.json").read_text())["trials"]) == 5
+    lines = (done.stdout + done.stderr).decode()
+    assert told in lines
+    assert "2 cores, with 0.25 of a GPU each" in lines  # the winner and its controls
