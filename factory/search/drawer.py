@@ -25,6 +25,7 @@ class Drawer:
         """What samples beside this process."""
         self.kept = Kept()
         """What this process has loaded."""
+        self._stream = self.pool.stream if self.pool else self._here
         self._told: str | None = None
 
     def begin(self) -> None:
@@ -36,7 +37,7 @@ class Drawer:
         """Publish what the run of `config` lacks; return the run and how many were drawn now."""
         run = prepare(config, self._catalog)
         drawn = 0
-        for progress in execute(run, stream=self.pool.stream if self.pool else self._here):
+        for progress in execute(run, stream=self._stream):
             drawn = progress.drawn
             self._told = _line(progress)
         self._told = None

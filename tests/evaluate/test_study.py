@@ -519,7 +519,7 @@ def test_keys_that_studies_learnt_later_rename_no_older_study():
     assert load_config(StudyConfig, "evaluate_finetuned").digest == was
     old = load_config(StudyConfig, "evaluate_finetuned").model_dump(mode="json")
     old["shots_seed"] = 42
-    later = {"equal_information", "without", *LATER}
+    later = {"equal_information", "without", "gpus_per_training", *LATER}
     kept = {key: value for key, value in old.items() if key not in later}
     kept["arms"] = {
         name: {key: value for key, value in arm.items() if key not in LATER_OF_ARMS}

@@ -94,7 +94,7 @@ def test_whoever_is_there_draws_while_others_wait_for_room(
     pool.begin()
     pool._sampler = pool._sampler.options(num_gpus=1)
     drawer = Drawer(Place(str(tmp_path / "catalog")))
-    drawer.pool = pool
+    drawer._stream = pool.stream
     assert drawer.draw(config(tiny, num_images=20))[1] == 20
     assert len(pool.samplers) == 2
     assert len(pool._coming) == 1
