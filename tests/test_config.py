@@ -9,6 +9,7 @@ from factory.errors import ConfigError
 from factory.evaluate.config import StudyConfig
 from factory.finetune.config import ExpertConfig
 from factory.methods.text.config import BaseConfig, FinetuneConfig
+from factory.models.generator import RINGS_FILE, SEEN, find_generator
 from factory.sample.config import GenerateConfig
 from factory.search.config import SweepConfig
 
@@ -128,6 +129,19 @@ def test_shipped_presets_are_valid() -> None:
     assert load_config(StudyConfig, "evaluate_segment").learner.task == "segment"
     assert load_config(StudyConfig, "evaluate_clip").mixed == ("plus_3000", "top_up")
     assert load_config(SweepConfig, "wbc_sweep").trials == 60
+
+
+def test_the_preset_of_the_embedded_student_is_how_it_is_drawn() -> None:
+    fast, slow = (load_config(GenerateConfig, name) for name in ("wbc_fast", "wbc"))
+    student, teacher = (find_generator(config.model) for config in (fast, slow))
+    assert {key: getattr(fast, key) for key in student.settled} == student.settled
+    assert student.manifest["distilled"]["teacher"] == teacher.model_id
+    same = {"gates", "copies", "num_images", "batch_size"}
+    assert fast.model_dump(include=same) == slow.model_dump(include=same)
+    for name in (SEEN, RINGS_FILE):  # what it must not draw again is what its teacher learnt
+        assert (student.folder / name).read_bytes() == (teacher.folder / name).read_bytes()
+    size = sum(file.stat().st_size for file in student.folder.rglob("*") if file.is_file())
+    assert size <= 25 * 2**20
 
 
 def test_a_missing_key_is_named() -> None:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:  # numpy and Arrow wait until images are compared
 
     from factory.real.duplicates import Digests
 
-EMBEDDED = {"wbc-base": Path(__file__).parent / "wbc_base"}
+EMBEDDED = {
+    "wbc-base": Path(__file__).parent / "wbc_base",
+    "wbc-base-fast": Path(__file__).parent / "wbc_base_fast",
+}
 """Generators that ship inside the package, by name."""
 
 LORA_FOLDER, LORA_FILE = "lora", "pytorch_lora_weights.safetensors"
