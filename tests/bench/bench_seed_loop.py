@@ -60,7 +60,7 @@ def main(model: str, loop_model: str, per_class: int, rounds: int) -> None:
     fast, slow = alternate(ours, theirs, rounds=rounds)
     print(told("default sampler", fast, "images/s"))
     print(told("per-class PNDM loop", slow, "images/s"))
-    print(told("ratio", [a / b for a, b in zip(fast, slow, strict=True)], ""), "bar 20 (a teacher: 4)")
+    print(told("ratio", [a / b for a, b in zip(fast, slow, strict=True)], ""), "bar 20")
 
 
 if __name__ == "__main__":
