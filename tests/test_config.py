@@ -136,7 +136,7 @@ def test_the_preset_of_the_embedded_student_is_how_it_is_drawn() -> None:
     student, teacher = (find_generator(config.model) for config in (fast, slow))
     assert {key: getattr(fast, key) for key in student.settled} == student.settled
     assert student.manifest["distilled"]["teacher"] == teacher.model_id
-    same = {"gates", "copies", "num_images", "batch_size"}
+    same = {"gates", "copies", "num_images"}
     assert fast.model_dump(include=same) == slow.model_dump(include=same)
     for name in (SEEN, RINGS_FILE):  # what it must not draw again is what its teacher learnt
         assert (student.folder / name).read_bytes() == (teacher.folder / name).read_bytes()
