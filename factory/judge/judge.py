@@ -132,7 +132,7 @@ def judge(
         CatalogError: see `read_sets`.
     """
     generator = subject.generator
-    by, classes, notes = open_judgement(config, generator, dataset, split, cache=cache)
+    by, classes, notes = open_judgement(config, generator, dataset, split, cache=cache, tell=tell)
     real = by.real
     drawn = _drawn(config, subject, real, tuple(classes), dataset, split, tell)
     whole = drawn[-1]  # all that was drawn
@@ -182,13 +182,12 @@ def open_judgement(
     split: Split,
     *,
     cache: ArrayCache,
+    tell: Tell | None = None,
 ) -> tuple[Measures, dict[str, tuple[str, ...]], list[str]]:
     """Return what measures a generator; class as drawn -> real labels; and what is to be said.
 
     Raises:
-        ConfigError: see `judge`.
-        DataError: likewise.
-        ModelError: likewise.
+        ConfigError, DataError, ModelError: see `judge`.
     """
     space = load_feature_space(config.features or _found(generator))
     judge_space = load_feature_space(config.judge_features) if config.judge_features else space
@@ -201,6 +200,7 @@ def open_judgement(
         classes=classes,
         spaces=(space, judge_space),
         cache=cache,
+        tell=tell,
     )
     folder = config.expert or _aligned(generator)
     expert, known = load_expert(folder) if folder else (None, None)

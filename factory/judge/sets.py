@@ -30,6 +30,7 @@ from factory.sample.engine import Engine
 from factory.sample.plan import Plan
 from factory.sample.prepare import make_plan, with_defaults
 from factory.sample.references import References
+from factory.terminal import Pace, Tell
 
 PIXELS = "pixels"
 """The space of thumbnails, where copies are sought beside features."""
@@ -244,6 +245,8 @@ class RealSets:
     space: FeatureSpace
     judge_space: FeatureSpace
     cache: ArrayCache
+    tell: Tell | None = None
+    """Gets a line now and then."""
 
     @cached_property
     def unseen(self) -> RealPart:
@@ -304,8 +307,12 @@ class RealSets:
         by = space or self.space
         key = ["features", by.digest, digest_bytes(images.tobytes()), list(images.shape)]
 
+        pace = Pace(TURNS * len(images), f"views of drawn images by {by.name}", self.tell)
+
         def features(number: int) -> Features:
-            return self.cache.get([*key, number], lambda: by.extract(turned(images, number)))
+            found = self.cache.get([*key, number], lambda: by.extract(turned(images, number)))
+            pace((number + 1) * len(images))
+            return found
 
         return np.stack([features(number) for number in range(TURNS)])
 
@@ -317,6 +324,7 @@ class RealSets:
             space=space,
             num_turns=num_turns,
             cache=self.cache,
+            tell=self.tell,
         )
         return replace(part, labels=[self.called[label] for label in part.labels])
 
@@ -330,6 +338,7 @@ def open_real_sets(
     classes: Mapping[str, Sequence[str]],
     spaces: tuple[FeatureSpace, FeatureSpace],
     cache: ArrayCache,
+    tell: Tell | None = None,
 ) -> RealSets:
     """Return the real images that judge a generator.
 
@@ -342,6 +351,7 @@ def open_real_sets(
             all images are compared as one class.
         spaces: of the distances, and of the judge.
         cache: keeps features.
+        tell: gets a line now and then.
 
     Raises:
         DataError: a split of other images, of another training on them, or too few images.
@@ -373,6 +383,7 @@ def open_real_sets(
         space=spaces[0],
         judge_space=spaces[1],
         cache=cache,
+        tell=tell,
     )
 
 

@@ -11,6 +11,7 @@ from factory.errors import DataError
 from factory.measure.cache import ArrayCache
 from factory.measure.features import FeatureSpace, turned
 from factory.real.dataset import RealDataset
+from factory.terminal import Pace, Tell
 
 PIECE = 512
 """Images per kept piece: about ten seconds of work on one core."""
@@ -59,16 +60,26 @@ def real_part(
     space: FeatureSpace,
     num_turns: int,
     cache: ArrayCache,
+    tell: Tell | None = None,
 ) -> RealPart:
-    """Return these images at `size_px` with the features of their first `num_turns` turns."""
+    """Return these images at `size_px` with the features of their first `num_turns` turns.
+
+    `tell` gets a line now and then.
+    """
     labels = dict(zip(dataset.ids, dataset.labels, strict=True))
+    pace = Pace(len(ids) * num_turns, f"views of real images by {space.name}", tell)
 
     def features(turn: int) -> Features:
         def compute(images: Images) -> Features:
             return space.extract(turned(images, turn))
 
+        def count(done: int) -> None:
+            pace(turn * len(ids) + done)
+
         what = ["features", space.digest, turn]
-        return in_pieces(dataset, ids, size_px=size_px, what=what, compute=compute, cache=cache)
+        return in_pieces(
+            dataset, ids, size_px=size_px, what=what, compute=compute, cache=cache, count=count
+        )
 
     return RealPart(
         ids=ids,
@@ -86,19 +97,23 @@ def in_pieces(
     what: Sequence[object],
     compute: Callable[[Images], Features],
     cache: ArrayCache,
+    count: Callable[[int], object] = lambda _done: None,
 ) -> Features:
     """Return `compute` of the images with these ids, piece by piece through the cache.
 
     Args:
         what: names the computation in the cache.
         compute: rows for images (n, size_px, size_px, 3); must treat each image alone.
+        count: gets how many are done.
     """
 
     def piece(start: int) -> Features:
         chosen = list(ids[start : start + PIECE])
-        return cache.get(
+        found = cache.get(
             [*what, dataset.fingerprint, size_px, chosen],
             lambda: compute(dataset.array(size_px, chosen)),
         )
+        count(start + len(chosen))
+        return found
 
     return np.concatenate([piece(start) for start in range(0, len(ids), PIECE)])
