@@ -1,5 +1,10 @@
 """One function says where a process computes."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -52,3 +57,24 @@ def test_a_gpu_decodes_in_slices_of_one_size_and_a_cpu_at_once(
         found = in_slices(decode, latents.to("cuda"), pixels=64)
         assert torch.equal(found.cpu(), latents * 2)
     assert sizes[1:] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("own", "read"),
+    [
+        ({}, ["3000", None, "factory"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["7", None, "factory"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, [None, "ACTIVE", "factory"]),
+    ],
+)
+def test_threads_that_wait_leave_a_busy_machine_its_cores(
+    own: dict[str, str], read: list[str | None]
+) -> None:
+    """Before torch is loaded, and unless its user has decided."""
+    asked = "import json, os, factory, sys; assert 'torch' not in sys.modules; print(json.dumps("
+    asked += "[*map(os.environ.get, ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')), factory.__name__]))"
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    found = subprocess.run(
+        [sys.executable, "-c", asked], env=kept | own, check=True, capture_output=True, text=True
+    )
+    assert json.loads(found.stdout) == read
