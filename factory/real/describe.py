@@ -19,6 +19,7 @@ from factory.real.mask_values import number_objects, pooled, spoilt
 from factory.real.scale import TOLERANCE
 from factory.real.splits import PARTS, Split, make_split
 from factory.real.stored import JoinedMasks
+from factory.real.tables import METADATA, TABLES
 
 OUTLINE = (0, 170, 60)
 """Colour of mask borders on the sheet."""
@@ -329,6 +330,12 @@ def _about_names(dataset: RealDataset) -> list[str]:
         )
     if len(dataset.class_names) == 1:
         found += _likely_classes(dataset)
+        found += [
+            f"{one.name} is not read: if it says of which class or patient images are, give it in"
+            f" place of the folder, or call it {METADATA[0]}"
+            for one in dataset.not_read
+            if one.kind in TABLES
+        ]
     folded: defaultdict[str, list[str]] = defaultdict(list)
     for name in dataset.class_names:
         folded[name.casefold()].append(name)

@@ -213,6 +213,10 @@ def test_a_column_that_may_be_the_classes_of_one_folder_is_proposed(tmp_path):
     assert "pass --label dx" in told
     named = CliRunner().invoke(real, ["describe", str(tmp_path), "--label", "dx"]).output
     assert "all images are of one class" not in named
+    (tmp_path / "metadata.csv").rename(tmp_path / "cells.csv")
+    told = " ".join(CliRunner().invoke(real, ["describe", str(tmp_path)]).output.split())
+    assert "cells.csv is not read: if it says of which class" in told
+    assert "or call it metadata.csv" in told
 
 
 def test_a_class_is_not_left_out_where_one_alone_would_stay(tmp_path):
