@@ -9,7 +9,7 @@ import pytest
 
 from factory.errors import DataError
 from factory.finetune.methods import load_training
-from factory.start.commands import looked_at
+from factory.start.commands import looked_at, own_output
 from factory.start.plan import (
     COLOUR_STEPS,
     LAB,
@@ -158,6 +158,15 @@ def test_embryos_of_a_column_that_names_them_stay_together(tmp_path: Path) -> No
     assert any(line.startswith("patients     7 groups, by embryo") for line in lines)
     with pytest.raises(DataError, match="14 of 14 images have no mask"):
         look(root, task="masks")
+
+
+def test_what_is_made_has_the_name_of_the_images(tmp_path: Path) -> None:
+    table = tmp_path / "embryos.v2.csv"
+    table.touch()
+    assert own_output(str(table)) == Path("runs/embryos.v2")
+    assert own_output(str(tmp_path / "cells.v2")) == Path("runs/cells.v2")
+    assert own_output("smear:300?seed=1") == Path("runs/smear:300")
+    assert own_output(".") == Path("runs/mine")
 
 
 def test_each_step_tells_its_command_and_its_time(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def start(
     from factory.atomic import check_writable
 
     begun = time.monotonic()
-    output = output or Path("runs") / (Path(uri.partition("?")[0]).name or "mine")
+    output = output or own_output(uri)
     check_writable(output)
     images, found, taken = looked_at(uri, options, task)
 
@@ -92,6 +92,12 @@ def start(
     for line in about_end([step.writes for step in journal.steps]):
         say(line)
     tell_next("gallery", "--catalog", output / "catalog", "--data", uri)
+
+
+def own_output(uri: str) -> Path:
+    """Return where all that is made of images goes where nobody says: runs/NAME, of a table too."""
+    named = Path(uri.partition("?")[0])
+    return Path("runs") / ((named.stem if named.is_file() else named.name) or "mine")
 
 
 def looked_at(
