@@ -9,7 +9,7 @@ import pytest
 
 from factory.errors import DataError
 from factory.finetune.methods import load_training
-from factory.start.commands import looked_at, own_output
+from factory.start.commands import looked_at, own_output, usual_minutes
 from factory.start.plan import (
     COLOUR_STEPS,
     LAB,
@@ -167,6 +167,10 @@ def test_what_is_made_has_the_name_of_the_images(tmp_path: Path) -> None:
     assert own_output(str(tmp_path / "cells.v2")) == Path("runs/cells.v2")
     assert own_output("smear:300?seed=1") == Path("runs/smear:300")
     assert own_output(".") == Path("runs/mine")
+
+
+def test_few_images_take_a_third_of_the_hour() -> None:
+    assert [usual_minutes(count) for count in (3, 100, 101)] == [20, 20, 60]
 
 
 def test_each_step_tells_its_command_and_its_time(tmp_path: Path) -> None:

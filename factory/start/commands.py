@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from factory.real.describe import Description
     from factory.start.plan import Project, Proposal, Speed
 
+FEW_IMAGES = 100
+"""Up to so many are done with in a third of the hour that more may take."""
+
 
 @click.command()
 @click.argument("uri")
@@ -28,14 +31,16 @@ if TYPE_CHECKING:
     help="Draw images of classes, or images with their masks. Default: what the images suggest.",
 )  # fmt: skip
 @click.option("--folds", type=click.Choice(["1", "3", "5"]), help="Default: as time allows.")
-@click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True)
+@click.option(
+    "--minutes", type=click.FloatRange(1), help="For all of it. Default: 60; 20 of 100 images."
+)
 @click.option("--yes", is_flag=True, help="Run the plan without asking.")
 def start(
     uri: str,
     output: Path | None,
     task: str | None,
     folds: str | None,
-    minutes: float,
+    minutes: float | None,
     yes: bool,
     **options: Any,
 ) -> None:
@@ -56,6 +61,7 @@ def start(
     output = output or own_output(uri)
     check_writable(output)
     images, found, taken = looked_at(uri, options, task)
+    minutes = minutes or usual_minutes(len(images.dataset))
 
     from factory.start.run import Journal, run_steps
     from factory.start.words import about_end, about_images, about_plan, about_study
@@ -92,6 +98,11 @@ def start(
     for line in about_end([step.writes for step in journal.steps]):
         say(line)
     tell_next("gallery", "--catalog", output / "catalog", "--data", uri)
+
+
+def usual_minutes(count: int) -> float:
+    """Return the minutes that all of it may take where nobody says: some tens of images, less."""
+    return 20.0 if count <= FEW_IMAGES else 60.0
 
 
 def own_output(uri: str) -> Path:
