@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: wbc study check test test-ray test-stored test-trained test-rest test-all gpu fuzz lint docs bench clean
 
 wbc: $(VENV)/installed ## draw white blood cells into $(CATALOG) on a local Ray head
-	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --config wbc_fast --catalog $(CATALOG) --num-images $(IMAGES)
+	$(BIN)/python cluster/local.py python jobs/generate_wbc.py --catalog $(CATALOG) --num-images $(IMAGES)
 
 study: $(VENV)/installed ## do drawn cells help few labels? Of a smear that code draws, or of DATA=my-images
 	$(BIN)/python docs/studies/few_labels.py --data $(DATA) --output $(STUDY)
