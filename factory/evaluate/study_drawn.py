@@ -11,11 +11,9 @@ from factory.evaluate.arms import Manifest
 from factory.evaluate.pictures import Chosen
 from factory.evaluate.units import Material, Unit
 from factory.measure.copies import Privacy, measure_privacy
-from factory.measure.diversity import ssim_diversity
+from factory.measure.diversity import most_of, ssim_diversity
 from factory.measure.intervals import Estimate
 
-MOST = 64
-"""Images of a class whose pairs are compared: 2,016 pairs."""
 LEAST = 3
 MOST_COMPARED = 4000
 """Images of each side that are compared: of more, as many at even distances."""
@@ -92,7 +90,7 @@ def _classes(manifest: Manifest, ids: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _diversity(images: Chosen, of_class: NDArray[np.bool_]) -> Estimate | None:
-    rows = torch.from_numpy(np.flatnonzero(of_class)[:MOST])
+    rows = torch.from_numpy(np.flatnonzero(of_class)[: most_of(images[:1].shape[1])])
     return ssim_diversity(images[rows].numpy()) if len(rows) >= LEAST else None
 
 

@@ -19,6 +19,11 @@ from factory.errors import DataError
 from factory.measure.intervals import Z95, Estimate
 
 PAIRS_AT_ONCE = 256
+"""Of 64 px and less: of more, as many as have their pixels. An SSIM holds some 20 times as much."""
+MOST, LEAST_OF_MANY = 64, 16
+"""Images of a class whose pairs are compared: 64 of 64 px and less have 2,016 pairs; of more pixels
+fewer images, for the same work, but not less than 16."""
+USUAL_PX = 64
 WINDOW_PX = 11
 """Of an SSIM: the least side of an image."""
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -68,8 +73,7 @@ def mean_diversity(by_class: Mapping[str, Estimate]) -> Estimate:
 
 def unlike_by_ssim(images: Images) -> NDArray[np.float64]:
     """Return 1 - SSIM of all pairs."""
-    first, second = np.triu_indices(len(images), k=1)
-    return _square(1 - ssim(images[first], images[second]), len(images))
+    return _unlike(images, betas=None)
 
 
 def unlike_by_ms_ssim(images: Images) -> NDArray[np.float64]:
@@ -78,11 +82,30 @@ def unlike_by_ms_ssim(images: Images) -> NDArray[np.float64]:
     Each scale halves the side, and the coarsest must still hold an SSIM's window: five scales from
     176 px on, three at 64 px. Their weights are those of the paper, brought to a sum of 1.
     """
-    first, second = np.triu_indices(len(images), k=1)
     side = min(images.shape[1:3])
     scales = max(1, min(len(SCALES), int(math.log2(side / WINDOW_PX)) + 1))
     betas = tuple(weight / sum(SCALES[:scales]) for weight in SCALES[:scales])
-    return _square(1 - ssim(images[first], images[second], betas=betas), len(images))
+    return _unlike(images, betas=betas)
+
+
+def _unlike(images: Images, *, betas: tuple[float, ...] | None) -> NDArray[np.float64]:
+    """Return 1 - the (MS-)SSIM of all pairs, some at a time: all of large images fill a memory."""
+    first, second = np.triu_indices(len(images), k=1)
+    step = _at_once(images)
+    found = [
+        ssim(images[first[n : n + step]], images[second[n : n + step]], betas=betas)
+        for n in range(0, len(first), step)
+    ]
+    return _square(1 - np.concatenate(found), len(images))
+
+
+def _at_once(images: Images) -> int:
+    return max(1, int(PAIRS_AT_ONCE * min(1.0, USUAL_PX**2 / (images.shape[1] * images.shape[2]))))
+
+
+def most_of(side_px: int) -> int:
+    """Return how many images of a class are compared in pairs, by their side."""
+    return max(LEAST_OF_MANY, MOST * USUAL_PX // max(side_px, USUAL_PX))
 
 
 def ssim(
@@ -100,9 +123,9 @@ def ssim(
         structural_similarity_index_measure,
     )
 
-    found = []
-    for start in range(0, len(images), PAIRS_AT_ONCE):
-        a, b = (_unit(part[start : start + PAIRS_AT_ONCE]) for part in (images, others))
+    found, step = [], _at_once(images)
+    for start in range(0, len(images), step):
+        a, b = (_unit(part[start : start + step]) for part in (images, others))
         if betas is None:
             scores = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
         else:
@@ -125,18 +148,16 @@ def _square(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def diversity_by_class(
-    images: Images, labels: Sequence[str], unlike: Pairwise = unlike_by_ssim, *, most: int = 64
+    images: Images, labels: Sequence[str], unlike: Pairwise = unlike_by_ssim
 ) -> dict[str, Estimate]:
     """Return the diversity of every class of three images or more among (N, S, S, 3).
 
     Args:
-        images: of all classes.
+        images: of all classes; of each the first `most_of` their side are compared.
         labels: N class names.
         unlike: how two images are compared.
-        most: images of a class whose pairs are compared, the first ones; 64 have 2,016 pairs.
     """
-    own = np.array(labels)
-    found = {}
+    own, found, most = np.array(labels), {}, most_of(images.shape[1])
     for name in sorted(set(labels)):
         members = images[own == name][:most]
         if len(members) >= 3:

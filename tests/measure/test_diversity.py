@@ -9,9 +9,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from factory.arrays import Images
 from factory.errors import DataError
+from factory.measure import diversity as measure
 from factory.measure.diversity import (
     diversity_by_class,
     mean_diversity,
+    most_of,
     ssim_diversity,
     unlike_by_ms_ssim,
     unlike_by_ssim,
@@ -83,3 +85,23 @@ def test_ms_ssim_takes_the_scales_that_the_side_allows() -> None:
     a, b = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in wide)
     known = multiscale_structural_similarity_index_measure(a, b, data_range=1.0)
     assert unlike_by_ms_ssim(wide)[0, 1] == pytest.approx(1 - float(known), abs=1e-4)
+
+
+def test_large_images_are_compared_some_at_a_time_and_fewer_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All pairs of 64 images of 384 px at once held 14 GiB."""
+    assert [most_of(side) for side in (16, 64, 128, 256, 384)] == [64, 64, 32, 16, 16]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 128, 128, 3), np.uint8)
+    whole = unlike_by_ssim(images)
+    held: list[int] = []
+
+    def watched(part: np.ndarray) -> torch.Tensor:
+        held.append(len(part))
+        return torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
+
+    monkeypatch.setattr(measure, "PAIRS_AT_ONCE", 8)  # of 64 px; two of 128
+    monkeypatch.setattr(measure, "_unit", watched)
+    assert np.allclose(unlike_by_ssim(images), whole, atol=1e-6)
+    assert set(held) == {2, 1}
