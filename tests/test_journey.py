@@ -99,7 +99,7 @@ class Stranger:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_ray: None) -> Path:
     """A folder to work in, where images are drawn in this process; searches run on Ray as ever."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stream, "stream_batches", batches.draw_here)
@@ -108,7 +108,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _session(*_: object, **__: object) -> "nullcontext[None]":
-    """Stand for a Ray that is there already, or is not needed."""
+    """Stand for the Ray that is there already."""
     return nullcontext()
 
 
@@ -125,7 +125,7 @@ PATIENTS = ("1", "3", "4", "7", "10", "11")
 """Of the glands, those with seven images or more."""
 
 
-def test_cells_in_class_folders_one_class_of_two(home: Path, base: Path, local_ray: None) -> None:
+def test_cells_in_class_folders_one_class_of_two(home: Path, base: Path) -> None:
     strangers.write_cells(home / "my-images")
     Stranger(base).follows(STORY[:MASKED])
 
