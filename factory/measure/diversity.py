@@ -89,18 +89,11 @@ def unlike_by_ms_ssim(images: Images) -> NDArray[np.float64]:
 
 
 def _unlike(images: Images, *, betas: tuple[float, ...] | None) -> NDArray[np.float64]:
-    """Return 1 - the (MS-)SSIM of all pairs, some at a time: all of large images fill a memory."""
     first, second = np.triu_indices(len(images), k=1)
-    step = _at_once(images)
-    found = [
-        ssim(images[first[n : n + step]], images[second[n : n + step]], betas=betas)
-        for n in range(0, len(first), step)
-    ]
-    return _square(1 - np.concatenate(found), len(images))
-
-
-def _at_once(images: Images) -> int:
-    return max(1, int(PAIRS_AT_ONCE * min(1.0, USUAL_PX**2 / (images.shape[1] * images.shape[2]))))
+    found = np.zeros((len(images), len(images)))
+    alike = _alike(images, first, images, second, betas=betas)
+    found[first, second] = found[second, first] = 1 - alike
+    return found
 
 
 def most_of(side_px: int) -> int:
@@ -118,14 +111,31 @@ def ssim(
         others: likewise.
         betas: weights of the scales of an MS-SSIM; None: one scale.
     """
+    rows = np.arange(len(images))
+    return _alike(images, rows, others, rows, betas=betas)
+
+
+def _alike(
+    images: Images,
+    rows: NDArray[np.intp],
+    others: Images,
+    partners: NDArray[np.intp],
+    *,
+    betas: tuple[float, ...] | None,
+) -> NDArray[np.float64]:
+    """Return the similarities of these rows and their partners, which are gathered some at a time.
+
+    All pairs of large images at once fill a memory.
+    """
     from torchmetrics.functional.image import (
         multiscale_structural_similarity_index_measure,
         structural_similarity_index_measure,
     )
 
-    found, step = [], _at_once(images)
-    for start in range(0, len(images), step):
-        a, b = (_unit(part[start : start + step]) for part in (images, others))
+    share = min(1.0, USUAL_PX**2 / (images.shape[1] * images.shape[2]))
+    found, step = [], max(1, int(PAIRS_AT_ONCE * share))
+    for n in range(0, len(rows), step):
+        a, b = _unit(images[rows[n : n + step]]), _unit(others[partners[n : n + step]])
         if betas is None:
             scores = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
         else:
@@ -138,13 +148,6 @@ def ssim(
 
 def _unit(images: Images) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
-def _square(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    found = np.zeros((count, count))
-    first, second = np.triu_indices(count, k=1)
-    found[first, second] = found[second, first] = values
-    return found
 
 
 def diversity_by_class(
